@@ -1,0 +1,1 @@
+"""Training and evaluation of keypoint detectors: CornerNet and its family."""

@@ -1,0 +1,149 @@
+"""The glossary of shapes: what a worker hands over, what a network gives, what a detector finds.
+
+Letters: B batch, C classes, H W height and width in output cells, M objects of the picture with the
+most objects in the batch, n objects or detections of one picture. Boxes are float32
+``(x0, y0, x1, y1)`` in pixels; labels are 0-based and contiguous.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training picture as a worker made it.
+
+    Attributes:
+        image: uint8 [3, height, width], BGR, without any change of colour.
+        boxes: float32 [n, 4], pixels of ``image``.
+        labels: int64 [n].
+        color: float32 [3, 4]: normalised pixel = ``color[:, :3] @ pixel + color[:, 3]``.
+        usable: bool [n] or None: which boxes are trained as objects (CornerNet-Saccade).
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    color: np.ndarray
+    usable: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What crosses from the workers to the device; rows past ``counts`` are padding.
+
+    Attributes:
+        images: uint8 [B, 3, height, width], BGR.
+        boxes: float32 [B, M, 4], pixels of ``images``.
+        labels: int64 [B, M].
+        counts: int64 [B], objects of each picture.
+        color: float32 [B, 3, 4], see :class:`Sample`.
+        index: int64 [B], numbers of the pictures in their database.
+        unreadable: int64 [r], numbers of the pictures that could not be decoded and were replaced.
+        usable: bool [B, M] or None, see :class:`Sample`.
+    """
+
+    images: Tensor
+    boxes: Tensor
+    labels: Tensor
+    counts: Tensor
+    color: Tensor
+    index: Tensor
+    unreadable: Tensor
+    usable: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """The batch with every tensor on ``device``."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory: copies to a GPU run beside the computation."""
+        return self._map(Tensor.pin_memory)
+
+    def __getitem__(self, rows: slice) -> "Batch":
+        """The pictures of ``rows``; the list of unreadable pictures stays whole."""
+        unreadable = self.unreadable
+        return replace(self._map(lambda tensor: tensor[rows]), unreadable=unreadable)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        """Applies ``function`` to every tensor."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(
+            self,
+            **{name: function(tensor) for name, tensor in tensors.items() if tensor is not None},
+        )
+
+
+def collate(samples: list[Sample], index: list[int], unreadable: list[int] | None = None) -> Batch:
+    """Stacks samples of one size into a batch; objects are padded to the picture with the most.
+
+    Args:
+        samples: B samples whose images have one shape.
+        index: B numbers of the pictures in their database.
+        unreadable: numbers of pictures that were replaced because they could not be decoded.
+    """
+    counts = np.array([len(sample.boxes) for sample in samples])
+    objects = max(1, counts.max())
+    boxes = np.zeros((len(samples), objects, 4), np.float32)
+    labels = np.zeros((len(samples), objects), np.int64)
+    usable = None
+    if samples[0].usable is not None:
+        usable = np.zeros((len(samples), objects), bool)
+    for row, sample in enumerate(samples):
+        boxes[row, : counts[row]] = sample.boxes
+        labels[row, : counts[row]] = sample.labels
+        if usable is not None:
+            usable[row, : counts[row]] = sample.usable
+    return Batch(
+        images=torch.from_numpy(np.stack([sample.image for sample in samples])),
+        boxes=torch.from_numpy(boxes),
+        labels=torch.from_numpy(labels),
+        counts=torch.from_numpy(counts.astype(np.int64)),
+        color=torch.from_numpy(np.stack([sample.color for sample in samples]).astype(np.float32)),
+        index=torch.tensor(index, dtype=torch.int64),
+        unreadable=torch.tensor(unreadable or [], dtype=torch.int64),
+        usable=None if usable is None else torch.from_numpy(usable),
+    )
+
+
+class CornerMaps(NamedTuple):
+    """What the heads of one stack give for corners (CornerNet, section 3).
+
+    Attributes:
+        tl_heatmap, br_heatmap: logits [B, C, H, W] of top-left and bottom-right corners.
+        tl_embedding, br_embedding: [B, 1, H, W], close for the two corners of one object.
+        tl_offset, br_offset: [B, 2, H, W], (x, y) fraction of a cell to add to the cell's number.
+    """
+
+    tl_heatmap: Tensor
+    br_heatmap: Tensor
+    tl_embedding: Tensor
+    br_embedding: Tensor
+    tl_offset: Tensor
+    br_offset: Tensor
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Objects found in one picture, highest score first.
+
+    Attributes:
+        boxes: float32 [n, 4], pixels of the picture.
+        scores: float32 [n].
+        labels: int64 [n].
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)

@@ -1,0 +1,277 @@
+"""A JSON config as frozen dataclasses: strict, typed, and without side effects when read.
+
+A config file is ``{"system": …, "db": …, "model": …}``. The part of its name before the first ``-``
+is the model's name. The ``model`` section belongs to the model: its module reads it with
+:func:`parse_section`. The files of the reference implementation load as they are.
+"""
+
+import dataclasses
+import difflib
+import json
+import logging
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.errors import UserError
+from core.sections import nearest, parse_section
+
+logger = logging.getLogger(__name__)
+
+CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+
+
+@dataclass(frozen=True)
+class System:
+    """How to train: data, schedule, optimiser, folders (the reference's names and defaults)."""
+
+    dataset: str = "COCO"
+    sampling_function: str | None = None  # of the reference's files; the model chooses its own
+    data_dir: str = "./data"
+    dataset_dir: str = "coco"  # <data_dir>/<dataset_dir>/{annotations,images}
+    train_split: str = "trainval"
+    val_split: str = "minival"
+    test_split: str = "testdev"
+    cache_dir: str = "./cache"
+    result_dir: str = "./results"
+    batch_size: int = 1
+    chunk_sizes: tuple[int, ...] | None = (
+        None  # pictures a part of the step; their sum is batch_size
+    )
+    max_iter: int = 500000
+    stepsize: int = 450000  # iterations between two decays of the learning rate
+    decay_rate: float = 10.0
+    learning_rate: float = 0.00025
+    opt_algo: typing.Literal["adam", "sgd"] = "adam"
+    snapshot: int = 5000  # iterations between two snapshots
+    val_iter: int = 100  # iterations between two validation losses; 0: never
+    display: int = 5  # iterations between two lines of the log
+    pretrain: str | None = None  # weights to start from
+    prefetch_size: int = 5  # batches that wait in memory
+    workers: int = 4
+    seed: int = 317
+    precision: typing.Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True)
+class Database:
+    """How pictures are sampled, encoded and decoded (the reference's names)."""
+
+    categories: int | None = None  # checked against the annotation file
+    use_crowd: bool = True  # train crowd boxes as objects, as published
+    input_size: tuple[int, int] = (511, 511)  # height, width
+    output_sizes: tuple[tuple[int, int], ...] = ((128, 128),)
+    # sampling
+    data_aug: bool = True
+    rand_crop: bool = True
+    rand_color: bool = True
+    lighting: bool = True
+    rand_scales: tuple[float, ...] | None = None
+    rand_scale_min: float = 0.6
+    rand_scale_max: float = 1.4
+    rand_scale_step: float = 0.1
+    border: int = 128
+    # targets
+    gaussian_bump: bool = True
+    gaussian_iou: float = 0.3
+    gaussian_radius: int = -1  # -1: from the box and gaussian_iou
+    # detection
+    test_scales: tuple[float, ...] = (1.0,)
+    test_flipped: bool = True
+    top_k: int = 100
+    ae_threshold: float = 0.5
+    nms_kernel: int = 3
+    num_dets: int = 1000
+    nms_algorithm: typing.Literal["nms", "linear_soft_nms", "exp_soft_nms"] = "exp_soft_nms"
+    nms_threshold: float = 0.5
+    merge_bbox: bool = False
+    weight_exp: float = 8.0
+    max_per_image: int = 100
+    reference_scoring: bool = False  # keep the reference's rounding and soft-NMS left-overs
+    # CornerNet-Saccade
+    min_scale: int = 16
+    max_scale: int = 32
+    init_sizes: tuple[int, ...] = (192, 255)
+    att_sizes: tuple[tuple[int, int], ...] = ((16, 16), (32, 32), (64, 64))
+    att_ranges: tuple[tuple[int, int], ...] = ((96, 256), (32, 96), (0, 32))
+    att_ratios: tuple[int, ...] = (16, 8, 4)
+    att_scales: tuple[float, ...] = (1.0, 2.0, 4.0)
+    att_thresholds: tuple[float, ...] = (0.3, 0.3, 0.3, 0.3)
+    att_nms_ks: tuple[int, ...] = (3, 3, 3)
+    att_max_crops: int = 8
+    ref_dets: bool = True
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Height and width of the heatmaps that the losses see, in cells."""
+        return self.output_sizes[0]
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Scales of the random crop: ``rand_scales``, or min, min + step, … below max."""
+        if self.rand_scales is not None:
+            return self.rand_scales
+        return tuple(
+            np.arange(self.rand_scale_min, self.rand_scale_max, self.rand_scale_step).tolist()
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    """A config file that was read and checked.
+
+    Attributes:
+        name: the file's name without ``.json``, such as ``CornerNet_Squeeze-shapes``.
+        path: the file.
+        system, db: its sections.
+        model: its ``model`` section as read; the model's module types it.
+    """
+
+    name: str
+    path: str
+    system: System
+    db: Database
+    model: Mapping[str, Any]
+
+    @property
+    def model_name(self) -> str:
+        """The part of the name before the first ``-``: a key of ``core.models.MODELS``."""
+        return self.name.split("-")[0]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The sections as plain JSON values; :func:`config_from_dict` reads them back."""
+        return {
+            "system": dataclasses.asdict(self.system),
+            "db": dataclasses.asdict(self.db),
+            "model": dict(self.model),
+        }
+
+
+def load_config(
+    name: str,
+    suffix: str | None = None,
+    overrides: Sequence[str] = (),
+    config_dir: Path | str = CONFIG_DIR,
+) -> Config:
+    """Reads ``<config_dir>/<name>[-<suffix>].json``.
+
+    Args:
+        name: a config's name, or the path of a ``.json`` file.
+        suffix: as on the reference's command line: chooses ``<name>-<suffix>.json``.
+        overrides: ``section.key=value``, the value in JSON, or a bare word for a string.
+        config_dir: where names are looked up.
+
+    Raises:
+        UserError: no such file, broken JSON, unknown key, wrong type, impossible combination.
+    """
+    path = Path(name) if name.endswith(".json") else Path(config_dir) / f"{name}.json"
+    if suffix:
+        path = path.with_name(f"{path.stem}-{suffix}.json")
+    if not path.is_file():
+        names = sorted(file.stem for file in path.parent.glob("*.json"))
+        near = difflib.get_close_matches(path.stem, names, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(
+            f"there is no config {path.stem!r} in {path.parent}; {hint}there are: "
+            f"{', '.join(names) or 'none'}"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text: {error.reason}") from None
+    return config_from_dict(content, path.stem, str(path), overrides)
+
+
+def config_from_dict(content: Any, name: str, where: str, overrides: Sequence[str] = ()) -> Config:
+    """Checks the content of a config.
+
+    Args:
+        content: ``{"system": …, "db": …, "model": …}``; each section may be missing.
+        name: the config's name.
+        where: the file, for messages.
+        overrides: see :func:`load_config`.
+
+    Raises:
+        UserError: unknown key, wrong type, impossible combination.
+    """
+    sections = {"system", "db", "model"}
+    if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
+        raise UserError(f'{where}: must hold {{"system": {{…}}, "db": {{…}}, "model": {{…}}}}')
+    for key in content:
+        if key not in sections:
+            raise UserError(f"{where}: unknown section {key!r}{nearest(key, sections)}")
+    content = {section: dict(content.get(section, {})) for section in sections}
+    for override in overrides:
+        section, key, value = _parse_override(override)
+        content[section][key] = value
+    config = Config(
+        name=name,
+        path=where,
+        system=parse_section(System, content["system"], f"{where}: system"),
+        db=parse_section(Database, content["db"], f"{where}: db"),
+        model=content["model"],
+    )
+    _check_combinations(config)
+    return config
+
+
+def _parse_override(override: str) -> tuple[str, str, Any]:
+    target, equals, text = override.partition("=")
+    section, dot, key = target.partition(".")
+    if not (equals and dot and key) or section not in ("system", "db", "model"):
+        raise UserError(
+            f"--set {override}: write section.key=value, section one of system, db, model"
+        )
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    logger.info("--set %s.%s = %s", section, key, json.dumps(value))
+    return section, key, value
+
+
+def _check_combinations(config: Config) -> None:
+    """Refuses values that are each valid and cannot go together."""
+    system, db = config.system, config.db
+    positive = {
+        "system": "batch_size max_iter stepsize snapshot display prefetch_size".split(),
+        "db": "top_k nms_kernel num_dets max_per_image border".split(),
+    }
+    for section, keys in positive.items():
+        for key in keys:
+            if getattr(getattr(config, section), key) < 1:
+                raise UserError(f"{config.path}: {section}.{key} must be at least 1")
+    problems = {
+        "system.learning_rate must be above 0": system.learning_rate <= 0,
+        "system.decay_rate must be above 0": system.decay_rate <= 0,
+        "system.val_iter must be 0 (never) or more": system.val_iter < 0,
+        "system.workers must be 0 or more": system.workers < 0,
+        f"system.chunk_sizes {list(system.chunk_sizes or ())} must be positive and add up to "
+        f"system.batch_size {system.batch_size}": system.chunk_sizes is not None
+        and (
+            min(system.chunk_sizes, default=0) < 1 or sum(system.chunk_sizes) != system.batch_size
+        ),
+        f"db.num_dets {db.num_dets} is more than the db.top_k² = {db.top_k**2} pairs of corners "
+        "there are": db.num_dets > db.top_k**2,
+        f"db.nms_kernel {db.nms_kernel} must be odd": db.nms_kernel % 2 == 0,
+        "db.input_size and db.output_sizes must be positive": min(
+            *db.input_size, *(side for size in db.output_sizes for side in size), 1
+        )
+        < 1
+        or not db.output_sizes,
+        "db.rand_scale_step must be above 0": db.rand_scale_step <= 0,
+        "db.rand_scales (or rand_scale_min, _max, _step) gives no scale above 0": min(
+            db.scales if db.rand_scale_step > 0 else (1,), default=0
+        )
+        <= 0,
+        "db.test_scales must hold numbers above 0": min(db.test_scales, default=0) <= 0,
+    }
+    for problem, wrong in problems.items():
+        if wrong:
+            raise UserError(f"{config.path}: {problem}")

@@ -1,0 +1,30 @@
+"""The detectors: a config's name, up to its first ``-``, is looked up in :data:`MODELS`."""
+
+from types import ModuleType
+
+from core.config import Config
+from core.errors import UserError
+from core.models import cornernet, cornernet_squeeze
+from core.models.detector import Detector
+
+MODELS: dict[str, ModuleType] = {
+    "CornerNet": cornernet,
+    "CornerNet_Squeeze": cornernet_squeeze,
+}
+
+
+def build(config: Config, num_classes: int) -> Detector:
+    """Builds the detector that a config names, with fresh weights.
+
+    Args:
+        config: whose ``model_name`` is a key of :data:`MODELS`.
+        num_classes: number of object classes C.
+
+    Raises:
+        UserError: no such model, or the config's ``model`` section does not fit it.
+    """
+    if config.model_name not in MODELS:
+        raise UserError(
+            f"{config.path}: there is no model {config.model_name!r}; there are {', '.join(MODELS)}"
+        )
+    return MODELS[config.model_name].build(config, num_classes)

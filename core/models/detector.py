@@ -1,0 +1,39 @@
+"""What every detector is made of."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from core.batch import Batch, Detections, Sample
+
+Predict = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A detector as a network and the plain functions around it.
+
+    Attributes:
+        network: ``network(images)``, images float [B, 3, height, width] normalised. It gives a
+            list with one entry a stack: every stack in training mode, the last one only in
+            evaluation mode. Its state-dict keys are the reference's.
+        sample: ``sample(image, boxes, labels, rng)`` -> Sample, in a worker: image uint8
+            [height, width, 3]; ``rng`` a numpy Generator, or None for no augmentation (validation).
+        targets: ``targets(batch)`` -> what the losses compare with, on the batch's device.
+        losses: ``losses(outputs, targets)`` -> weighted terms by name; their sum is minimised.
+        decode: ``decode(outputs)`` -> float32 [B, n, columns], detections in output cells.
+        infer: ``infer(image, predict)`` -> Detections: image uint8 [height, width, 3];
+            ``predict(images)`` -> decoded detections of normalised float images [B, 3, h, w].
+        class_head_keys: prefixes of the state-dict keys whose shape depends on the class count.
+    """
+
+    network: nn.Module
+    sample: Callable[[np.ndarray, np.ndarray, np.ndarray, np.random.Generator | None], Sample]
+    targets: Callable[[Batch], Any]
+    losses: Callable[[Any, Any], dict[str, Tensor]]
+    decode: Callable[[Any], Tensor]
+    infer: Callable[[np.ndarray, Predict], Detections]
+    class_head_keys: tuple[str, ...]
