@@ -1,0 +1,100 @@
+"""Boxes with names and scores, drawn on pictures."""
+
+import colorsys
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_GOLDEN_RATIO = 0.618033988749895  # multiples of it, modulo 1, stay apart however many there are
+_MIN_SIDE = 480  # smaller pictures are enlarged, so that names can be read
+_CAPTION = (255, 255, 255)
+_CAPTION_BACKGROUND = (48, 48, 48)
+
+
+def class_color(label: int) -> tuple[int, int, int]:
+    """The colour (blue, green, red) of a class: always the same, far from those of its neighbours."""
+    hue = (label * _GOLDEN_RATIO + 0.33) % 1
+    value = 1.0 if label % 2 == 0 else 0.85
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.95 if label % 3 else 0.75, value)
+    return int(255 * blue), int(255 * green), int(255 * red)
+
+
+def draw_detections(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    scores: np.ndarray | None,
+    class_names: Sequence[str],
+) -> np.ndarray:
+    """A copy of a picture with boxes, names and scores on it.
+
+    Args:
+        image: uint8 [h, w, 3], BGR; it is not changed.
+        boxes: [n, 4], (x0, y0, x1, y1) in pixels.
+        labels: [n], numbers into ``class_names``.
+        scores: [n], or None for ground truth.
+        class_names: OpenCV before 5 writes ``?`` for letters beyond ASCII.
+
+    Returns:
+        uint8 [k h, k w, 3]; k is 1, or above 1 for a picture too small to write on.
+    """
+    zoom = max(1, -(-_MIN_SIDE // max(image.shape[:2])))
+    canvas = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
+    thickness = max(1, round(max(canvas.shape[:2]) / 320))
+    # The best detection is drawn last, on top of the others.
+    order = range(len(boxes)) if scores is None else np.argsort(scores, kind="stable")
+    corners = np.round(np.asarray(boxes, np.float64).reshape(-1, 4) * zoom).astype(int)
+    for row in order:
+        x0, y0, x1, y1 = corners[row].tolist()
+        cv2.rectangle(canvas, (x0, y0), (x1, y1), class_color(int(labels[row])), thickness)
+    for row in order:
+        text = class_names[int(labels[row])]
+        if scores is not None:
+            text += f" {scores[row]:.2f}"
+        _write_label_(canvas, text, corners[row].tolist(), class_color(int(labels[row])))
+    return canvas
+
+
+def side_by_side(detected: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Two drawings of one picture beside each other, under their captions.
+
+    Args:
+        detected, truth: uint8 [h, w, 3] of one shape.
+
+    Returns:
+        uint8 [h + caption, 2 w + gap, 3].
+    """
+    assert detected.shape == truth.shape, (detected.shape, truth.shape)
+    scale = _font_scale(detected)
+    height = round(40 * scale)
+    parts = []
+    for drawing, caption in ((detected, "detections"), (truth, "ground truth")):
+        strip = np.full((height, drawing.shape[1], 3), _CAPTION_BACKGROUND, np.uint8)
+        origin = (round(10 * scale), round(28 * scale))
+        cv2.putText(strip, caption, origin, _FONT, scale, _CAPTION, 1, cv2.LINE_AA)
+        parts.append(np.concatenate([strip, drawing]))
+    gap = np.full((len(parts[0]), max(2, round(6 * scale)), 3), _CAPTION_BACKGROUND, np.uint8)
+    return np.concatenate([parts[0], gap, parts[1]], axis=1)
+
+
+def _font_scale(canvas: np.ndarray) -> float:
+    return max(0.4, max(canvas.shape[:2]) / 1500)
+
+
+def _write_label_(
+    canvas: np.ndarray, text: str, box: Sequence[int], color: tuple[int, int, int]
+) -> None:
+    """Writes ``text`` on a plate of ``color``: above the box, or inside where there is no room."""
+    scale = _font_scale(canvas)
+    (width, height), baseline = cv2.getTextSize(text, _FONT, scale, 1)
+    plate = height + baseline + 2
+    x = max(0, min(box[0], canvas.shape[1] - width - 3))
+    top = box[1] - plate if box[1] >= plate else box[1]
+    top = max(0, min(top, canvas.shape[0] - plate))
+    cv2.rectangle(canvas, (x, top), (x + width + 3, top + plate), color, cv2.FILLED)
+    blue, green, red = color
+    dark = 0.114 * blue + 0.587 * green + 0.299 * red < 128
+    ink = (255, 255, 255) if dark else (0, 0, 0)
+    cv2.putText(canvas, text, (x + 2, top + height + 1), _FONT, scale, ink, 1, cv2.LINE_AA)

@@ -1,0 +1,123 @@
+"""Inference with detectors of corners (CornerNet, section 4.2 and the multi-scale test of 4.3).
+
+Every scale of the picture, and its mirror image, goes through the network; the detections come back
+to the picture's pixels and are suppressed together, class by class.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.batch import Detections
+from core.decode.soft_nms import keep_best, suppress
+from core.models.detector import Predict
+from core.sample.color import NORMALIZE
+from core.targets.color import apply_color
+
+_REJECTED = -1  # the score that decoding gives to a pair of corners that is no object
+
+
+def detect_corners(
+    image: np.ndarray,
+    predict: Predict,
+    *,
+    test_scales: Sequence[float],
+    test_flipped: bool,
+    nms_algorithm: Literal["nms", "linear_soft_nms", "exp_soft_nms"],
+    nms_threshold: float,
+    merge_bbox: bool,
+    weight_exp: float,
+    max_per_image: int,
+    reference_scoring: bool,
+    stride: int,
+) -> Detections:
+    """Finds the objects of one picture.
+
+    Args:
+        image: uint8 [h, w, 3], BGR.
+        predict: takes normalised images float32 [B, 3, H, W] (on the CPU) and gives decoded
+            detections [B, n, 8] in output cells: box, score, score of the top-left and of the
+            bottom-right corner, class.
+        test_scales: sizes at which the picture is looked at, relative to its own.
+        test_flipped: look at the mirror image too.
+        nms_algorithm, nms_threshold, merge_bbox, weight_exp: see
+            :func:`core.decode.soft_nms.suppress`.
+        max_per_image: detections to keep; more where the last ones have equal scores.
+        reference_scoring: keep what the reference keeps: the rows that its soft-NMS leaves behind,
+            and corner scores that stay in place when its merging swaps rows.
+        stride: input pixels an output cell.
+
+    Returns:
+        Detections in pixels of ``image``, within ``[0, w] x [0, h]``.
+    """
+    assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3, image.shape
+    found = np.concatenate(
+        [_detect_at(image, predict, scale, test_flipped, stride) for scale in test_scales]
+    )
+    found = found[found[:, 4] > _REJECTED]
+    by_class = []
+    for label in np.unique(found[:, 7]):
+        kept = suppress(
+            found[found[:, 7] == label, :7],
+            algorithm=nms_algorithm,
+            threshold=nms_threshold,
+            merge=merge_bbox,
+            weight_exp=weight_exp,
+            reference_scoring=reference_scoring,
+        )
+        by_class.append((kept, np.full(len(kept), label, np.int64)))
+    rows = np.concatenate([np.empty((0, 7), np.float32), *(rows for rows, _ in by_class)])
+    labels = np.concatenate([np.empty(0, np.int64), *(labels for _, labels in by_class)])
+    return keep_best(Detections(rows[:, :4], rows[:, 4], labels), max_per_image)
+
+
+def place(image: np.ndarray, scale: float) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
+    """Resizes a picture and puts it into the middle of black borders.
+
+    Args:
+        image: uint8 [h, w, 3].
+        scale: new size as a multiple of the picture's.
+
+    Returns:
+        canvas: uint8 [H, W, 3]; each side is the resized one's ``n | 127``, which every hourglass
+            can halve and double again.
+        corner: (y, x) of the resized picture in the canvas.
+        size: (height, width) of the resized picture.
+    """
+    height, width = (max(1, int(side * scale)) for side in image.shape[:2])
+    if (height, width) != image.shape[:2]:
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    canvas = np.zeros((height | 127, width | 127, 3), np.uint8)
+    top, left = canvas.shape[0] // 2 - height // 2, canvas.shape[1] // 2 - width // 2
+    canvas[top : top + height, left : left + width] = image
+    return canvas, (top, left), (height, width)
+
+
+def normalize(canvas: np.ndarray, mirrored: bool) -> Tensor:
+    """uint8 [H, W, 3] as normalised float32 [1, 3, H, W], or [2, 3, H, W] with its mirror image."""
+    image = torch.from_numpy(canvas).permute(2, 0, 1)[None]
+    images = apply_color(image, torch.from_numpy(NORMALIZE)[None])
+    return torch.cat([images, images.flip(3)]) if mirrored else images
+
+
+def _detect_at(
+    image: np.ndarray, predict: Predict, scale: float, flipped: bool, stride: int
+) -> np.ndarray:
+    """float32 [n, 8]: what decoding finds at one scale, boxes in pixels of ``image``."""
+    canvas, (top, left), (height, width) = place(image, scale)
+    decoded = predict(normalize(canvas, flipped)).float().cpu().numpy().copy()  # [B, n, 8]
+    in_height, in_width = canvas.shape[:2]
+    out_height, out_width = (in_height + 1) // stride, (in_width + 1) // stride
+    if flipped:
+        decoded[1, :, [0, 2]] = out_width - decoded[1, :, [2, 0]]
+    found = decoded.reshape(-1, 8)
+    for axis, ratio, border, side in (
+        ([0, 2], out_width / in_width, left, width),
+        ([1, 3], out_height / in_height, top, height),
+    ):
+        found[:, axis] = np.clip(found[:, axis] / ratio - border, 0, side) / scale
+    return found
