@@ -1,0 +1,1 @@
+"""Layers that the networks are assembled from, one idea a file."""

@@ -1,0 +1,49 @@
+"""The corner pooling module of CornerNet: what lies along two directions tells of a corner."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.layers.blocks import ConvBnRelu
+from cpools_ext import corner_pool
+
+Direction = Literal["top", "bottom", "left", "right"]
+
+TOP_LEFT: tuple[Direction, Direction] = ("top", "left")
+BOTTOM_RIGHT: tuple[Direction, Direction] = ("bottom", "right")
+
+
+class CornerPooling(nn.Module):
+    """A residual block whose first convolution is replaced by pooling along two directions.
+
+    CornerNet (arXiv:1808.01244), section 3.5 and figure 7.
+
+    Attribute names are frozen: weights of the reference depend on them.
+
+    Args:
+        channels: number of channels in and out.
+        pooling_channels: number of channels that are pooled.
+        directions: of the two maxima that are added: :data:`TOP_LEFT` or :data:`BOTTOM_RIGHT`.
+    """
+
+    def __init__(
+        self, channels: int, pooling_channels: int, directions: tuple[Direction, Direction]
+    ):
+        super().__init__()
+        self.directions = directions
+        self.p1_conv1 = ConvBnRelu(channels, pooling_channels)
+        self.p2_conv1 = ConvBnRelu(channels, pooling_channels)
+        self.p_conv1 = nn.Conv2d(pooling_channels, channels, 3, padding=1, bias=False)
+        self.p_bn1 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(channels, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = ConvBnRelu(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, channels, H, W] -> [B, channels, H, W]."""
+        vertical, horizontal = self.directions
+        pooled = corner_pool(self.p1_conv1(x), vertical)
+        pooled = pooled + corner_pool(self.p2_conv1(x), horizontal)
+        y = self.p_bn1(self.p_conv1(pooled)) + self.bn1(self.conv1(x))
+        return self.conv2(F.relu_(y))

@@ -1,0 +1,43 @@
+"""CornerNet-Squeeze: CornerNet for real time (Law et al. 2019, arXiv:1904.08900, section 4).
+
+What differs from CornerNet: the stem halves once more and the hourglasses once less; these are made
+of fire modules and double maps by transposed convolutions; the heads are 1x1 convolutions.
+"""
+
+from dataclasses import dataclass
+
+from core.config import Config
+from core.errors import UserError
+from core.layers.fire import Fire
+from core.layers.hourglass import transposed_upsample
+from core.models import cornernet
+from core.models.corners import corner_detector
+from core.models.detector import Detector
+
+
+@dataclass(frozen=True)
+class Architecture(cornernet.Architecture):
+    """The ``model`` section of a config, see :class:`core.models.cornernet.Architecture`."""
+
+    stem_channels: tuple[int, ...] = (128, 256, 256)
+    channels: tuple[int, ...] = (256, 256, 384, 384, 512)
+    blocks: tuple[int, ...] = (2, 2, 2, 2, 4)
+
+    def check(self, where: str) -> None:
+        """Refuses numbers from which no network can be made, odd channels among them."""
+        super().check(where)
+        if any(count % 2 for count in self.channels):
+            raise UserError(
+                f"{where}.channels {list(self.channels)} must be even: a fire module is two halves"
+            )
+
+
+def build(config: Config, num_classes: int) -> Detector:
+    """Builds CornerNet-Squeeze with fresh weights; errors as :func:`core.models.build`."""
+    architecture = cornernet.read_architecture(Architecture, config)
+    network = cornernet.CornerNet(
+        num_classes, architecture, block=Fire, upsample=transposed_upsample, head_kernel=1
+    )
+    return corner_detector(
+        config, num_classes, network, stride=architecture.stride, stacks=architecture.stacks
+    )

@@ -1,0 +1,140 @@
+"""What every detector of corners has around its network: samples, targets, losses, decoding."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from core.batch import CornerMaps, Sample
+from core.config import Config
+from core.decode.corners import decode_corners
+from core.errors import UserError
+from core.inference.corners import detect_corners
+from core.losses.corners import corner_losses
+from core.models.detector import Detector
+from core.sample.corners import sample_corners
+from core.targets.corners import CornerTargets, corner_targets
+
+TEST_SIDE = 128  # test pictures are padded to multiples of it, less one pixel
+PULL_PUSH_WEIGHT = 0.1  # CornerNet, section 4.1
+
+
+def corner_detector(
+    config: Config, num_classes: int, network: nn.Module, *, stride: int, stacks: int
+) -> Detector:
+    """Puts the functions of a detector of corners around its network.
+
+    Args:
+        config: whose ``db`` section says how to sample, encode, decode and detect.
+        num_classes: number of object classes C.
+        network: gives a list of :class:`core.batch.CornerMaps`.
+        stride: pixels a cell of the network's maps.
+        stacks: number of stacks, each with heatmap heads of its own.
+    """
+    db = config.db
+    decode = partial(
+        decode_corners,
+        top_k=db.top_k,
+        ae_threshold=db.ae_threshold,
+        kernel=db.nms_kernel,
+        num_dets=db.num_dets,
+        no_border=False,
+    )
+    return Detector(
+        network=network,
+        sample=partial(
+            sample_corners if db.data_aug else _sample_unchanged,
+            input_size=db.input_size,
+            scales=db.scales,
+            border=db.border,
+            crop=db.rand_crop,
+            color=db.rand_color,
+            lighting=db.lighting,
+        ),
+        targets=partial(
+            corner_targets,
+            num_classes=num_classes,
+            output_size=db.output_size,
+            gaussian_bump=db.gaussian_bump,
+            gaussian_iou=db.gaussian_iou,
+            gaussian_radius=db.gaussian_radius,
+        ),
+        losses=partial(_published_losses, chunk_sizes=config.system.chunk_sizes),
+        decode=lambda outputs: decode(outputs[-1]),
+        infer=partial(
+            detect_corners,
+            test_scales=db.test_scales,
+            test_flipped=db.test_flipped,
+            nms_algorithm=db.nms_algorithm,
+            nms_threshold=db.nms_threshold,
+            merge_bbox=db.merge_bbox,
+            weight_exp=db.weight_exp,
+            max_per_image=db.max_per_image,
+            reference_scoring=db.reference_scoring,
+            stride=stride,
+        ),
+        class_head_keys=tuple(
+            f"{corner}_heats.{stack}.1." for corner in ("tl", "br") for stack in range(stacks)
+        ),
+    )
+
+
+def check_sizes(config: Config, stride: int, coarsest_stride: int) -> None:
+    """Refuses sizes of pictures and maps that don't fit a network.
+
+    Args:
+        config: whose ``db`` section names them.
+        stride: pixels a cell of the network's maps.
+        coarsest_stride: pixels a cell of the coarsest map of its hourglasses.
+
+    Raises:
+        UserError: with the sizes that fit.
+    """
+    if coarsest_stride > TEST_SIDE:
+        raise UserError(
+            f"{config.path}: model.stem_channels and model.channels halve the picture to 1/"
+            f"{coarsest_stride}; 1/{TEST_SIDE} is the most, so give fewer levels"
+        )
+    height, width = config.db.input_size
+    cells = (-(-height // stride), -(-width // stride))  # each of the stem's layers rounds up
+    if any(side % (coarsest_stride // stride) for side in cells):
+        near = [side | (coarsest_stride - 1) for side in (height, width)]
+        raise UserError(
+            f"{config.path}: db.input_size {[height, width]} cannot be halved to "
+            f"1/{coarsest_stride} and doubled again; give multiples of {coarsest_stride} or up to "
+            f"{stride - 1} pixels less, such as {near}"
+        )
+    if config.db.output_size != cells:
+        raise UserError(
+            f"{config.path}: db.output_sizes says {list(config.db.output_size)}, and from "
+            f"db.input_size {[height, width]} the network makes {list(cells)}; set db.output_sizes "
+            f"to [{list(cells)}]"
+        )
+
+
+def _sample_unchanged(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    rng: np.random.Generator | None,
+    **settings: Any,
+) -> Sample:
+    """``db.data_aug`` false: what validation sees, in training too; ``rng`` is not used."""
+    return sample_corners(image, boxes, labels, None, **settings)
+
+
+def _published_losses(
+    outputs: list[CornerMaps], targets: CornerTargets, *, chunk_sizes: Sequence[int] | None
+) -> dict[str, Tensor]:
+    """The loss terms with the weights that they have in chunks of the published sizes.
+
+    The pull and push terms add up over the pictures of a device, the others are averages; so with
+    another number of pictures a device their weights change in the opposite proportion.
+    """
+    weight = PULL_PUSH_WEIGHT
+    pictures = len(outputs[0].tl_heatmap)
+    if chunk_sizes is not None and pictures not in chunk_sizes:
+        weight *= sum(chunk_sizes) / len(chunk_sizes) / pictures
+    return corner_losses(outputs, targets, pull_weight=weight, push_weight=weight)
