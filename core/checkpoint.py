@@ -1,0 +1,224 @@
+"""Snapshots: weights in the reference's own format, what they are of, and how to train on.
+
+``<cache_dir>/nnet/<name>/`` holds, for a run ``name`` and an iteration,
+
+- ``<name>_<iteration>.pkl``: the weights, a bare state dict with keys ``module.…``;
+- ``<name>_<iteration>.json``: see :class:`Meta`;
+- ``<name>_<iteration>.train.pt``: the state of the training, whatever the caller gave.
+
+Nothing here runs code that a file brings along: every file is read with ``weights_only=True``.
+"""
+
+import dataclasses
+import json
+import platform
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.errors import UserError
+from core.files import read_torch_file, write_together
+
+_PREFIX = "module."  # what the reference's wrapper of the network puts before every key
+_SHOWN = 3  # keys of each kind that a message names
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What a snapshot is of.
+
+    Attributes:
+        name: the config's name.
+        iteration: steps behind these weights.
+        class_names: names of the labels 0 … C-1.
+        config: its sections, for :func:`core.config.config_from_dict`.
+        versions: of Python and PyTorch, by name.
+    """
+
+    name: str
+    iteration: int
+    class_names: tuple[str, ...]
+    config: dict[str, Any]
+    versions: dict[str, str]
+
+
+def snapshot_path(cache_dir: str | Path, name: str, iteration: int) -> Path:
+    """Where the weights of an iteration are, or would be."""
+    return Path(cache_dir) / "nnet" / name / f"{name}_{iteration}.pkl"
+
+
+def newest_snapshot(cache_dir: str | Path, name: str) -> tuple[Path, int] | None:
+    """The snapshot with the highest iteration and that iteration; None when there is none."""
+    iterations = _iterations(snapshot_path(cache_dir, name, 0))
+    if not iterations:
+        return None
+    return snapshot_path(cache_dir, name, iterations[-1]), iterations[-1]
+
+
+def save_snapshot(
+    path: Path,
+    network: nn.Module,
+    training_state: Mapping[str, Any],
+    meta: Meta,
+) -> None:
+    """Writes the three files of a snapshot.
+
+    Each is written whole beside its place before any takes it, and the weights come last: where
+    there is a ``.pkl``, the other two belong to it, whenever the process was killed.
+
+    Args:
+        path: from :func:`snapshot_path`; folders are made.
+        network: whose state dict is saved.
+        training_state: for :func:`load_training_state`; tensors and plain Python values only.
+        meta: see :class:`Meta`.
+    """
+    weights = {_PREFIX + key: value.detach().cpu() for key, value in network.state_dict().items()}
+    description = json.dumps(dataclasses.asdict(meta), indent=2, ensure_ascii=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_together(
+        {
+            _meta_path(path): lambda file: file.write(description.encode()),
+            _training_path(path): lambda file: torch.save(dict(training_state), file),
+            path: lambda file: torch.save(weights, file),
+        }
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions that a snapshot remembers."""
+    return {"python": platform.python_version(), "torch": str(torch.__version__)}
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Reads weights, ours, the reference's or CenterNet's.
+
+    Args:
+        path: a bare state dict, or a dictionary that holds one as ``state_dict``.
+
+    Returns:
+        Tensors on the CPU by key, without the leading ``module.``.
+
+    Raises:
+        UserError: no such file, cut short, no weights in it, or code in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        there = ", ".join(map(str, _iterations(path)))
+        raise UserError(
+            f"there is no snapshot {path}; in that folder there is "
+            + (f"one of each of the iterations {there}" if there else "none")
+        )
+    content = read_torch_file(path)
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
+        raise UserError(f"{path} holds no weights: a dictionary of tensors by name was expected")
+    return {key.removeprefix(_PREFIX): value for key, value in content.items()}
+
+
+def load_weights(
+    network: nn.Module, path: str | Path, class_head_keys: Iterable[str], fine_tune: bool = False
+) -> list[str]:
+    """Loads weights into a network in place; either all of them fit, or nothing is changed.
+
+    Args:
+        network: takes the weights.
+        path: see :func:`read_weights`.
+        class_head_keys: prefixes of the keys whose shape depends on the number of classes.
+        fine_tune: leave class heads of another shape as they are, freshly initialised.
+
+    Returns:
+        The keys that were left as they are; none unless ``fine_tune``.
+
+    Raises:
+        UserError: see :func:`read_weights`; or the weights are another network's: the message
+            lists the differences.
+    """
+    path = Path(path)
+    weights, own = read_weights(path), network.state_dict()
+    reshaped = [key for key in own if key in weights and own[key].shape != weights[key].shape]
+    heads = [key for key in reshaped if key.startswith(tuple(class_head_keys))]
+    missing = [key for key in own if key not in weights]
+    unexpected = [key for key in weights if key not in own]
+    only_heads = not missing and not unexpected and heads == reshaped
+    if missing or unexpected or not only_heads or (reshaped and not fine_tune):
+        shapes = [f"{k} {_shape(weights[k])} instead of {_shape(own[k])}" for k in reshaped]
+        differences = [
+            _count("missing", missing),
+            _count("unexpected", unexpected),
+            _count("of another shape", shapes),
+        ]
+        mend = "; --weights FILE fine-tunes to another number of classes" if only_heads else ""
+        raise UserError(
+            f"{path} does not fit this network ({_origin(path)}): "
+            f"{'; '.join(filter(None, differences))}{mend}"
+        )
+    network.load_state_dict({**own, **{k: v for k, v in weights.items() if k not in heads}})
+    return heads
+
+
+def read_meta(path: str | Path) -> Meta | None:
+    """What the snapshot ``path`` is of; None when the weights stand alone.
+
+    Raises:
+        UserError: the file beside the weights cannot be read.
+    """
+    meta_path = _meta_path(Path(path))
+    if not meta_path.is_file():
+        return None
+    try:
+        content = json.loads(meta_path.read_text(encoding="utf-8"))
+        return Meta(**{**content, "class_names": tuple(content["class_names"])})
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise UserError(
+            f"{meta_path} does not describe a snapshot ({type(error).__name__}: {error}); "
+            "without that file, the weights are taken alone"
+        ) from None
+
+
+def load_training_state(path: str | Path) -> dict[str, Any] | None:
+    """The training state that was saved with the snapshot ``path``; None for bare weights.
+
+    Raises:
+        UserError: the file is cut short, or has code in it.
+    """
+    state_path = _training_path(Path(path))
+    return read_torch_file(state_path) if state_path.is_file() else None
+
+
+def _meta_path(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _training_path(path: Path) -> Path:
+    return path.with_suffix(".train.pt")
+
+
+def _iterations(path: Path) -> list[int]:
+    """Iterations of the snapshots of the run whose file ``path`` is, ascending."""
+    run = re.escape(path.stem.rpartition("_")[0])
+    matches = (re.fullmatch(rf"{run}_(\d+)\.pkl", file.name) for file in path.parent.glob("*.pkl"))
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def _origin(path: Path) -> str:
+    meta = read_meta(path)
+    if meta is None:
+        return "nothing beside it says what it is of"
+    return f"it is of {meta.name}, {len(meta.class_names)} classes, iteration {meta.iteration}"
+
+
+def _count(kind: str, items: list[str]) -> str:
+    more = ", …" if len(items) > _SHOWN else ""
+    return f"{len(items)} {kind}: {', '.join(items[:_SHOWN])}{more}" if items else ""
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
