@@ -10,7 +10,7 @@ import difflib
 import json
 import logging
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,7 +217,8 @@ def config_from_dict(content: Any, name: str, where: str, overrides: Sequence[st
         db=parse_section(Database, content["db"], f"{where}: db"),
         model=content["model"],
     )
-    _check_combinations(config)
+    for problem in _problems(config.system, config.db):
+        raise UserError(f"{where}: {problem}")
     return config
 
 
@@ -236,42 +237,32 @@ def _parse_override(override: str) -> tuple[str, str, Any]:
     return section, key, value
 
 
-def _check_combinations(config: Config) -> None:
-    """Refuses values that are each valid and cannot go together."""
-    system, db = config.system, config.db
-    positive = {
-        "system": "batch_size max_iter stepsize snapshot display prefetch_size".split(),
-        "db": "top_k nms_kernel num_dets max_per_image border".split(),
-    }
-    for section, keys in positive.items():
+def _problems(system: System, db: Database) -> Iterator[str]:
+    """What is out of range, or valid alone and impossible together."""
+    for section, keys in {
+        system: ("batch_size", "max_iter", "stepsize", "snapshot", "display", "prefetch_size"),
+        db: ("top_k", "nms_kernel", "num_dets", "max_per_image", "border"),
+    }.items():
         for key in keys:
-            if getattr(getattr(config, section), key) < 1:
-                raise UserError(f"{config.path}: {section}.{key} must be at least 1")
-    problems = {
-        "system.learning_rate must be above 0": system.learning_rate <= 0,
-        "system.decay_rate must be above 0": system.decay_rate <= 0,
-        "system.val_iter must be 0 (never) or more": system.val_iter < 0,
-        "system.workers must be 0 or more": system.workers < 0,
-        f"system.chunk_sizes {list(system.chunk_sizes or ())} must be positive and add up to "
-        f"system.batch_size {system.batch_size}": system.chunk_sizes is not None
-        and (
-            min(system.chunk_sizes, default=0) < 1 or sum(system.chunk_sizes) != system.batch_size
-        ),
-        f"db.num_dets {db.num_dets} is more than the db.top_k² = {db.top_k**2} pairs of corners "
-        "there are": db.num_dets > db.top_k**2,
-        f"db.nms_kernel {db.nms_kernel} must be odd": db.nms_kernel % 2 == 0,
-        "db.input_size and db.output_sizes must be positive": min(
-            *db.input_size, *(side for size in db.output_sizes for side in size), 1
+            if getattr(section, key) < 1:
+                yield f"{'db' if section is db else 'system'}.{key} must be at least 1"
+    if system.learning_rate <= 0 or system.decay_rate <= 0:
+        yield "system.learning_rate and system.decay_rate must be above 0"
+    if system.val_iter < 0 or system.workers < 0:
+        yield "system.val_iter (0: never) and system.workers must be 0 or more"
+    chunks = system.chunk_sizes
+    if chunks is not None and (min(chunks, default=0) < 1 or sum(chunks) != system.batch_size):
+        yield (
+            f"system.chunk_sizes {list(chunks)} must be positive and add up to "
+            f"system.batch_size {system.batch_size}"
         )
-        < 1
-        or not db.output_sizes,
-        "db.rand_scale_step must be above 0": db.rand_scale_step <= 0,
-        "db.rand_scales (or rand_scale_min, _max, _step) gives no scale above 0": min(
-            db.scales if db.rand_scale_step > 0 else (1,), default=0
-        )
-        <= 0,
-        "db.test_scales must hold numbers above 0": min(db.test_scales, default=0) <= 0,
-    }
-    for problem, wrong in problems.items():
-        if wrong:
-            raise UserError(f"{config.path}: {problem}")
+    if db.num_dets > db.top_k**2:
+        yield f"db.num_dets {db.num_dets} is more than the db.top_k² = {db.top_k**2} corner pairs"
+    if db.nms_kernel % 2 == 0:
+        yield f"db.nms_kernel {db.nms_kernel} must be odd"
+    if not db.output_sizes or min(*db.input_size, *sum(db.output_sizes, ())) < 1:
+        yield "db.input_size and db.output_sizes must be positive"
+    if db.rand_scale_step <= 0 or min(db.scales, default=0) <= 0:
+        yield "db.rand_scales (or rand_scale_min, _max, _step) must give scales above 0"
+    if min(db.test_scales, default=0) <= 0:
+        yield "db.test_scales must hold numbers above 0"

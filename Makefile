@@ -1,0 +1,29 @@
+# make demo: from nothing to a trained detector and pictures. make test: what CI runs. make lint.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint clean
+
+$(INSTALLED): setup.py pyproject.toml $(wildcard cpools_ext/csrc/*.h cpools_ext/csrc/*/*)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet torch torchvision setuptools wheel ninja
+	$(BIN)/pip install --quiet --no-build-isolation --editable ".[dev]"
+	touch $@
+
+demo: STARTED := $(shell date +%s)
+demo: $(INSTALLED)
+	$(BIN)/python -m benchmarks.demo --started $(STARTED)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build cache results *.egg-info
