@@ -88,7 +88,7 @@ def _require_folder(folder: Path, purpose: str) -> None:
 
 
 def _listing(folder: Path) -> str:
-    return _some(sorted(os.listdir(folder)))
+    return _some(sorted(name for name in os.listdir(folder) if not name.startswith(".")))
 
 
 def _some(names: Iterable[str]) -> str:
