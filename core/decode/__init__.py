@@ -1,0 +1,1 @@
+"""From maps to detections: peaks, pairs of corners, soft-NMS."""

@@ -1,0 +1,1 @@
+"""What training minimises: one term a file, and for each family of detectors a named dict."""

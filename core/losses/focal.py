@@ -1,0 +1,63 @@
+"""The focal loss of keypoint heatmaps."""
+
+import torch
+from torch import Tensor
+
+MIN_PROBABILITY = 1e-4
+
+
+def focal_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Focal loss with less weight on the negatives near a keypoint (CornerNet, section 3.2, eq. 1).
+
+    With p = sigmoid(logit), clamped to [1e-4, 1 - 1e-4], a cell whose target is 1 costs
+    ``-log(p) (1 - p)^2`` and any other ``-log(1 - p) p^2 (1 - target)^4``. The sum over all cells
+    is divided by the number of positive cells, if there is one. A clamped p has no gradient.
+
+    Args:
+        logits: [B, C, H, W], any floating dtype.
+        target: [B, C, H, W], in [0, 1]; exactly 1 at keypoints.
+        valid: [B, C, H, W] or None; 0 where a cell costs nothing. A positive counts all the same.
+
+    Returns:
+        A float32 scalar.
+    """
+    positives = (target == 1).sum()
+    cost: Tensor = _FocalCost.apply(logits, target, valid)
+    return cost / positives.clamp(min=1)
+
+
+class _FocalCost(torch.autograd.Function):
+    """Sum of the costs of all cells; nothing but the inputs is kept for the backward pass.
+
+    Both kinds of cells cost ``-weight log(1 - q) q^2``, q the probability of the wrong answer.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:  # type: ignore
+        ctx.save_for_backward(logits, target, valid)
+        wrong = _wrong_probability(logits, target).clamp_(MIN_PROBABILITY, 1 - MIN_PROBABILITY)
+        cost = torch.log(1 - wrong).mul_(wrong.square_()).mul_(_weight(target, valid))
+        return -cost.sum()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None, None]:  # type: ignore
+        logits, target, valid = ctx.saved_tensors
+        wrong = _wrong_probability(logits, target)
+        inside = (wrong >= MIN_PROBABILITY) & (wrong <= 1 - MIN_PROBABILITY)
+        wrong.clamp_(MIN_PROBABILITY, 1 - MIN_PROBABILITY)
+        right = 1 - wrong
+        slope = torch.log(right).mul_(right).mul_(-2).add_(wrong).mul_(wrong.square_())
+        slope.mul_(_weight(target, valid)).mul_(inside).mul_(upstream)
+        return torch.where(target == 1, -slope, slope).to(logits.dtype), None, None
+
+
+def _wrong_probability(logits: Tensor, target: Tensor) -> Tensor:
+    logits = logits.float()
+    return torch.where(target == 1, -logits, logits).sigmoid_()
+
+
+def _weight(target: Tensor, valid: Tensor | None) -> Tensor:
+    weight = (1 - target.float()).square_().square_()
+    weight.masked_fill_(target == 1, 1)
+    return weight if valid is None else weight.mul_(valid)
