@@ -14,7 +14,7 @@ _CAPTION_BACKGROUND = (48, 48, 48)
 
 
 def class_color(label: int) -> tuple[int, int, int]:
-    """The colour (blue, green, red) of a class: always the same, far from those of its neighbours."""
+    """The colour (blue, green, red) of a class, always the same and unlike its neighbours'."""
     hue = (label * _GOLDEN_RATIO + 0.33) % 1
     value = 1.0 if label % 2 == 0 else 0.85
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.95 if label % 3 else 0.75, value)

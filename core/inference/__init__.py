@@ -1,1 +1,1 @@
-"""From a picture to detections: resizing, padding, scales, mirroring, and what is left at the end."""
+"""From a picture to detections: sizes, scales, mirroring, and what is left at the end."""

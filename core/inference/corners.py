@@ -4,8 +4,7 @@ Every scale of the picture, and its mirror image, goes through the network; the 
 to the picture's pixels and are suppressed together, class by class.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -13,8 +12,7 @@ import torch
 from torch import Tensor
 
 from core.batch import Detections
-from core.decode.soft_nms import keep_best, suppress
-from core.models.detector import Predict
+from core.decode.soft_nms import SCORE, Method, keep_best, suppress
 from core.sample.color import NORMALIZE
 from core.targets.color import apply_color
 
@@ -23,11 +21,11 @@ _REJECTED = -1  # the score that decoding gives to a pair of corners that is no 
 
 def detect_corners(
     image: np.ndarray,
-    predict: Predict,
+    predict: Callable[[Tensor], Tensor],
     *,
     test_scales: Sequence[float],
     test_flipped: bool,
-    nms_algorithm: Literal["nms", "linear_soft_nms", "exp_soft_nms"],
+    nms_algorithm: Method,
     nms_threshold: float,
     merge_bbox: bool,
     weight_exp: float,
@@ -58,21 +56,19 @@ def detect_corners(
     found = np.concatenate(
         [_detect_at(image, predict, scale, test_flipped, stride) for scale in test_scales]
     )
-    found = found[found[:, 4] > _REJECTED]
-    by_class = []
-    for label in np.unique(found[:, 7]):
-        kept = suppress(
-            found[found[:, 7] == label, :7],
-            algorithm=nms_algorithm,
-            threshold=nms_threshold,
-            merge=merge_bbox,
-            weight_exp=weight_exp,
-            reference_scoring=reference_scoring,
-        )
-        by_class.append((kept, np.full(len(kept), label, np.int64)))
-    rows = np.concatenate([np.empty((0, 7), np.float32), *(rows for rows, _ in by_class)])
-    labels = np.concatenate([np.empty(0, np.int64), *(labels for _, labels in by_class)])
-    return keep_best(Detections(rows[:, :4], rows[:, 4], labels), max_per_image)
+    found = found[found[:, SCORE] > _REJECTED]
+    rows, labels = suppress(
+        found[:, :7],
+        found[:, 7].astype(np.int64),
+        method=nms_algorithm,
+        nms_threshold=nms_threshold,
+        merge=merge_bbox,
+        weight_exp=weight_exp,
+        reference_scoring=reference_scoring,
+    )
+    kept = np.flatnonzero(keep_best(rows[:, SCORE], max_per_image))
+    kept = kept[np.argsort(-rows[kept, SCORE], kind="stable")]
+    return Detections(rows[kept, :4], rows[kept, SCORE], labels[kept])
 
 
 def place(image: np.ndarray, scale: float) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
@@ -105,7 +101,7 @@ def normalize(canvas: np.ndarray, mirrored: bool) -> Tensor:
 
 
 def _detect_at(
-    image: np.ndarray, predict: Predict, scale: float, flipped: bool, stride: int
+    image: np.ndarray, predict: Callable[[Tensor], Tensor], scale: float, flipped: bool, stride: int
 ) -> np.ndarray:
     """float32 [n, 8]: what decoding finds at one scale, boxes in pixels of ``image``."""
     canvas, (top, left), (height, width) = place(image, scale)

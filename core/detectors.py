@@ -1,0 +1,185 @@
+"""Detectors with their weights, ready for pictures.
+
+from core.detectors import load_detector
+
+detect = load_detector("CornerNet_Squeeze", snapshot="CornerNet_Squeeze_500000.pkl")
+detect(image)["person"]  # float32 [n, 5]: x0, y0, x1, y1, score
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from core import models
+from core.batch import Detections
+from core.checkpoint import load_weights, newest_snapshot, read_meta, read_weights, snapshot_path
+from core.class_names import COCO_CLASS_NAMES
+from core.config import CONFIG_DIR, Config, load_config
+from core.errors import UserError
+from core.models.detector import Detector
+
+
+class LoadedDetector:
+    """A detector with trained weights; :func:`load_detector` makes it.
+
+    Args:
+        detector: its network has its weights and is on ``device``.
+        config: what it was built from.
+        class_names: C names.
+        names_known: the names came with the weights, they were not guessed.
+        snapshot: the file of the weights.
+        iteration: steps behind the weights, or None where nothing says.
+        device: where the network runs.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        config: Config,
+        class_names: Sequence[str],
+        names_known: bool,
+        snapshot: Path,
+        iteration: int | None,
+        device: torch.device,
+    ) -> None:
+        self._detector = detector
+        self.config, self.snapshot, self.iteration = config, snapshot, iteration
+        self.class_names, self.names_known = tuple(class_names), names_known
+        self.device = device
+        detector.network.eval()
+
+    def __call__(self, image: np.ndarray | str | Path) -> dict[str, np.ndarray]:
+        """Finds the objects of a picture.
+
+        Args:
+            image: uint8 [h, w, 3], BGR as OpenCV reads it, or the path of a picture.
+
+        Returns:
+            For every class float32 [n, 5]: x0, y0, x1, y1 in pixels and the score, best first.
+
+        Raises:
+            UserError: not a picture.
+        """
+        found = self.detections(image)
+        rows = np.concatenate([found.boxes, found.scores[:, None]], axis=1)
+        return {name: rows[found.labels == label] for label, name in enumerate(self.class_names)}
+
+    def detections(self, image: np.ndarray | str | Path) -> Detections:
+        """The objects of all classes together; arguments and errors as :meth:`__call__`."""
+        if isinstance(image, str | Path):
+            image = read_picture(image)
+        image = np.asarray(image)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise UserError(
+                f"an image must be uint8 [height, width, 3] in BGR, not {image.dtype} "
+                f"{list(image.shape)}"
+            )
+        with torch.inference_mode():
+            return self._detector.infer(image, self._predict)
+
+    def _predict(self, images: Tensor) -> Tensor:
+        images = images.to(self.device)
+        half = self.config.system.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            outputs = self._detector.network(images)
+        return self._detector.decode(outputs)
+
+
+def load_detector(
+    name: str,
+    snapshot: str | Path | int | None = None,
+    device: str | torch.device | None = None,
+    *,
+    suffix: str | None = None,
+    overrides: Sequence[str] = (),
+    config_dir: str | Path = CONFIG_DIR,
+) -> LoadedDetector:
+    """Builds the detector of a config and loads trained weights into it.
+
+    Args:
+        name: a config's name, such as ``CornerNet_Squeeze``, or the path of a ``.json`` file.
+        snapshot: a file of weights, ours or the reference's; an iteration; None for the newest in
+            the config's ``cache_dir``.
+        device: where to run, a GPU if there is one by default.
+        suffix: of the config alone: ``multi_scale`` reads ``<name>-multi_scale.json``, with the
+            weights of ``name``.
+        overrides: of the config, as ``db.top_k=50``.
+        config_dir: where names are looked up.
+
+    Raises:
+        UserError: no such config, no such snapshot, weights that do not fit, no such device.
+    """
+    config = load_config(name, suffix, overrides, config_dir)
+    run = config.name.removesuffix(f"-{suffix}") if suffix else config.name
+    path, iteration = _find_snapshot(config, run, snapshot)
+    chosen = _choose_device(device)
+    meta = read_meta(path)
+    if meta is not None:
+        class_names, iteration = meta.class_names, meta.iteration
+    else:
+        class_names = _guess_class_names(_count_classes(config, path))
+    detector = models.build(config, len(class_names))
+    load_weights(detector.network, path, detector.class_head_keys)
+    detector.network.to(chosen)
+    return LoadedDetector(detector, config, class_names, meta is not None, path, iteration, chosen)
+
+
+def read_picture(path: str | Path) -> np.ndarray:
+    """Reads a picture as uint8 [h, w, 3], BGR.
+
+    Raises:
+        UserError: no such file, or not a picture.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"there is no picture {path}")
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise UserError(f"{path} is not a picture that OpenCV can read")
+    return image
+
+
+def _find_snapshot(
+    config: Config, run: str, snapshot: str | Path | int | None
+) -> tuple[Path, int | None]:
+    """The file of the weights and their iteration, None where the name does not say it."""
+    cache_dir = config.system.cache_dir
+    if isinstance(snapshot, int):
+        return snapshot_path(cache_dir, run, snapshot), snapshot
+    if snapshot is not None:
+        number = re.search(r"_(\d+)$", Path(snapshot).stem)
+        return Path(snapshot), int(number[1]) if number else None
+    newest = newest_snapshot(cache_dir, run)
+    if newest is None:
+        folder = snapshot_path(cache_dir, run, 0).parent
+        raise UserError(f"there is no snapshot in {folder}; train {run} first, or name a file")
+    return newest
+
+
+def _choose_device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split("\n")[0].split())
+        raise UserError(f"device {device!s} cannot be used: {reason}") from None
+
+
+def _count_classes(config: Config, path: Path) -> int:
+    """The number of classes of weights alone, from the shape of their class heads."""
+    with torch.device("meta"):
+        prefixes = models.build(config, 1).class_head_keys
+    heads = [value for key, value in read_weights(path).items() if key.startswith(prefixes)]
+    # Weights of another network may have no such heads: loading them says what differs.
+    return len(heads[0]) if heads and heads[0].ndim else 1
+
+
+def _guess_class_names(num_classes: int) -> tuple[str, ...]:
+    if num_classes == len(COCO_CLASS_NAMES):
+        return COCO_CLASS_NAMES
+    return tuple(f"class {label}" for label in range(num_classes))

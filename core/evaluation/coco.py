@@ -1,0 +1,148 @@
+"""COCO's result format and figures (Lin et al. 2014; pycocotools does the matching).
+
+Category ids and xywh boxes stand here only: everywhere else labels are 0 … C-1 and boxes xyxy.
+"""
+
+import contextlib
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from core.batch import Detections
+from core.dbs.coco import CocoDetection
+from core.dbs.records import read_records
+
+# In the order of COCOeval.stats: AP over IoU 0.50:0.95, at one IoU, of small (below 32² pixels),
+# medium and large objects (above 96²); AR with 1, 10, 100 detections a picture, and by size.
+FIGURES = (
+    *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
+    *("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"),
+)
+_ALL_AREAS, _MOST_DETECTIONS = 0, -1  # positions in COCOeval.eval["precision"]
+
+
+@dataclass(frozen=True)
+class CocoScores:
+    """What COCO's evaluation says; a figure is None where there is no object to find.
+
+    Attributes:
+        figures: the twelve of :data:`FIGURES`, 0 to 1.
+        ap_by_class: AP of each class, in the order of the labels.
+        table: the twelve figures as COCO's own text.
+    """
+
+    figures: dict[str, float | None]
+    ap_by_class: dict[str, float | None]
+    table: str
+
+
+def coco_results(
+    found: Sequence[Detections], database: CocoDetection, reference_scoring: bool = False
+) -> list[dict[str, Any]]:
+    """Detections as COCO's list of results.
+
+    Args:
+        found: one for each picture of ``database``, in its order.
+        database: gives the ids of pictures and categories.
+        reference_scoring: round boxes and scores to 2 decimals as the reference does.
+    """
+    assert len(found) == len(database), (len(found), len(database))
+    decimals = 2 if reference_scoring else None
+    results = []
+    for image_id, detections in zip(database.image_ids.tolist(), found, strict=True):
+        # The difference of two float32 numbers is exact in float64; the reference takes float32.
+        xywh = detections.boxes.astype(np.float32 if reference_scoring else np.float64)
+        xywh[:, 2:] -= xywh[:, :2]
+        category_ids = database.category_ids[detections.labels]
+        for box, score, category_id in zip(
+            xywh.tolist(), detections.scores.tolist(), category_ids.tolist(), strict=True
+        ):
+            if decimals is not None:
+                box, score = [round(side, decimals) for side in box], round(score, decimals)
+            results.append(
+                {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+            )
+    return results
+
+
+def score_results(results: Sequence[dict[str, Any]], database: CocoDetection) -> CocoScores:
+    """Compares results with the annotation file of their data set.
+
+    Args:
+        results: from :func:`coco_results`; none at all gives figures of 0.
+        database: with annotations.
+    """
+    evaluation = COCOeval(
+        _coco(_truth(database.annotation_file), database),
+        _coco(_found(results), database),
+        "bbox",
+    )
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.evaluate()
+        evaluation.accumulate()
+    with contextlib.redirect_stdout(io.StringIO()) as table:
+        evaluation.summarize()
+    precision = evaluation.eval["precision"]  # [IoU thresholds, recalls, C, areas, detections]
+    by_class = precision[:, :, :, _ALL_AREAS, _MOST_DETECTIONS].mean((0, 1))
+    return CocoScores(
+        figures={
+            name: _figure(value) for name, value in zip(FIGURES, evaluation.stats, strict=True)
+        },
+        ap_by_class={
+            name: _figure(value) for name, value in zip(database.class_names, by_class, strict=True)
+        },
+        table=table.getvalue().rstrip(),
+    )
+
+
+def _coco(annotations: list[dict[str, Any]], database: CocoDetection) -> COCO:
+    # COCO.loadRes fails on an empty list, and COCO(file) on files with fewer fields than COCO's.
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": identity} for identity in database.image_ids.tolist()],
+        "categories": [{"id": identity} for identity in database.category_ids.tolist()],
+        "annotations": annotations,
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
+
+
+def _truth(annotation_file: Path) -> list[dict[str, Any]]:
+    """The annotations with the fields that COCOeval reads.
+
+    They are numbered anew from 1, because COCOeval takes a match with an id of 0 for no match.
+    """
+    truth: list[dict[str, Any]] = []
+    for record in read_records(annotation_file)["annotations"]:
+        if all(math.isfinite(side) for side in record["bbox"]):
+            area = record.get("area")
+            truth.append(
+                {
+                    "id": len(truth) + 1,
+                    "image_id": record["image_id"],
+                    "category_id": record["category_id"],
+                    "bbox": record["bbox"],
+                    "area": record["bbox"][2] * record["bbox"][3] if area is None else area,
+                    "iscrowd": int(record.get("iscrowd") or 0),
+                }
+            )
+    return truth
+
+
+def _found(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {**result, "id": number, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
+        for number, result in enumerate(results, 1)
+    ]
+
+
+def _figure(value: float) -> float | None:
+    return None if value < 0 else float(value)

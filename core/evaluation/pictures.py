@@ -1,0 +1,65 @@
+"""The pictures of a data set, decoded in worker processes while the network runs."""
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from core.dbs.coco import CocoDetection
+from core.errors import UserError
+
+
+class Pictures(Dataset[Tensor]):
+    """Pictures as they are: uint8 [h, w, 3], BGR; one that cannot be decoded has no pixels.
+
+    Args:
+        database: names the files.
+    """
+
+    def __init__(self, database: CocoDetection) -> None:
+        self.database = database
+
+    def __len__(self) -> int:
+        return len(self.database)
+
+    def __getitem__(self, index: int) -> Tensor:
+        image = cv2.imread(str(self.database.image_path(index)), cv2.IMREAD_COLOR)
+        # A tensor crosses to the main process in shared memory, an array would be copied twice.
+        return torch.from_numpy(np.empty((0, 0, 3), np.uint8) if image is None else image)
+
+
+def decoded_pictures(database: CocoDetection, workers: int) -> Iterator[np.ndarray]:
+    """Gives every picture of a data set in order.
+
+    Args:
+        database: names the files.
+        workers: processes that decode ahead; 0 decodes in this one.
+
+    Yields:
+        uint8 [h, w, 3], BGR.
+
+    Raises:
+        UserError: a picture cannot be decoded; figures are of the whole data set or of nothing.
+    """
+    loader = DataLoader(
+        Pictures(database),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_one_thread,
+    )
+    for index, picture in enumerate(loader):
+        image = picture.numpy()
+        if image.size == 0:
+            raise UserError(
+                f"{database.image_path(index)} cannot be decoded; replace it, or take it out of "
+                f"{database.annotation_file}"
+            )
+        yield image
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(0)

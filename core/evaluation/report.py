@@ -1,0 +1,39 @@
+"""Results and figures as files and as text."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: Path, content: Any, indent: int | None = None) -> None:
+    """Writes JSON beside its place, then puts it there whole; folders are made.
+
+    Args:
+        path: the file, replaced if it is there.
+        content: plain JSON values, all numbers finite.
+        indent: as in :func:`json.dumps`.
+    """
+    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def class_table(ap_by_class: Mapping[str, float | None], columns: int = 3) -> str:
+    """AP of each class as lines of ``columns`` classes; ``-`` where there is no object to find."""
+    width = max(map(len, ap_by_class), default=0)
+    cells = [
+        f"{name:<{width}}  {'-' if ap is None else f'{ap:.3f}':>5}"
+        for name, ap in ap_by_class.items()
+    ]
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    return "\n".join(" " + "    ".join(row) for row in rows)
