@@ -12,14 +12,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from core.config import Config, load_config
 from core.dbs.coco import CocoDetection, repair_boxes
+from core.dbs.pictures import picture_problem
 from core.dbs.records import Records, find_mistakes, read_records, without_mistakes
 from core.dbs.splits import split_paths
 from core.errors import run
@@ -107,37 +106,6 @@ def summary(database: CocoDetection) -> str:
     return "\n".join(lines)
 
 
-def picture_problem(path: Path, size: tuple[int, int]) -> str | None:
-    """What is wrong with a picture's file, or None.
-
-    Args:
-        path: the file.
-        size: (height, width) that its annotation gives.
-    """
-    if not path.is_file():
-        return f"{path}: there is no such file"
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        return f"{path}: cannot be read: {error.strerror}"
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:  # an empty file, or more pixels than OpenCV takes
-        image = None
-    if image is None:
-        return f"{path}: cannot be decoded as a picture"
-    height, width = image.shape[:2]
-    if (height, width) != size:
-        turned = " (turned by its EXIF data?)" if (width, height) == size else ""
-        return (
-            f"{path}: is {width} x {height} pixels, its annotation says {size[1]} x {size[0]}"
-            f"{turned}"
-        )
-    if data.startswith(b"\xff\xd8") and not _jpeg_ends(data):
-        return f"{path}: is cut short (a JPEG file without its end)"
-    return None
-
-
 def _annotation_problems(records: Records) -> Iterator[str]:
     """Doubled annotation ids and boxes that do not lie in their picture."""
     annotations = records["annotations"] or []
@@ -168,18 +136,6 @@ def _picture_problems(database: CocoDetection) -> list[str]:
         found = pool.map(picture_problem, paths, sizes)
         progress = tqdm(found, "pictures", len(database), leave=False, disable=None)
         return [problem for problem in progress if problem is not None]
-
-
-def _jpeg_ends(data: bytes) -> bool:
-    """Whether an end-of-image marker follows the first scan; thumbnails come before it."""
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xDA:  # start of scan: from here a 0xFF of the data is followed by 0x00
-            return data.find(b"\xff\xd9", position) >= 0
-        fill = marker == 0xFF
-        position += 1 if fill else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return False
 
 
 def _write(line: str) -> None:
