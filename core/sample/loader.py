@@ -1,0 +1,183 @@
+"""Batches from worker processes: an endless stream that can start anywhere and repeats exactly.
+
+A sample is a pure function of (seed, epoch, index), and a batch one of its number in the stream.
+So batches are the same for any number of workers, and a resumed run goes on where it stopped
+without replaying anything.
+"""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from core.batch import Batch, Sample, collate
+from core.dbs.coco import CocoDetection
+from core.sample.unreadable import most_tolerated
+
+SampleFunction = Callable[[np.ndarray, np.ndarray, np.ndarray, np.random.Generator | None], Sample]
+Position = tuple[int, int]  # epoch, number of the picture in its database
+Item = tuple[Sample, int, list[int]]
+
+
+def read_image(path: Path | str) -> np.ndarray | None:
+    """Reads a picture: uint8 [h, w, 3], BGR; None where it is missing, cut short or no picture."""
+    try:
+        content = np.fromfile(path, np.uint8)
+        # Unlike imread, imdecode refuses a JPEG that ends early instead of filling it with gray.
+        return cv2.imdecode(content, cv2.IMREAD_COLOR)
+    except (OSError, cv2.error):
+        return None
+
+
+class TrainingPictures(Dataset[Item]):
+    """The pictures of a database as samples, by (epoch, index).
+
+    Args:
+        database: where the pictures, boxes and labels are.
+        sample: makes a sample from image, boxes, labels and a generator.
+        seed: of the generator that a sample is drawn with; None: samples are not augmented.
+    """
+
+    def __init__(
+        self, database: CocoDetection, sample: SampleFunction, seed: int | None = None
+    ) -> None:
+        self.database, self.sample, self.seed = database, sample, seed
+
+    def __len__(self) -> int:
+        return len(self.database)
+
+    def __getitem__(self, position: Position) -> Item:
+        """Makes one sample.
+
+        A picture that cannot be decoded is replaced by the next one of the database. If more in a
+        row are unreadable than a run tolerates, the sample is black and empty, and the batch's
+        list of them ends the run (:class:`core.sample.unreadable.UnreadablePictures`).
+
+        Returns:
+            the sample, the number of the picture it shows, those of the pictures passed over.
+        """
+        epoch, index = position
+        rng = None if self.seed is None else np.random.default_rng((self.seed, epoch, index))
+        unreadable: list[int] = []
+        for step in range(min(max(most_tolerated(len(self)) + 1, 100), len(self))):
+            number = (index + step) % len(self)
+            image = read_image(self.database.image_path(number))
+            if image is not None:
+                boxes, labels = self.database.boxes(number), self.database.labels(number)
+                return self.sample(image, boxes, labels, rng), number, unreadable
+            unreadable.append(number)
+        nothing = np.zeros((64, 64, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, int)
+        return self.sample(*nothing, rng), index, unreadable
+
+
+class ShuffledStream(Sampler[list[Position]]):
+    """Batches of positions: one permutation of the pictures after the other, drawn from the seed.
+
+    Args:
+        pictures: number of pictures N.
+        batch_size: positions a batch; a batch may reach into the next epoch.
+        seed: of the permutations; None: the pictures' own order in every epoch.
+        start: number of the first batch.
+    """
+
+    def __init__(self, pictures: int, batch_size: int, seed: int | None, start: int) -> None:
+        self.pictures, self.batch_size, self.seed, self.start = pictures, batch_size, seed, start
+
+    def __iter__(self) -> Iterator[list[Position]]:
+        epoch, offset = divmod(self.start * self.batch_size, self.pictures)
+        positions = itertools.chain(
+            ((epoch, int(index)) for index in self.order(epoch)[offset:]),
+            ((later, int(i)) for later in itertools.count(epoch + 1) for i in self.order(later)),
+        )
+        while True:
+            yield list(itertools.islice(positions, self.batch_size))
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The numbers of the pictures in the order of an epoch: int64 [N]."""
+        if self.seed is None:
+            return np.arange(self.pictures)
+        # No sample has the number N, so no sample shares its random numbers with the order.
+        return np.random.default_rng((self.seed, epoch, self.pictures)).permutation(self.pictures)
+
+
+def training_loader(
+    database: CocoDetection,
+    sample: SampleFunction,
+    *,
+    batch_size: int,
+    seed: int,
+    workers: int,
+    prefetch: int,
+    start_iteration: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader[Item]:
+    """An endless stream of augmented batches in shuffled order.
+
+    Args:
+        database: where the pictures are.
+        sample: see :class:`TrainingPictures`; picklable where workers are spawned.
+        batch_size: pictures a batch.
+        seed: of order and augmentation.
+        workers: processes that make batches; 0: they are made where they are used.
+        prefetch: about how many batches wait, ready or in work.
+        start_iteration: number of the first batch, counted from 0.
+        pin_memory: whether batches come in page-locked memory.
+
+    Returns:
+        a loader of :class:`core.batch.Batch`; every ``iter`` of it starts at ``start_iteration``.
+        The end of a worker, by whatever cause, raises RuntimeError within seconds.
+    """
+    order = ShuffledStream(len(database), batch_size, seed, start_iteration)
+    pictures = TrainingPictures(database, sample, seed)
+    return _loader(pictures, order, workers, prefetch, pin_memory)
+
+
+def validation_loader(
+    database: CocoDetection,
+    sample: SampleFunction,
+    *,
+    batch_size: int,
+    workers: int,
+    prefetch: int,
+    start_iteration: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader[Item]:
+    """An endless stream of batches, not augmented, in the database's order over and over.
+
+    The arguments are those of :func:`training_loader`.
+    """
+    order = ShuffledStream(len(database), batch_size, None, start_iteration)
+    pictures = TrainingPictures(database, sample)
+    return _loader(pictures, order, workers, prefetch, pin_memory)
+
+
+def _loader(
+    pictures: TrainingPictures, order: ShuffledStream, workers: int, prefetch: int, pin_memory: bool
+) -> DataLoader[Item]:
+    return DataLoader(
+        pictures,
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=_collate_items,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # or it would draw from the global one
+        prefetch_factor=-(-prefetch // workers) if workers else None,
+        persistent_workers=workers > 0,
+    )
+
+
+def _collate_items(items: list[Item]) -> Batch:
+    samples, numbers, unreadable = zip(*items, strict=True)
+    return collate(list(samples), list(numbers), list(itertools.chain(*unreadable)))
+
+
+def _start_worker(worker: int) -> None:
+    """One thread a worker, and no part in Ctrl-C: signals to the run's group are for the run."""
+    cv2.setNumThreads(0)
+    os.setpgid(0, 0)

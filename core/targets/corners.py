@@ -1,0 +1,88 @@
+"""What CornerNet's losses compare with, rendered from a batch's boxes where the network runs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from core.batch import Batch
+from core.targets import gaussian
+
+
+@dataclass(frozen=True)
+class CornerTargets:
+    """Targets of top-left (tl) and bottom-right (br) corners; H x W output cells.
+
+    Attributes:
+        tl_heatmap, br_heatmap: float32 [B, C, H, W], 1 at a corner, falling off around it.
+        tl_index, br_index: int64 [B, M], cell of each corner as y * W + x; 0 for padding.
+        tl_offset, br_offset: float32 [B, M, 2], (x, y) of a corner within its cell; 0 for padding.
+        mask: bool [B, M], false for padding.
+    """
+
+    tl_heatmap: Tensor
+    br_heatmap: Tensor
+    tl_index: Tensor
+    br_index: Tensor
+    tl_offset: Tensor
+    br_offset: Tensor
+    mask: Tensor
+
+
+def corner_targets(
+    batch: Batch,
+    *,
+    num_classes: int,
+    output_size: tuple[int, int],
+    gaussian_bump: bool,
+    gaussian_iou: float,
+    gaussian_radius: int,
+) -> CornerTargets:
+    """Renders the targets of a batch on the batch's device (CornerNet, section 3.2).
+
+    Args:
+        batch: its boxes lie inside the images, its labels in 0..num_classes-1.
+        num_classes: C.
+        output_size: H and W of the heatmaps, in cells.
+        gaussian_bump: whether a peak falls off as a Gaussian; otherwise it is one cell.
+        gaussian_iou: overlap that a box with moved corners keeps; gives the peak's radius.
+        gaussian_radius: a fixed radius in cells for all peaks; -1: from the box.
+    """
+    height, width = output_size
+    pictures, objects = batch.labels.shape
+    x_ratio, y_ratio = width / batch.images.shape[-1], height / batch.images.shape[-2]
+    # Cells and radii are cut off to whole numbers: double precision, as the reference's scalars.
+    x = batch.boxes[..., 0::2].movedim(-1, 0).double() * x_ratio  # [2, B, M]: tl, br
+    y = batch.boxes[..., 1::2].movedim(-1, 0).double() * y_ratio
+    columns, rows = x.long(), y.long()
+    mask = torch.arange(objects, device=batch.counts.device) < batch.counts[:, None]
+    offset = torch.stack((x - columns, y - rows), -1).float() * mask[..., None]
+    index = (rows * width + columns) * mask
+
+    radius = torch.zeros_like(batch.labels)
+    if gaussian_bump and gaussian_radius >= 0:
+        radius += gaussian_radius
+    elif gaussian_bump:
+        size = (batch.boxes[..., 2:] - batch.boxes[..., :2]).double()
+        widths, heights = (size[..., 0] * x_ratio).ceil(), (size[..., 1] * y_ratio).ceil()
+        radius += gaussian.gaussian_radius(heights, widths, gaussian_iou).long().clamp(min=0)
+
+    heatmaps = batch.boxes.new_zeros((2, pictures, num_classes, height, width))
+    corners = torch.arange(2 * pictures, device=mask.device).view(2, pictures, 1)
+    gaussian.splat_gaussians_(
+        heatmaps.view(-1, height, width),
+        (corners * num_classes + batch.labels).flatten(),
+        columns.flatten(),
+        rows.flatten(),
+        radius.expand(2, -1, -1).flatten(),
+        mask.expand(2, -1, -1).flatten(),
+    )
+    return CornerTargets(
+        tl_heatmap=heatmaps[0],
+        br_heatmap=heatmaps[1],
+        tl_index=index[0],
+        br_index=index[1],
+        tl_offset=offset[0],
+        br_offset=offset[1],
+        mask=mask,
+    )

@@ -1,0 +1,65 @@
+"""Gaussian peaks on heatmaps (CornerNet, section 3.2), all objects of a batch at once."""
+
+import torch
+from torch import Tensor
+
+
+def gaussian_radius(heights: Tensor, widths: Tensor, iou: float) -> Tensor:
+    """How far both corners of a box may move while the box keeps an overlap of ``iou``.
+
+    The smallest of three distances: one corner moves in and one out, both move in, both move out.
+    Each is a root of a quadratic equation in the radius.
+
+    Args:
+        heights, widths: float64, of any one shape.
+        iou: above 0, at most 1.
+
+    Returns:
+        float64, of the same shape.
+    """
+    total, area = heights + widths, heights * widths
+    shifted = _root(1.0, -total, area * (1 - iou) / (1 + iou), -1)
+    shrunk = _root(4.0, -2 * total, (1 - iou) * area, -1)
+    grown = _root(4 * iou, 2 * iou * total, (iou - 1) * area, 1)
+    return torch.minimum(torch.minimum(shifted, shrunk), grown)
+
+
+def _root(a: float, b: Tensor, c: Tensor, sign: int) -> Tensor:
+    return (-b + sign * (b * b - 4 * a * c).sqrt()) / (2 * a)
+
+
+def splat_gaussians_(
+    heatmaps: Tensor, planes: Tensor, x: Tensor, y: Tensor, radius: Tensor, drawn: Tensor
+) -> None:
+    """Draws a peak of height 1 for every object; where peaks meet, the higher value stays.
+
+    The kernel is exp(-(dx² + dy²) / 2s²) with s = (2 radius + 1) / 6, cut off at ``radius`` in x
+    and in y and at the edges. An object costs the cells of its own patch, whatever the largest
+    radius is: the patches are laid end to end in one list of cells. For the length of that list the
+    host waits once a call.
+
+    Args:
+        heatmaps: float32 [P, H, W], changed in place.
+        planes: int64 [n], in 0..P-1: where each object is drawn.
+        x, y: int64 [n], cell of each object, inside the heatmap.
+        radius: int64 [n], at least 0, in cells.
+        drawn: bool [n], false for padding.
+    """
+    height, width = heatmaps.shape[-2:]
+    left, top = (x - radius).clamp(min=0), (y - radius).clamp(min=0)
+    columns = (x + radius + 1).clamp(max=width) - left
+    rows = (y + radius + 1).clamp(max=height) - top
+    cells = columns * rows * drawn
+    ends = cells.cumsum(0)
+    total = int(ends[-1]) if len(ends) else 0
+    owner = torch.repeat_interleave(cells, output_size=total)  # [total], which object's cell it is
+    number = torch.arange(total, device=cells.device) - (ends - cells)[owner]
+    columns = columns[owner]
+    row, column = number // columns, number % columns
+    corner = (planes * height + top) * width + left
+    dx, dy = column + (left - x)[owner], row + (top - y)[owner]
+    scale = -18.0 / (2 * radius + 1).float().square()  # -1 / 2s²
+    # The exponent is above -9, so no value is small enough for the reference's cut-off at epsilon.
+    values = ((dx * dx + dy * dy) * scale[owner]).exp()
+    index = corner[owner] + row * width + column
+    heatmaps.view(-1).scatter_reduce_(0, index, values, "amax")
