@@ -27,12 +27,14 @@ class Picture(NamedTuple):
         boxes: float32 [n, 4], (x0, y0, x1, y1) around the full extent of each shape.
         labels: int64 [n], into :data:`CLASS_NAMES`.
         areas: float32 [n], pixels that each shape covers, hidden parts included.
+        visible: float32 [n], the share of each shape that no later shape hides.
     """
 
     image: np.ndarray
     boxes: np.ndarray
     labels: np.ndarray
     areas: np.ndarray
+    visible: np.ndarray
 
 
 def draw_picture(size: int, rng: np.random.Generator) -> Picture:
@@ -67,6 +69,7 @@ def draw_picture(size: int, rng: np.random.Generator) -> Picture:
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         labels=np.array(labels, np.int64),
         areas=np.array([cover.sum() for cover in covers], np.float32),
+        visible=np.array(list(map(_visible, covers, hidden)), np.float32),
     )
 
 
