@@ -1,5 +1,7 @@
 """The focal loss of keypoint heatmaps."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -33,28 +35,35 @@ class _FocalCost(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, logits: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:  # type: ignore
+    def forward(ctx: Any, logits: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
         ctx.save_for_backward(logits, target, valid)
-        wrong = _wrong_probability(logits, target).clamp_(MIN_PROBABILITY, 1 - MIN_PROBABILITY)
-        cost = torch.log(1 - wrong).mul_(wrong.square_()).mul_(_weight(target, valid))
-        return -cost.sum()
+        signed = _signed(logits, target)
+        wrong = _clamp_(signed.sigmoid())
+        cost = _clamp_(signed.neg_().sigmoid_()).log_()
+        return -cost.mul_(wrong.square_()).mul_(_weight(target, valid)).sum()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None, None]:  # type: ignore
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         logits, target, valid = ctx.saved_tensors
-        wrong = _wrong_probability(logits, target)
+        signed = _signed(logits, target)
+        wrong = signed.sigmoid()
         inside = (wrong >= MIN_PROBABILITY) & (wrong <= 1 - MIN_PROBABILITY)
-        wrong.clamp_(MIN_PROBABILITY, 1 - MIN_PROBABILITY)
-        right = 1 - wrong
-        slope = torch.log(right).mul_(right).mul_(-2).add_(wrong).mul_(wrong.square_())
+        right = _clamp_(signed.neg_().sigmoid_())
+        _clamp_(wrong)
+        slope = right.log().mul_(right).mul_(-2).add_(wrong).mul_(wrong.square_())
         slope.mul_(_weight(target, valid)).mul_(inside).mul_(upstream)
         return torch.where(target == 1, -slope, slope).to(logits.dtype), None, None
 
 
-def _wrong_probability(logits: Tensor, target: Tensor) -> Tensor:
+def _signed(logits: Tensor, target: Tensor) -> Tensor:
+    """Logits of the wrong answer, float32, in memory of their own."""
     logits = logits.float()
-    return torch.where(target == 1, -logits, logits).sigmoid_()
+    return torch.where(target == 1, -logits, logits)
+
+
+def _clamp_(probabilities: Tensor) -> Tensor:
+    return probabilities.clamp_(MIN_PROBABILITY, 1 - MIN_PROBABILITY)
 
 
 def _weight(target: Tensor, valid: Tensor | None) -> Tensor:

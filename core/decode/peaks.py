@@ -1,0 +1,79 @@
+"""The best local maxima of a heatmap."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def top_peaks(heatmap: Tensor, k: int, kernel: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Finds the k highest cells that no cell of the window around them exceeds.
+
+    The result is that of comparing the heatmap with its max-pooled self (CornerNet, section 4.2):
+    equal neighbours are all peaks, and the order among equal scores is open. Logits and their
+    probabilities have the same peaks.
+
+    Args:
+        heatmap: [B, C, H, W], any floating dtype and layout.
+        k: how many peaks of a picture, over all classes and cells.
+        kernel: side of the window, odd.
+
+    Returns:
+        scores: float32 [B, k], descending; -inf where a picture has fewer peaks.
+        labels, ys, xs: int64 [B, k], class and cell; 0 where there is no peak.
+    """
+    assert kernel % 2 == 1, kernel
+    heatmap = heatmap.detach()
+    if not heatmap.is_cuda:
+        # An image row is worth a look if its highest cell is. Four rows for each peak wanted are
+        # enough unless many of them belong to few peaks.
+        rows = 4 * k
+        while rows < heatmap.shape[1] * heatmap.shape[2]:
+            peaks, complete = _peaks_of_best_rows(heatmap, k, kernel, rows)
+            if complete:
+                return peaks
+            rows *= 4
+    return _peaks_by_pooling(heatmap, k, kernel)
+
+
+def _peaks_by_pooling(
+    heatmap: Tensor, k: int, kernel: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    heatmap = heatmap.float()
+    highest = F.max_pool2d(heatmap, kernel, stride=1, padding=kernel // 2)
+    peaks = torch.where(heatmap == highest, heatmap, -torch.inf)
+    scores, cells = _top(peaks.flatten(1), k)
+    width, area = heatmap.shape[3], heatmap.shape[2] * heatmap.shape[3]
+    return scores, cells // area, cells % area // width, cells % width
+
+
+def _peaks_of_best_rows(
+    heatmap: Tensor, k: int, kernel: int, rows: int
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], bool]:
+    """Looks for peaks in the image rows with the highest cells only.
+
+    Returns:
+        What :func:`top_peaks` returns, and whether it is certain: whether the k-th peak is as
+        high as every cell of the rows that were not looked at.
+    """
+    batch, _, height, width = heatmap.shape
+    highest, best = heatmap.amax(3).flatten(1).topk(rows + 1)  # [B, rows + 1]
+    labels, ys = best[:, :-1] // height, best[:, :-1] % height
+    # The window's rows; those beyond the edge repeat the row at the edge, which lies in the window.
+    reach = torch.arange(-(kernel // 2), kernel // 2 + 1, device=heatmap.device)
+    window = (ys[..., None] + reach).clamp(0, height - 1)  # [B, rows, kernel]
+    pictures = torch.arange(batch, device=heatmap.device)[:, None, None]
+    strips = heatmap[pictures, labels[..., None], window].float()  # [B, rows, kernel, W]
+    cells = strips[:, :, kernel // 2]
+    around = F.max_pool1d(strips.amax(2), kernel, stride=1, padding=kernel // 2)
+    scores, found = _top(torch.where(cells == around, cells, -torch.inf).flatten(1), k)
+    row = found // width
+    complete = bool((scores[:, -1] >= highest[:, -1]).all())
+    return (scores, labels.gather(1, row), ys.gather(1, row), found % width), complete
+
+
+def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k highest of [B, n] and where they are; filled up with -inf at 0 if n < k."""
+    scores, index = values.topk(min(k, values.shape[1]))
+    missing = k - scores.shape[1]
+    scores, index = F.pad(scores, (0, missing), value=-torch.inf), F.pad(index, (0, missing))
+    return scores, index.masked_fill(scores == -torch.inf, 0)
