@@ -94,6 +94,20 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": str(torch.__version__)}
 
 
+def require_snapshot(path: Path) -> None:
+    """Sees that there are weights at ``path``.
+
+    Raises:
+        UserError: there are none; the message lists those of the same run.
+    """
+    if not path.is_file():
+        there = ", ".join(map(str, _iterations(path)))
+        raise UserError(
+            f"there is no snapshot {path}; in that folder there is "
+            + (f"one of each of the iterations {there}" if there else "none")
+        )
+
+
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Reads weights, ours, the reference's or CenterNet's.
 
@@ -107,12 +121,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         UserError: no such file, cut short, no weights in it, or code in it.
     """
     path = Path(path)
-    if not path.is_file():
-        there = ", ".join(map(str, _iterations(path)))
-        raise UserError(
-            f"there is no snapshot {path}; in that folder there is "
-            + (f"one of each of the iterations {there}" if there else "none")
-        )
+    require_snapshot(path)
     content = read_torch_file(path)
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]

@@ -1,0 +1,79 @@
+"""Signals that wait for the end of a step: Ctrl-C, a termination, the death of a loader worker."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+_NOTICE = b"\n%s: finishing this step, then saving; once more ends at once\n"
+
+
+class Signals:
+    """Holds signals back, for as long as the context is open, until they are asked for.
+
+    Outside the main thread, where Python lets nobody handle signals, it holds none back.
+
+    Attributes:
+        asked: name of the signal that asked the process to end, or None. A second one of its kind
+            does what it would have done without this class.
+    """
+
+    def __init__(self) -> None:
+        self.asked: str | None = None
+        self._previous: dict[int, Any] = {}
+        self._child_died = False
+        self._process = os.getpid()
+
+    def __enter__(self) -> "Signals":
+        # Workers forked from here on inherit the handlers: a Ctrl-C in a terminal reaches them too.
+        self._hold(signal.SIGINT, self._ask)
+        self._hold(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number in list(self._previous):
+            self._restore(number)
+
+    def hold_worker_deaths(self) -> None:
+        """Holds back PyTorch's handler of dead loader workers; call it once they were started.
+
+        That handler raises wherever the process happens to be, in the middle of an update of the
+        weights as well.
+        """
+        if sys.platform != "win32" and callable(signal.getsignal(signal.SIGCHLD)):
+            self._hold(signal.SIGCHLD, self._child)
+
+    def raise_worker_death(self) -> None:
+        """Lets PyTorch's handler look at the workers, if one of the process's children ended.
+
+        Raises:
+            RuntimeError: a loader worker died; the message says which, and of what.
+        """
+        if self._child_died:
+            self._child_died = False
+            self._previous[signal.SIGCHLD](signal.SIGCHLD, None)
+
+    def _hold(self, number: int, handler: Callable[[int, FrameType | None], None]) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._previous[number] = signal.signal(number, handler)
+
+    def _restore(self, number: int) -> None:
+        signal.signal(number, self._previous.pop(number))
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a worker: its parent ends it
+            return
+        self.asked = signal.Signals(number).name
+        self._restore(number)
+        os.write(2, _NOTICE % self.asked.encode())  # logging may be in the middle of a line
+
+    def _child(self, number: int, frame: FrameType | None) -> None:
+        self._child_died = True
