@@ -10,7 +10,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from core.class_names import COCO_CLASS_NAMES
 from core.config import CONFIG_DIR, Config, load_config
 from core.errors import UserError
 from core.models.detector import Detector
+from core.sample.loader import read_image
 
 
 class LoadedDetector:
@@ -137,9 +137,9 @@ def read_picture(path: str | Path) -> np.ndarray:
     """
     if not Path(path).is_file():
         raise UserError(f"there is no picture {path}")
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    image = read_image(path)
     if image is None:
-        raise UserError(f"{path} is not a picture that OpenCV can read")
+        raise UserError(f"{path} is not a picture, or is cut short")
     return image
 
 

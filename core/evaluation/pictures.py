@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from core.dbs.coco import CocoDetection
 from core.errors import UserError
+from core.sample.loader import read_image
 
 
 class Pictures(Dataset[Tensor]):
@@ -26,7 +27,7 @@ class Pictures(Dataset[Tensor]):
         return len(self.database)
 
     def __getitem__(self, index: int) -> Tensor:
-        image = cv2.imread(str(self.database.image_path(index)), cv2.IMREAD_COLOR)
+        image = read_image(self.database.image_path(index))
         # A tensor crosses to the main process in shared memory, an array would be copied twice.
         return torch.from_numpy(np.empty((0, 0, 3), np.uint8) if image is None else image)
 

@@ -1,14 +1,15 @@
 """Results and figures as files and as text."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from core.files import write_together
+
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
-    """Writes JSON beside its place, then puts it there whole; folders are made.
+    """Writes a JSON file, whole or not at all; folders are made.
 
     Args:
         path: the file, replaced if it is there.
@@ -17,15 +18,7 @@ def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     """
     text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_together({path: lambda file: file.write(text.encode() + b"\n")})
 
 
 def class_table(ap_by_class: Mapping[str, float | None], columns: int = 3) -> str:

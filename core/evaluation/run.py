@@ -12,6 +12,9 @@ from tqdm import tqdm
 
 from core.batch import Detections
 from core.dbs.coco import CocoDetection
+from core.dbs.splits import open_split
+from core.detectors import LoadedDetector
+from core.errors import UserError
 from core.evaluation.coco import coco_results, score_results
 from core.evaluation.draw import draw_detections, side_by_side
 from core.evaluation.pictures import decoded_pictures
@@ -19,14 +22,74 @@ from core.evaluation.report import class_table, write_json
 
 logger = logging.getLogger(__name__)
 
-Detect = Callable[[np.ndarray], Detections]
+# The command line's names of the splits, and the keys of the config's system section.
+SPLITS = {"training": "train_split", "validation": "val_split", "testing": "test_split"}
 
 _DRAWN_PICTURES = 200
 _DRAWN_SCORE = 0.3
 
 
+def evaluate_detector(
+    detector: LoadedDetector, split: str, *, workers: int, debug: bool = False
+) -> dict[str, Any]:
+    """Evaluates a detector on a split of its config's data set.
+
+    Files go into ``<result_dir>/<config>/<iteration>/<split>/``; see :func:`evaluate_database`.
+
+    Args:
+        detector: with its weights.
+        split: a key of :data:`SPLITS`.
+        workers: processes that decode pictures.
+        debug: draw pictures.
+
+    Raises:
+        UserError: the data set is not there, cannot be read, or has other classes.
+    """
+    config = detector.config
+    database = open_split(config.system, config.db, getattr(config.system, SPLITS[split]))
+    check_classes(detector, database)
+    iteration = detector.snapshot.stem if detector.iteration is None else str(detector.iteration)
+    about = {
+        "config": config.name,
+        "snapshot": str(detector.snapshot),
+        "iteration": detector.iteration,
+        "split": split,
+        "annotation_file": str(database.annotation_file),
+        "reference_scoring": config.db.reference_scoring,
+    }
+    return evaluate_database(
+        detector.detections,
+        database,
+        Path(config.system.result_dir) / config.name / iteration / split,
+        about,
+        workers=workers,
+        reference_scoring=config.db.reference_scoring,
+        debug=debug,
+    )
+
+
+def check_classes(detector: LoadedDetector, database: CocoDetection) -> None:
+    """Refuses a data set whose classes are not those of a detector.
+
+    Raises:
+        UserError: another number of classes, or other names where the weights came with names.
+    """
+    own, others = detector.class_names, database.class_names
+    if len(own) != len(others):
+        difference = f"{len(own)} classes and {database.annotation_file} has {len(others)}"
+    else:
+        pairs = zip(own, others, strict=True)
+        different = [f"{mine!r} for {other!r}" for mine, other in pairs if mine != other]
+        if not (detector.names_known and different):
+            return
+        difference = f"other classes than {database.annotation_file}: {', '.join(different[:3])}"
+    raise UserError(
+        f"{detector.snapshot} detects {difference}; evaluate on the data set it was trained for"
+    )
+
+
 def evaluate_database(
-    detect: Detect,
+    detect: Callable[[np.ndarray], Detections],
     database: CocoDetection,
     folder: Path,
     about: Mapping[str, Any],

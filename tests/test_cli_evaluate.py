@@ -1,0 +1,211 @@
+"""evaluate.py and demo.py from the command line's words to files and exit codes."""
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from dbs_files import write_coco
+from tiny_detector import write_config, write_snapshot
+
+import demo
+import evaluate
+from core.batch import Detections
+from core.dbs.coco import CocoDetection
+from core.errors import UserError
+from core.evaluation.coco import FIGURES
+from core.evaluation.run import evaluate_database
+
+NAMES = ("person", "cat", "toothbrush")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A config, a snapshot of iteration 20, and data with a split for each word."""
+    write_config(tmp_path)
+    write_snapshot(tmp_path, 20, NAMES)
+    for split in ("train", "val"):
+        write_coco(tmp_path / "data" / "coco", split)
+    write_coco(tmp_path / "data" / "coco", "test", "image_info", annotations=None)
+    return tmp_path
+
+
+def words(root, *more, name="CornerNet-tiny"):
+    return [str(root / "configs" / f"{name}.json"), "--device", "cpu", *more]
+
+
+def test_evaluation_writes_results_and_figures(root, caplog):
+    caplog.set_level(logging.INFO)
+    assert evaluate.main(words(root, "--workers", "2")) == 0
+    folder = root / "results" / "CornerNet-tiny" / "20" / "validation"
+    assert sorted(file.name for file in folder.iterdir()) == ["metrics.json", "results.json"]
+    results = json.loads((folder / "results.json").read_text())
+    assert {row["image_id"] for row in results} <= {30, 7, 2}
+    assert {row["category_id"] for row in results} <= {90, -4, 17}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(FIGURES) <= set(metrics)
+    assert set(metrics["AP_by_class"]) == set(NAMES)
+    assert metrics["images_per_second"] > 0
+    assert (metrics["config"], metrics["iteration"], metrics["pictures"]) == (
+        "CornerNet-tiny",
+        20,
+        3,
+    )
+    assert caplog.text.count("Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all") == 1
+    assert "toothbrush" in caplog.text
+
+
+def test_the_truth_as_detections_scores_one(root):
+    data = root / "data" / "coco"
+    database = CocoDetection(data / "annotations" / "instances_val.json", data / "images" / "val")
+    images = [cv2.imread(str(database.image_path(index))) for index in range(3)]
+
+    def detect(image):
+        (index,) = (n for n in range(3) if np.array_equal(images[n], image))
+        boxes, labels = database.boxes(index), database.labels(index)
+        return Detections(boxes, np.linspace(1, 0.5, len(boxes)).astype(np.float32), labels)
+
+    metrics = evaluate_database(detect, database, root / "out", {"config": "x"}, workers=1)
+    assert metrics["AP"] == pytest.approx(1)
+    assert json.loads((root / "out" / "metrics.json").read_text()) == metrics
+
+
+def test_debug_draws_detections_beside_the_truth(root):
+    evaluate.main(words(root, "--debug", "--split", "training"))
+    folder = root / "results" / "CornerNet-tiny" / "20" / "training" / "debug"
+    drawings = sorted(folder.iterdir())
+    assert [file.name for file in drawings] == [
+        "00000_thirty.jpg",
+        "00001_seven.jpg",
+        "00002_zwei-ü.jpg",
+    ]
+    height, width = cv2.imdecode(np.fromfile(drawings[0], np.uint8), cv2.IMREAD_COLOR).shape[:2]
+    assert width > 2 * 480 and height > 320
+
+
+def test_a_split_without_annotations(root, caplog):
+    caplog.set_level(logging.INFO)
+    assert evaluate.main(words(root, "--split", "testing")) == 0
+    folder = root / "results" / "CornerNet-tiny" / "20" / "testing"
+    assert [file.name for file in folder.iterdir()] == ["results.json"]
+    assert "has no annotations" in caplog.text
+
+
+def test_suffix_snapshot_and_reference_scoring(root):
+    write_config(root, "CornerNet-tiny-multi_scale", test_scales=[0.5, 1], merge_bbox=True)
+    more = ("--suffix", "multi_scale", "--reference-scoring", "--set", "db.max_per_image=4")
+    assert evaluate.main(words(root, *more)) == 0
+    folder = root / "results" / "CornerNet-tiny-multi_scale" / "20" / "validation"
+    results = json.loads((folder / "results.json").read_text())
+    assert results
+    numbers = [number for row in results for number in (*row["bbox"], row["score"])]
+    assert all(number == round(number, 2) for number in numbers)
+    assert json.loads((folder / "metrics.json").read_text())["reference_scoring"] is True
+
+    path = root / "mine.pkl"
+    path.write_bytes((root / "cache/nnet/CornerNet-tiny/CornerNet-tiny_20.pkl").read_bytes())
+    assert evaluate.main(words(root, "--snapshot", str(path))) == 0
+    assert (root / "results" / "CornerNet-tiny" / "mine" / "validation").is_dir()
+
+
+@pytest.mark.parametrize("iteration", [20, 30])
+def test_testiter(root, iteration):
+    write_snapshot(root, 30, NAMES)
+    assert evaluate.main(words(root, "--testiter", str(iteration))) == 0
+    assert (root / "results" / "CornerNet-tiny" / str(iteration)).is_dir()
+
+
+def test_mistakes_have_one_line(root):
+    def message(*more, name="CornerNet-tiny"):
+        with pytest.raises(UserError) as error:
+            evaluate.main(words(root, *more, name=name))
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert "there is no config 'CornerNet-tinny'" in message(name="CornerNet-tinny")
+    assert "did you mean 'CornerNet-tiny'" in message(name="CornerNet-tinny")
+    assert "CornerNet-tiny-x" in message("--suffix", "x")
+    assert "CornerNet-tiny_77.pkl" in message("--testiter", "77")
+    assert "did you mean 'top_k'" in message("--set", "db.topk=50")
+    assert "no folder" in message("--set", "system.dataset_dir=elsewhere")
+    assert "db.categories says 80" in message("--set", "db.categories=80")
+
+    write_snapshot(root, 40, ("a", "b"))
+    assert "detects 2 classes and" in message("--testiter", "40")
+    write_snapshot(root, 50, ("person", "toothbrush", "cat"))
+    assert "'toothbrush' for 'cat'" in message("--testiter", "50")
+
+    (root / "data/coco/images/val/sub/seven.jpg").write_bytes(b"no picture")
+    assert "seven.jpg cannot be decoded" in message("--testiter", "20")
+    (root / "data/coco/images/val/sub/seven.jpg").unlink()
+    assert "sub/seven.jpg" in message("--testiter", "20")
+    assert not (root / "results").exists()
+
+
+def test_exit_codes(root):
+    script = str(Path(evaluate.__file__))
+    bad = [sys.executable, script, *words(root, "--testiter", "77")]
+    done = subprocess.run(bad, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: there is no snapshot")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_demo_draws_pictures_folders_and_videos(root, caplog):
+    caplog.set_level(logging.INFO)
+    video = cv2.VideoWriter(str(root / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (96, 64))
+    for value in (10, 200):
+        video.write(np.full((64, 96, 3), value, np.uint8))
+    video.release()
+    picture = np.random.default_rng(3).integers(0, 256, (300, 500, 3)).astype(np.uint8)
+    (root / "folder").mkdir()
+    for file in ("picture.png", "folder/picture.png", "folder/other.JPG"):
+        (root / file).write_bytes(cv2.imencode(Path(file).suffix.lower(), picture)[1].tobytes())
+    (root / "folder" / "notes.txt").write_text("no picture")
+    inputs = [str(root / name) for name in ("picture.png", "folder", "clip.avi")]
+    out = root / "drawn"
+    assert demo.main([*words(root, *inputs), "--out", str(out), "--threshold", "0"]) == 0
+    assert sorted(file.name for file in out.iterdir()) == [
+        "clip.mp4",
+        "other.jpg",
+        "picture.png",
+        "picture_2.png",
+    ]
+    drawn = cv2.imread(str(out / "picture.png"))
+    assert drawn.shape == picture.shape and (drawn != picture).any()
+    clip = cv2.VideoCapture(str(out / "clip.mp4"))
+    assert clip.get(cv2.CAP_PROP_FRAME_COUNT) == 2
+    assert clip.get(cv2.CAP_PROP_FPS) == 10
+    lines = [line for line in caplog.messages if "->" in line]
+    assert len(lines) == 4 and "2 frames" in lines[-1]
+    (out / "picture.png").unlink()
+    assert demo.main([*words(root, inputs[0]), "--out", str(out), "--threshold", "1"]) == 0
+    np.testing.assert_array_equal(cv2.imread(str(out / "picture.png")), picture)
+
+
+def test_demo_mistakes_have_one_line(root):
+    (root / "empty").mkdir()
+    (root / "words.jpg").write_text("no picture")
+    (root / "words.mp4").write_text("no video")
+    good = root / "good.png"
+    cv2.imwrite(str(good), np.zeros((60, 60, 3), np.uint8))
+
+    def message(*inputs, out=root / "drawn", more=()):
+        with pytest.raises(UserError) as error:
+            demo.main([*words(root, *map(str, inputs)), "--out", str(out), *more])
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert "no picture, folder or video" in message(root / "gone.jpg")
+    assert "holds no picture or video" in message(root / "empty")
+    assert "is a file" in message(good, out=root / "words.jpg")
+    assert "would be overwritten" in message(good, out=root)
+    assert "between 0 and 1" in message(good, more=("--threshold", "30"))
+    assert not (root / "drawn").exists()
+    bad = message(root / "words.jpg", root / "words.mp4", good)
+    assert "2 of 3 inputs could not be read" in bad and "words.mp4" in bad
+    assert [file.name for file in (root / "drawn").iterdir()] == ["good.png"]
