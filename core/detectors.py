@@ -19,6 +19,7 @@ from core.batch import Detections
 from core.checkpoint import load_weights, newest_snapshot, read_meta, read_weights, snapshot_path
 from core.class_names import COCO_CLASS_NAMES
 from core.config import CONFIG_DIR, Config, load_config
+from core.device import choose_device
 from core.errors import UserError
 from core.models.detector import Detector
 from core.sample.loader import read_image
@@ -117,7 +118,7 @@ def load_detector(
     config = load_config(name, suffix, overrides, config_dir)
     run = config.name.removesuffix(f"-{suffix}") if suffix else config.name
     path, iteration = _find_snapshot(config, run, snapshot)
-    chosen = _choose_device(device)
+    chosen = choose_device(device)
     meta = read_meta(path)
     if meta is not None:
         class_names, iteration = meta.class_names, meta.iteration
@@ -135,7 +136,8 @@ def read_picture(path: str | Path) -> np.ndarray:
     Raises:
         UserError: no such file, or not a picture.
     """
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         raise UserError(f"there is no picture {path}")
     image = read_image(path)
     if image is None:
@@ -158,16 +160,6 @@ def _find_snapshot(
         folder = snapshot_path(cache_dir, run, 0).parent
         raise UserError(f"there is no snapshot in {folder}; train {run} first, or name a file")
     return newest
-
-
-def _choose_device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split("\n")[0].split())
-        raise UserError(f"device {device!s} cannot be used: {reason}") from None
 
 
 def _count_classes(config: Config, path: Path) -> int:

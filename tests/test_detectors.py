@@ -130,13 +130,13 @@ def test_not_an_image(root, image):
 def test_bad_calls(root):
     (root / "words.jpg").write_text("no picture")
     detect = load(root)
-    with pytest.raises(UserError, match="there is no picture .*nothing"):
+    with pytest.raises(UserError, match=r"there is no picture .*nothing"):
         detect(root / "nothing.jpg")
-    with pytest.raises(UserError, match="words.jpg is not a picture"):
+    with pytest.raises(UserError, match=r"words.jpg is not a picture"):
         detect(root / "words.jpg")
-    with pytest.raises(UserError, match="there is no snapshot .*_77.pkl.*20"):
+    with pytest.raises(UserError, match=r"there is no snapshot .*_77.pkl.*20"):
         load(root, 77)
-    with pytest.raises(UserError, match="there is no snapshot .*else.pkl"):
+    with pytest.raises(UserError, match=r"there is no snapshot .*else.pkl"):
         load(root, "else.pkl")
     with pytest.raises(UserError, match="device warp cannot be used"):
         load_detector("CornerNet-tiny", device="warp", config_dir=root / "configs")
@@ -151,7 +151,7 @@ def test_no_gpu(root):
 
 def test_nothing_trained_yet(tmp_path):
     write_config(tmp_path)
-    with pytest.raises(UserError, match="there is no snapshot in .*; train CornerNet-tiny first"):
+    with pytest.raises(UserError, match=r"there is no snapshot in .*; train CornerNet-tiny first"):
         load(tmp_path)
 
 
@@ -161,5 +161,5 @@ def test_weights_of_another_network(root, sidecar):
     torch.save({"module.body.weight": torch.zeros(3)}, path)
     if not sidecar:
         path.with_suffix(".json").unlink()
-    with pytest.raises(UserError, match="does not fit this network.*missing"):
+    with pytest.raises(UserError, match=r"does not fit this network.*missing"):
         load(root)

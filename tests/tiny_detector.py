@@ -39,7 +39,7 @@ def write_config(root: Path, name: str = "CornerNet-tiny", **db) -> Path:
 def write_snapshot(
     root: Path, iteration: int, class_names: tuple[str, ...], name: str = "CornerNet-tiny"
 ) -> Path:
-    """Writes a snapshot of that config, with weights of its iteration that find objects in noise."""
+    """Writes a snapshot of that config, with weights that find objects in noise."""
     config = load_config(name, config_dir=root / "configs")
     torch.manual_seed(iteration)
     network = models.build(config, len(class_names)).network

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from core.batch import Detections
 from core.detectors import LoadedDetector, read_picture
 from core.errors import UserError
 from core.evaluation.draw import draw_detections
+from core.evaluation.report import progress
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def _draw_video(detector: LoadedDetector, file: Path, target: Path, threshold: f
     total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     writer, frames, objects = None, 0, 0
     try:
-        for image in tqdm(_frames(video), total=max(total, 0) or None, unit="frame", disable=None):
+        for image in progress(_frames(video), max(total, 0) or None, "frame"):
             found = _above(detector.detections(image), threshold)
             drawn = _drawn(image, found, detector)
             if writer is None:

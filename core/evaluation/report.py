@@ -1,11 +1,16 @@
-"""Results and figures as files and as text."""
+"""Results and figures as files and as text, and a progress bar."""
 
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from tqdm import tqdm
 
 from core.files import write_together
+
+T = TypeVar("T")
 
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
@@ -30,3 +35,9 @@ def class_table(ap_by_class: Mapping[str, float | None], columns: int = 3) -> st
     ]
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     return "\n".join(" " + "    ".join(row) for row in rows)
+
+
+def progress(items: Iterable[T], total: int | None, unit: str) -> Iterator[T]:
+    """Passes items on under a progress bar; where nobody looks on, it is a line now and then."""
+    interval = 0.5 if sys.stderr.isatty() else 30
+    return iter(tqdm(items, total=total, unit=unit, mininterval=interval, dynamic_ncols=True))

@@ -2,13 +2,12 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from core.batch import Detections
 from core.dbs.coco import CocoDetection
@@ -18,7 +17,7 @@ from core.errors import UserError
 from core.evaluation.coco import coco_results, score_results
 from core.evaluation.draw import draw_detections, side_by_side
 from core.evaluation.pictures import decoded_pictures
-from core.evaluation.report import class_table, write_json
+from core.evaluation.report import class_table, progress, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +28,7 @@ _DRAWN_PICTURES = 200
 _DRAWN_SCORE = 0.3
 
 
-def evaluate_detector(
-    detector: LoadedDetector, split: str, *, workers: int, debug: bool = False
-) -> dict[str, Any]:
+def evaluate_detector(detector: LoadedDetector, split: str, debug: bool = False) -> dict[str, Any]:
     """Evaluates a detector on a split of its config's data set.
 
     Files go into ``<result_dir>/<config>/<iteration>/<split>/``; see :func:`evaluate_database`.
@@ -39,7 +36,6 @@ def evaluate_detector(
     Args:
         detector: with its weights.
         split: a key of :data:`SPLITS`.
-        workers: processes that decode pictures.
         debug: draw pictures.
 
     Raises:
@@ -62,7 +58,7 @@ def evaluate_detector(
         database,
         Path(config.system.result_dir) / config.name / iteration / split,
         about,
-        workers=workers,
+        workers=config.system.workers,
         reference_scoring=config.db.reference_scoring,
         debug=debug,
     )
@@ -119,8 +115,8 @@ def evaluate_database(
     """
     start = time.perf_counter()
     found = []
-    pictures = _with_progress(decoded_pictures(database, workers), len(database))
-    for index, image in enumerate(pictures):
+    pictures = decoded_pictures(database, workers)
+    for index, image in enumerate(progress(pictures, len(database), "picture")):
         found.append(detect(image))
         if debug and index < _DRAWN_PICTURES:
             _draw(folder / "debug", image, found[index], database, index)
@@ -152,10 +148,6 @@ def evaluate_database(
         folder,
     )
     return metrics
-
-
-def _with_progress(pictures: Iterator[np.ndarray], total: int) -> Iterator[np.ndarray]:
-    return iter(tqdm(pictures, total=total, desc="detecting", unit="picture", disable=None))
 
 
 def _draw(
