@@ -1,0 +1,62 @@
+// What each pass does at one position of the scan, with one line of the scan in each lane.
+// Included once per instruction set, as vectors.h is.
+//
+// The forward pass carries the running maximum. The backward pass goes over the lines twice, so that
+// gradients are added in scan order: `Sum` leaves the running sum of each maximum's gradients in a
+// scratch buffer, and `Settle` comes back from the scan's end and hands the whole sum, which stands
+// where a maximum ends, to the position where it started.
+
+#include "vectors.h"
+
+namespace cpools::cpu::CPOOLS_ISA {
+
+template <class Lanes>
+struct Forward {
+  using L = Lanes;
+  static constexpr bool kFromScratch = false, kToScratch = false, kWritesRecord = true;
+  typename L::Vector running = typename L::Vector{} - __builtin_inff();
+
+  CPOOLS_INLINE void step(
+      const typename L::Vector& x, const typename L::Bits& mark, typename L::Bits& record,
+      typename L::Vector& y) {
+    const typename L::Mask starts = (x > running) | (x != x);
+    running = starts ? x : running;
+    record |= (typename L::Bits)starts & mark;
+    y = running;
+  }
+};
+
+template <class Lanes>
+struct Sum {
+  using L = Lanes;
+  static constexpr bool kFromScratch = false, kToScratch = true, kWritesRecord = false;
+  typename L::Vector running = {};
+
+  CPOOLS_INLINE void step(
+      const typename L::Vector& grad, const typename L::Bits& mark, typename L::Bits& record,
+      typename L::Vector& sum) {
+    const typename L::Mask starts = (record & mark) != 0;
+    running = starts ? grad : running + grad;
+    sum = running;
+  }
+};
+
+template <class Lanes>
+struct Settle {
+  using L = Lanes;
+  static constexpr bool kFromScratch = true, kToScratch = false, kWritesRecord = false;
+  typename L::Vector total = {};
+  typename L::Mask ends = ~typename L::Mask{};
+
+  CPOOLS_INLINE void step(
+      const typename L::Vector& sum, const typename L::Bits& mark, typename L::Bits& record,
+      typename L::Vector& grad_input) {
+    const typename L::Vector zero = {};
+    const typename L::Mask starts = (record & mark) != 0;
+    total = ends ? sum : total;
+    grad_input = starts ? total : zero;
+    ends = starts;
+  }
+};
+
+}  // namespace cpools::cpu::CPOOLS_ISA

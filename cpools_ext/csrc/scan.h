@@ -1,0 +1,33 @@
+// What the CPU and the CUDA kernels are told: plain numbers and pointers, no tensors.
+#pragma once
+
+#include <cstdint>
+
+namespace cpools {
+
+enum class Element { kFloat32, kFloat64, kBFloat16, kFloat16 };
+
+// A dense tensor seen as [outer, length, inner]; the scan runs along `length`, from the last
+// position to the first when `reverse`. The record holds one bit an element, packed along the
+// scan: byte [o, i / 8, c], bit i % 8 is set where a new maximum starts.
+struct Scan {
+  Element element;
+  int64_t outer, length, inner;
+  bool reverse;
+
+  int64_t record_length() const { return (length + 7) / 8; }
+};
+
+namespace cpu {
+void forward(const Scan& scan, const void* input, void* output, uint8_t* record);
+void backward(const Scan& scan, const void* grad, const uint8_t* record, void* grad_input);
+}  // namespace cpu
+
+namespace cuda {
+// Both run on `stream` (a cudaStream_t) of the current device.
+void forward(const Scan& scan, const void* input, void* output, uint8_t* record, void* stream);
+void backward(
+    const Scan& scan, const void* grad, const uint8_t* record, void* grad_input, void* stream);
+}  // namespace cuda
+
+}  // namespace cpools

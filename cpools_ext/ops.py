@@ -1,0 +1,149 @@
+"""Corner pooling: schemas, fake kernels, autograd, and the functions that call the operators."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import Library, register_autograd, register_fake, register_vmap
+
+from cpools_ext import native, reference
+
+# Dimension and sense of the scan in [..., H, W]: "top" is the maximum from a row downwards,
+# scanned from the last row upwards.
+DIRECTIONS: dict[str, tuple[int, bool]] = {
+    "top": (-2, True),
+    "bottom": (-2, False),
+    "left": (-1, True),
+    "right": (-1, False),
+}
+
+_library = Library("cpools_ext", "DEF")
+_library.define("corner_pool(Tensor x, int dim, bool reverse) -> (Tensor, Tensor)")
+_library.define("corner_pool_backward(Tensor grad, Tensor record, int dim, bool reverse) -> Tensor")
+
+
+def corner_pool(x: Tensor, direction: str) -> Tensor:
+    """Corner pooling: the running maximum of each line of a map (CornerNet, section 3.2).
+
+    On ties the gradient goes to the element that the scan met first. NaN spreads along the scan
+    as in :func:`torch.cummax`.
+
+    Args:
+        x: Tensor[..., H, W], float32, float64, bfloat16 or float16; channels_last is kept.
+        direction: ``"top"``: ``y[i] = max(x[i:])`` along H; ``"bottom"``: ``max(x[:i+1])`` along
+            H; ``"left"`` and ``"right"``: the same along W.
+
+    Returns:
+        Tensor[..., H, W] of the dtype of ``x``.
+
+    Raises:
+        ValueError: unknown direction, a dtype that is not floating, fewer than two dimensions.
+    """
+    if direction not in DIRECTIONS:
+        raise ValueError(f"direction {direction!r} must be one of {', '.join(DIRECTIONS)}")
+    if x.dim() < 2 or not x.is_floating_point():
+        raise ValueError(
+            f"corner pooling takes a floating tensor [..., H, W], not {x.dtype} {tuple(x.shape)}"
+        )
+    dim, reverse = DIRECTIONS[direction]
+    return torch.ops.cpools_ext.corner_pool(x, dim, reverse)[0]
+
+
+def _corner_pool_fallback(x: Tensor, dim: int, reverse: bool) -> tuple[Tensor, Tensor]:
+    native.announce_fallback(x.device.type)
+    layout = _layout(x)
+    maxima, record = reference.corner_pool(x, dim, reverse)
+    return maxima.contiguous(memory_format=layout), record.contiguous(memory_format=layout)
+
+
+def _corner_pool_backward_fallback(grad: Tensor, record: Tensor, dim: int, reverse: bool) -> Tensor:
+    layout = _layout(grad)
+    return reference.corner_pool_backward(grad, record, dim, reverse).contiguous(
+        memory_format=layout
+    )
+
+
+def _corner_pool_fake(x: Tensor, dim: int, reverse: bool) -> tuple[Tensor, Tensor]:
+    layout = _layout(x)
+    sizes = list(x.shape)
+    maxima = torch.empty(sizes, dtype=x.dtype, device=x.device, memory_format=layout)
+    sizes[dim] = (sizes[dim] + reference.RECORD_BITS - 1) // reference.RECORD_BITS
+    return maxima, torch.empty(sizes, dtype=torch.uint8, device=x.device, memory_format=layout)
+
+
+def _corner_pool_backward_fake(grad: Tensor, record: Tensor, dim: int, reverse: bool) -> Tensor:
+    return torch.empty(
+        grad.shape, dtype=grad.dtype, device=grad.device, memory_format=_layout(grad)
+    )
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    """The memory format of the results: channels_last where ``x`` has it, else contiguous."""
+    channels_last = torch.channels_last
+    if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=channels_last):
+        return channels_last
+    return torch.contiguous_format
+
+
+def _setup_context(
+    ctx: Any, inputs: tuple[Tensor, int, bool], output: tuple[Tensor, Tensor]
+) -> None:
+    _, ctx.dim, ctx.reverse = inputs
+    ctx.save_for_backward(output[1])
+    ctx.set_materialize_grads(False)  # the record has no gradient
+
+
+def _corner_pool_autograd(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor, None, None]:
+    (record,) = ctx.saved_tensors
+    result = torch.ops.cpools_ext.corner_pool_backward(grad, record, ctx.dim, ctx.reverse)
+    return result, None, None
+
+
+def _double_backward(ctx: Any, grad: Tensor) -> None:
+    raise NotImplementedError("corner pooling has no second derivative (double backward)")
+
+
+def _to_front(x: Tensor, dim: int | None, size: int) -> Tensor:
+    """Moves the batch dimension of vmap to the front, or makes one."""
+    return x.movedim(dim, 0) if dim is not None else x.expand(size, *x.shape)
+
+
+def _from_end(x: Tensor, batch_dim: int | None, dim: int) -> int:
+    """The dimension counted from the end, which a batch dimension in front does not move."""
+    rank = x.dim() - (batch_dim is not None)
+    return dim if dim < 0 else dim - rank
+
+
+def _corner_pool_vmap(
+    info: Any, in_dims: tuple[int | None, ...], x: Tensor, dim: int, reverse: bool
+) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+    dim = _from_end(x, in_dims[0], dim)
+    x = _to_front(x, in_dims[0], info.batch_size)
+    return torch.ops.cpools_ext.corner_pool(x, dim, reverse), (0, 0)
+
+
+def _corner_pool_backward_vmap(
+    info: Any,
+    in_dims: tuple[int | None, ...],
+    grad: Tensor,
+    record: Tensor,
+    dim: int,
+    reverse: bool,
+) -> tuple[Tensor, int]:
+    dim = _from_end(grad, in_dims[0], dim)
+    grad = _to_front(grad, in_dims[0], info.batch_size)
+    record = _to_front(record, in_dims[1], info.batch_size)
+    return torch.ops.cpools_ext.corner_pool_backward(grad, record, dim, reverse), 0
+
+
+_library.impl("corner_pool", _corner_pool_fallback, "CompositeExplicitAutograd")
+_library.impl("corner_pool_backward", _corner_pool_backward_fallback, "CompositeExplicitAutograd")
+register_fake("cpools_ext::corner_pool", _corner_pool_fake, lib=_library)
+register_fake("cpools_ext::corner_pool_backward", _corner_pool_backward_fake, lib=_library)
+register_autograd(
+    "cpools_ext::corner_pool", _corner_pool_autograd, setup_context=_setup_context, lib=_library
+)
+register_autograd("cpools_ext::corner_pool_backward", _double_backward, lib=_library)
+register_vmap("cpools_ext::corner_pool", _corner_pool_vmap, lib=_library)
+register_vmap("cpools_ext::corner_pool_backward", _corner_pool_backward_vmap, lib=_library)
+native.load()
