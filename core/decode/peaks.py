@@ -22,7 +22,7 @@ def top_peaks(heatmap: Tensor, k: int, kernel: int) -> tuple[Tensor, Tensor, Ten
         labels, ys, xs: int64 [B, k], class and cell; 0 where there is no peak.
     """
     assert kernel % 2 == 1, kernel
-    heatmap = heatmap.detach()
+    heatmap = heatmap.detach().contiguous()
     if not heatmap.is_cuda:
         # An image row is worth a look if its highest cell is. Four rows for each peak wanted are
         # enough unless many of them belong to few peaks.
