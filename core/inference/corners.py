@@ -95,7 +95,7 @@ def place(image: np.ndarray, scale: float) -> tuple[np.ndarray, tuple[int, int],
 
 def normalize(canvas: np.ndarray, mirrored: bool) -> Tensor:
     """uint8 [H, W, 3] as normalised float32 [1, 3, H, W], or [2, 3, H, W] with its mirror image."""
-    image = torch.from_numpy(canvas).permute(2, 0, 1)[None]
+    image = torch.from_numpy(canvas).permute(2, 0, 1)[None].contiguous()
     images = apply_color(image, torch.from_numpy(NORMALIZE)[None])
     return torch.cat([images, images.flip(3)]) if mirrored else images
 
