@@ -73,6 +73,22 @@ class Batch:
         unreadable = self.unreadable
         return replace(self._map(lambda tensor: tensor[rows]), unreadable=unreadable)
 
+    def __getstate__(self) -> dict[str, Tensor | np.ndarray | None]:
+        """What travels between processes: the images in shared memory, all else by value.
+
+        A tensor in shared memory costs a connection between the processes: more than small tensors
+        are worth. The batch must be on the CPU.
+        """
+        return {
+            name: tensor if tensor is None or name == "images" else tensor.numpy()
+            for name, tensor in vars(self).items()
+        }
+
+    def __setstate__(self, state: dict[str, Tensor | np.ndarray | None]) -> None:
+        for name, value in state.items():
+            tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+            object.__setattr__(self, name, tensor)
+
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         """Applies ``function`` to every tensor."""
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -82,13 +98,19 @@ class Batch:
         )
 
 
-def collate(samples: list[Sample], index: list[int], unreadable: list[int] | None = None) -> Batch:
+def collate(
+    samples: list[Sample],
+    index: list[int],
+    unreadable: list[int] | None = None,
+    images: Tensor | None = None,
+) -> Batch:
     """Stacks samples of one size into a batch; objects are padded to the picture with the most.
 
     Args:
         samples: B samples whose images have one shape.
         index: B numbers of the pictures in their database.
         unreadable: numbers of pictures that were replaced because they could not be decoded.
+        images: uint8 [B, 3, height, width], the samples' images if they are stacked already.
     """
     counts = np.array([len(sample.boxes) for sample in samples])
     objects = max(1, counts.max())
@@ -102,8 +124,10 @@ def collate(samples: list[Sample], index: list[int], unreadable: list[int] | Non
         labels[row, : counts[row]] = sample.labels
         if usable is not None:
             usable[row, : counts[row]] = sample.usable
+    if images is None:
+        images = torch.from_numpy(np.stack([sample.image for sample in samples]))
     return Batch(
-        images=torch.from_numpy(np.stack([sample.image for sample in samples])),
+        images=images,
         boxes=torch.from_numpy(boxes),
         labels=torch.from_numpy(labels),
         counts=torch.from_numpy(counts.astype(np.int64)),

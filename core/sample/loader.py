@@ -6,17 +6,22 @@ without replaying anything.
 """
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from core.batch import Batch, Sample, collate
 from core.dbs.coco import CocoDetection
+from core.dbs.pictures import decode_picture
 from core.sample.unreadable import most_tolerated
 
 SampleFunction = Callable[[np.ndarray, np.ndarray, np.ndarray, np.random.Generator | None], Sample]
@@ -24,13 +29,11 @@ Position = tuple[int, int]  # epoch, number of the picture in its database
 Item = tuple[Sample, int, list[int]]
 
 
-def read_image(path: Path | str) -> np.ndarray | None:
+def read_image(path: Path) -> np.ndarray | None:
     """Reads a picture: uint8 [h, w, 3], BGR; None where it is missing, cut short or no picture."""
     try:
-        content = np.fromfile(path, np.uint8)
-        # Unlike imread, imdecode refuses a JPEG that ends early instead of filling it with gray.
-        return cv2.imdecode(content, cv2.IMREAD_COLOR)
-    except (OSError, cv2.error):
+        return decode_picture(path.read_bytes())
+    except OSError:
         return None
 
 
@@ -73,6 +76,33 @@ class TrainingPictures(Dataset[Item]):
             unreadable.append(number)
         nothing = np.zeros((64, 64, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, int)
         return self.sample(*nothing, rng), index, unreadable
+
+    def __getitems__(self, positions: list[Position]) -> Batch:
+        """Makes a batch; the loader calls this in place of ``self[position]`` one by one."""
+        samples: list[Sample] = []
+        numbers: list[int] = []
+        unreadable: list[int] = []
+        images = torch.empty(0)
+        for row, position in enumerate(positions):
+            sample, number, passed_over = self[position]
+            if not samples:
+                images = _empty_images((len(positions), *sample.image.shape))
+            # Written to its place at once, the sample's own copy is freed for the next one's use:
+            # fresh memory costs a worker more time than filling it.
+            rows = images.numpy()
+            rows[row] = sample.image
+            samples.append(replace(sample, image=rows[row]))
+            numbers.append(number)
+            unreadable += passed_over
+        return collate(samples, numbers, unreadable, images)
+
+
+def _empty_images(shape: tuple[int, ...]) -> Tensor:
+    """uint8 memory, in a worker such that the training process can map it instead of a copy."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 class ShuffledStream(Sampler[list[Position]]):
@@ -163,7 +193,7 @@ def _loader(
         pictures,
         batch_sampler=order,
         num_workers=workers,
-        collate_fn=_collate_items,
+        collate_fn=_as_it_is,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # or it would draw from the global one
@@ -172,9 +202,8 @@ def _loader(
     )
 
 
-def _collate_items(items: list[Item]) -> Batch:
-    samples, numbers, unreadable = zip(*items, strict=True)
-    return collate(list(samples), list(numbers), list(itertools.chain(*unreadable)))
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _start_worker(worker: int) -> None:
