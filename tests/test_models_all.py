@@ -1,0 +1,159 @@
+"""What holds for every model; one that is added is tested by its entry in ``MODELS``."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from model_builders import (
+    SMALL,
+    manifest,
+    published_detector,
+    small_detector,
+)
+from torch import nn
+
+from core.models import MODELS
+
+NAMES = sorted(MODELS)
+TRAINABLE = {"CornerNet": 201_035_212, "CornerNet_Squeeze": 31_771_852}
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+def picture_batch(count, seed=0, height=63, width=47):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, height, width, generator=generator)
+
+
+def flat(outputs):
+    return [map_ for maps in outputs for map_ in maps]
+
+
+def test_every_model_is_in_the_lists_of_these_tests(name):
+    assert name in SMALL and name in TRAINABLE
+
+
+def test_state_dict_is_the_reference_s(name):
+    network = published_detector(name).network
+    entries = [[f"module.{key}", list(value.shape)] for key, value in network.state_dict().items()]
+    assert entries == manifest(name)
+    assert sum(value.numel() for value in network.parameters()) == TRAINABLE[name]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_step_gives_every_parameter_a_gradient(name, count):
+    network = small_detector(name).network
+    outputs = network(picture_batch(count))
+    sum(map_.float().square().sum() for map_ in flat(outputs)).backward()
+    for key, value in network.named_parameters():
+        assert value.grad is not None and value.grad.isfinite().all(), key
+        assert value.grad.abs().max() > 0, key
+
+
+def test_training_gives_every_stack_and_evaluation_the_last(name):
+    network = small_detector(name).network
+    images = picture_batch(2)
+    stacks = network(images)
+    assert len(stacks) == 2
+    for maps in stacks:
+        assert all(map_.shape[0] == 2 and map_.shape[2:] == (16, 12) for map_ in maps)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    stacks = network(images)
+    (last,) = network.eval()(images)
+    for map_, expected in zip(last, stacks[-1], strict=True):
+        torch.testing.assert_close(map_, expected)
+
+
+def test_a_batch_is_its_pictures(name):
+    network = small_detector(name).network.eval()
+    images = picture_batch(3)
+    with torch.no_grad():
+        together = flat(network(images))
+        alone = [flat(network(image[None])) for image in images]
+    for map_, *parts in zip(together, *alone, strict=True):
+        torch.testing.assert_close(map_, torch.cat(parts), rtol=1e-4, atol=1e-5)
+
+
+def test_other_sizes_of_pictures(name):
+    network = small_detector(name).network.eval()
+    with torch.no_grad():
+        (maps,) = network(picture_batch(1, height=127, width=255))
+    assert all(map_.shape[2:] == (32, 64) for map_ in maps)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_inputs_are_left_as_they_are(name, training):
+    network = small_detector(name).network.train(training)
+    images = picture_batch(2)
+    kept = images.clone()
+    network(images)
+    assert torch.equal(images, kept)
+
+
+def test_channels_last_gives_the_same(name):
+    network = small_detector(name).network
+    other = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    images = picture_batch(2)
+    expected = flat(network(images))
+    outputs = flat(other(images.to(memory_format=torch.channels_last)))
+    for map_, wanted in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(map_, wanted, rtol=1e-3, atol=1e-3)
+    for a in (expected, outputs):
+        sum(map_.square().mean() for map_ in a).backward()
+    gradients = dict(network.named_parameters())
+    for key, value in other.named_parameters():
+        wanted = gradients[key].grad
+        assert (value.grad - wanted).norm() <= 1e-2 * wanted.norm() + 1e-5, key
+
+
+def test_bfloat16_autocast_is_near_float32(name):
+    network = small_detector(name).network
+    images = picture_batch(2)
+    expected = flat(network(images))
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = flat(network(images))
+    for map_, wanted in zip(outputs, expected, strict=True):
+        assert map_.dtype == torch.bfloat16
+        assert (map_.float() - wanted).abs().mean() < 0.1 * wanted.std() + 0.02
+    sum(map_.float().square().mean() for map_ in outputs).backward()
+    assert all(value.grad.isfinite().all() for value in network.parameters())
+
+
+def test_exports_without_breaks(name):
+    network = small_detector(name).network.eval()
+    images = picture_batch(1)
+    program = torch.export.export(network, (images,))
+    for map_, wanted in zip(flat(program.module()(images)), flat(network(images)), strict=True):
+        torch.testing.assert_close(map_, wanted)
+
+
+def test_class_head_keys_are_the_entries_that_depend_on_the_class_count(name):
+    three, five = (small_detector(name, count) for count in (3, 5))
+    other = five.network.state_dict()
+    differing = {
+        key for key, value in three.network.state_dict().items() if value.shape != other[key].shape
+    }
+    assert three.class_head_keys == five.class_head_keys
+    assert differing == {key for key in other if key.startswith(three.class_head_keys)}
+
+
+def test_a_picture_goes_all_the_way(name):
+    """Sample, targets, losses, decode and infer fit each other and the network."""
+    detector = small_detector(name, reference_scoring=False)
+    image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    boxes = np.array([[10, 12, 60, 50]], np.float32)
+    sample = detector.sample(image, boxes, np.array([2]), None)
+    assert sample.image.shape == (3, 63, 47)
+
+    def predict(images):
+        with torch.no_grad():
+            return detector.decode(detector.network.eval()(images))
+
+    found = detector.infer(image, predict)
+    assert (found.boxes[:, 2] <= 90).all() and (found.labels < 3).all()
