@@ -49,7 +49,7 @@ def main(words: list[str]) -> int:
             log=log,
         )
     except (Stopped, NonFiniteLoss) as reason:
-        logger.error("training stopped: %s", reason)
+        logger.error("training stopped: %s", reason, exc_info=reason.__cause__)
         if training.saved is not None:
             logger.error("to go on: %s", _resume_command(options, training.saved))
         return 1

@@ -7,6 +7,7 @@ parallelism. Without ``chunk_sizes`` the batch is one chunk.
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -25,6 +26,8 @@ from core.sample.unreadable import UnreadablePictures
 from core.schedule import learning_rate_at, set_learning_rate_
 from core.signals import Signals
 from core.targets.color import apply_color
+
+_DYING = 0.2  # seconds; a worker closes its pipes a moment before its death is told
 
 
 class _Step(NamedTuple):
@@ -78,7 +81,10 @@ def train(
     done, saved = start, start
     queued: _Step | None = None
     with Signals() as signals, log:
-        stream, validation = iter(batches), iter(validation_batches or ())
+        stream, validation = (
+            iter(batches),
+            iter(() if validation_batches is None else validation_batches),
+        )
         signals.hold_worker_deaths()
         try:
             for iteration in range(start + 1, system.max_iter + 1):
@@ -91,7 +97,7 @@ def train(
                 terms = train_step(detector, optimizer, batch, system, device)
                 _report(queued, log, database)
                 queued, done = _fetch(iteration, terms, batch, rate), iteration
-                if validation_batches and system.val_iter and iteration % system.val_iter == 0:
+                if validation_batches is not None and iteration % system.val_iter == 0:
                     batch = _next_batch(validation, signals)
                     log.validation(iteration, validate(detector, batch, system, device))
                     network.train()
@@ -184,17 +190,23 @@ def _mean(every_terms: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def _next_batch(stream: Iterator[Batch], signals: Signals) -> Batch:
     """Takes the next batch; looks before and after it whether somebody asked for the end."""
-    try:
-        signals.raise_worker_death()
-        batch = None if signals.asked else next(stream)
-    except UserError:
-        raise
-    except Exception as error:
-        if not signals.asked:  # a signal to the whole process group ends the workers too
-            raise Stopped(f"the loader failed: {error}") from error
-        batch = None
-    if batch is None or signals.asked:
+    death, failure, batch = signals.worker_death(), None, None
+    if death is None and not signals.asked:
+        try:
+            batch = next(stream)
+        except UserError:
+            raise
+        except Exception as error:
+            time.sleep(_DYING)
+            death, failure = signals.worker_death(), error
+            if death is None and str(error).startswith("DataLoader worker (pid"):
+                death = str(error).strip()
+    if signals.asked:  # sent to all processes, the signal ended the workers too
         raise Stopped(f"{signals.asked} was received")
+    if death is not None:
+        raise Stopped(f"the loader failed: {death}")
+    if batch is None:
+        raise Stopped(f"the loader failed: {failure}") from failure
     return batch
 
 

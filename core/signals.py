@@ -51,15 +51,20 @@ class Signals:
         if sys.platform != "win32" and callable(signal.getsignal(signal.SIGCHLD)):
             self._hold(signal.SIGCHLD, self._child)
 
-    def raise_worker_death(self) -> None:
-        """Lets PyTorch's handler look at the workers, if one of the process's children ended.
+    def worker_death(self) -> str | None:
+        """What PyTorch's handler says of the workers, if a child ended since the last call.
 
-        Raises:
-            RuntimeError: a loader worker died; the message says which, and of what.
+        Returns:
+            Which worker died, and of what; None if all live.
         """
-        if self._child_died:
-            self._child_died = False
+        if not self._child_died:
+            return None
+        self._child_died = False
+        try:
             self._previous[signal.SIGCHLD](signal.SIGCHLD, None)
+        except RuntimeError as error:
+            return str(error).strip()
+        return None
 
     def _hold(self, number: int, handler: Callable[[int, FrameType | None], None]) -> None:
         if threading.current_thread() is threading.main_thread():

@@ -107,10 +107,16 @@ def test_weights_take_their_place_last(saved, monkeypatch):
     path, _ = saved
     order = []
     replace = os.replace
-    monkeypatch.setattr(os, "replace", lambda a, b: (order.append(Path(b)), replace(a, b)))
+
+    def record(source, target):
+        order.append((Path(target), path.exists()))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", record)
     checkpoint.save_snapshot(path, Network(), {}, META)
-    assert len(order) == 3
-    assert order[-1] == path
+    # The old weights are gone before their new companions come.
+    assert [there for _, there in order] == [False] * 3
+    assert order[-1][0] == path
 
 
 def test_another_class_count_is_an_error_unless_fine_tuning(saved):

@@ -122,7 +122,7 @@ def test_outside_the_main_thread_signals_are_left_alone():
     def body():
         with Signals() as signals:
             signals.hold_worker_deaths()
-            signals.raise_worker_death()
+            assert signals.worker_death() is None
 
     thread = threading.Thread(target=body)
     thread.start()
@@ -203,8 +203,9 @@ def test_a_signal_to_the_whole_process_group_is_no_failure(tmp_path):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_in_a_sample_saves_and_says_where(tmp_path, workers):
     attempt = Attempt(tmp_path, loader(workers, fail_at=8))
-    with pytest.raises(Stopped, match="the sample is broken"):
+    with pytest.raises(Stopped, match="the sample is broken") as caught:
         attempt.run()
+    assert isinstance(caught.value.__cause__, ValueError)
     assert attempt.saved == [2]
 
 

@@ -1,0 +1,244 @@
+"""train.py from the command line's words to snapshots, messages and exit codes."""
+
+import json
+import logging
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import NAME, words, write_config, write_training
+
+import train
+from core import checkpoint, errors
+from core.errors import UserError
+from core.log import read_log
+
+REPOSITORY = Path(train.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of four steps, with snapshots of steps 2 and 4."""
+    root = tmp_path_factory.mktemp("trained")
+    write_training(root)
+    assert train.main(words(root)) == 0
+    return root
+
+
+@pytest.fixture
+def root(trained, tmp_path):
+    """A copy of :func:`trained` that a test may spoil."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    write_config(tmp_path)
+    return tmp_path
+
+
+def snapshot(root, iteration, name=NAME):
+    return checkpoint.snapshot_path(root / "cache", name, iteration)
+
+
+def test_a_run_leaves_snapshots_and_a_log(trained):
+    folder = trained / "cache" / "nnet" / NAME
+    suffixes = (".json", ".pkl", ".train.pt")
+    expected = [f"{NAME}_{step}{suffix}" for step in (2, 4) for suffix in suffixes]
+    assert sorted(file.name for file in folder.iterdir()) == sorted([*expected, "log.jsonl"])
+    lines = read_log(folder / "log.jsonl")
+    assert [line["iteration"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+    assert [line["iteration"] for line in lines if "validation" in line] == [2, 4]
+    assert set(lines[0]["terms"]) == {"heatmap", "pull", "push", "offset"}
+    meta = checkpoint.read_meta(snapshot(trained, 4))
+    assert (meta.name, meta.iteration) == (NAME, 4)
+    assert len(meta.class_names) >= 5
+    assert meta.config["system"]["batch_size"] == 3
+
+
+def test_the_start_says_what_is_to_happen(root, caplog):
+    caplog.set_level(logging.INFO)
+    assert train.main(words(root)) == 0
+    for word in ("device: cpu", "7 pictures", "parameters", "chunks of [1, 2]", "--iter 4"):
+        assert word in caplog.text
+    assert str(root / "cache" / "nnet" / NAME) in caplog.text
+
+
+def test_initialize_saves_step_0_and_ends(root):
+    write_config(root, "CornerNet_Squeeze-new")
+    assert train.main(words(root, "--initialize", name="CornerNet_Squeeze-new")) == 0
+    files = sorted(
+        file.name for file in snapshot(root, 0, "CornerNet_Squeeze-new").parent.iterdir()
+    )
+    assert files == [f"CornerNet_Squeeze-new_0{end}" for end in (".json", ".pkl", ".train.pt")]
+    assert train.main(words(root, "--iter", "0", name="CornerNet_Squeeze-new")) == 0
+    # The seed makes the weights: a run from step 0 is the run that never stopped there.
+    again, first = (
+        checkpoint.read_weights(path)
+        for path in (snapshot(root, 4, "CornerNet_Squeeze-new"), snapshot(root, 4))
+    )
+    assert all(torch.equal(again[key], value) for key, value in first.items())
+
+
+def test_bare_weights_resume_with_one_notice(root, caplog):
+    for suffix in (".json", ".train.pt"):
+        snapshot(root, 2).with_suffix(suffix).unlink()
+    assert train.main(words(root, "--iter", "2")) == 0
+    notices = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(notices) == 1
+    assert "weights alone" in notices[0]
+    lines = read_log(root / "cache" / "nnet" / NAME / "log.jsonl")
+    rates = {line["iteration"]: line["learning_rate"] for line in lines if "loss" in line}
+    assert rates == pytest.approx({1: 1e-3, 2: 1e-3, 3: 1e-3, 4: 1e-4})
+
+
+def test_another_seed_or_batch_size_resumes_with_a_notice(root, caplog):
+    more = ("--iter", "2", "--set", "system.seed=5", "--set", "system.batch_size=2")
+    assert train.main(words(root, *more, "--set", "system.chunk_sizes=[2]")) == 0
+    assert "system.seed was 317 and is 5" in caplog.text
+    assert "system.batch_size was 3 and is 2" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["--weights", "system.pretrain"])
+def test_fine_tuning_to_other_classes_lists_the_fresh_heads(root, caplog, how):
+    caplog.set_level(logging.INFO)
+    file = root / "data" / "shapes" / "annotations" / "instances_{}.json"
+    for split in ("train", "val"):
+        path = Path(str(file).format(split))
+        content = json.loads(path.read_text())
+        content["categories"].append({"id": 99, "name": "comet"})
+        path.write_text(json.dumps(content))
+    weights = str(snapshot(root, 4))
+    more = ["--weights", weights] if how == "--weights" else ["--set", f"{how}={weights}"]
+    write_config(root, "CornerNet_Squeeze-more", max_iter=1)
+    assert train.main(words(root, *more, name="CornerNet_Squeeze-more")) == 0
+    assert "freshly initialised: tl_heats.0.1.weight, tl_heats.0.1.bias" in caplog.text
+    with pytest.raises(UserError, match="comet"):
+        train.main(words(root, "--iter", "4"))
+
+
+def test_options_that_exclude_each_other(root, capsys):
+    with pytest.raises(SystemExit) as caught:
+        train.main(words(root, "--iter", "2", "--weights", "x.pkl"))
+    assert caught.value.code == 2
+    assert "not allowed with" in capsys.readouterr().err
+
+
+def spoil_cut_short(path):
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def spoil_code(path):
+    path.write_bytes(pickle.dumps({"module.a": torch.nn.Linear(1, 1)}, protocol=2))
+
+
+def spoil_other_model(path):
+    torch.save({"module.conv1.weight": torch.zeros(3)}, path)
+
+
+def spoil_training_state(path):
+    spoil_cut_short(path.with_suffix(".train.pt"))
+
+
+def spoil_meta(path):
+    path.with_suffix(".json").write_text("{")
+
+
+BAD_SNAPSHOTS = {
+    "missing": (Path.unlink, "there is no snapshot .*iterations 4"),
+    "cut short": (spoil_cut_short, "cut short"),
+    "code": (spoil_code, "refused"),
+    "another model": (spoil_other_model, r"does not fit.*missing.*1 unexpected: conv1\.weight"),
+    "training state cut short": (spoil_training_state, r"train\.pt is cut short"),
+    "broken description": (spoil_meta, "does not describe"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_SNAPSHOTS)
+def test_a_bad_snapshot_is_one_line_and_exit_code_2(root, kind, monkeypatch, caplog):
+    spoil, message = BAD_SNAPSHOTS[kind]
+    spoil(snapshot(root, 2))
+    before = {file: file.read_bytes() for file in snapshot(root, 2).parent.iterdir()}
+    lines = failure(words(root, "--iter", "2"), monkeypatch, caplog)
+    assert len(lines) == 1
+    assert re.search(message, lines[0])
+    assert {file: file.read_bytes() for file in snapshot(root, 2).parent.iterdir()} == before
+
+
+BAD_WORDS = {
+    "no such config": (["CornerNet_Squeze"], "did you mean 'CornerNet_Squeeze'"),
+    "unknown key": (["--set", "system.learning_rat=1"], "did you mean 'learning_rate'"),
+    "no data": (["--set", "system.dataset_dir=coco"], "no folder"),
+    "no split": (["--set", "system.train_split=trian"], "instances_trian.json"),
+    "no weights": (["--weights", "nowhere.pkl"], "no snapshot nowhere.pkl"),
+    "no device": (["--device", "toaster"], "toaster"),
+    "another optimiser": (["--iter", "2", "--set", "system.opt_algo=sgd"], "trained with adam"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_WORDS)
+def test_bad_words_are_one_line_and_exit_code_2(root, kind, monkeypatch, caplog):
+    more, message = BAD_WORDS[kind]
+    given = more if kind == "no such config" else words(root, *more)
+    lines = failure(given, monkeypatch, caplog)
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+def failure(given, monkeypatch, caplog):
+    """Runs the script to exit code 2; returns the lines of its errors."""
+    monkeypatch.setattr(sys, "argv", ["train.py", *given])
+    with pytest.raises(SystemExit) as caught:
+        errors.run(train.main)
+    assert caught.value.code == 2
+    messages = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
+    return [line for message in messages for line in message.splitlines()]
+
+
+def test_tensorboard_is_optional(root, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match="pip install tensorboard"):
+        train.main(words(root, "--tensorboard"))
+
+
+@pytest.mark.parametrize("what", ["SIGTERM", "a killed worker"])
+def test_an_ended_run_says_how_to_go_on(root, what):
+    """As the user meets it: a process of its own, with workers, until somebody ends it."""
+    more = ("--workers", "1", "--set", "system.max_iter=100000", "--set", "system.val_iter=0")
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *words(root, *more)],
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    log = root / "cache" / "nnet" / NAME / "log.jsonl"
+    size, started = log.stat().st_size, time.monotonic()
+    while log.stat().st_size < size + 5000 and time.monotonic() < started + 60:
+        time.sleep(0.05)
+    if what == "SIGTERM":
+        process.send_signal(signal.SIGTERM)
+    else:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        if not children.exists():
+            process.kill()
+            pytest.skip("this system does not list the children of a process")
+        os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
+    ended = time.monotonic()
+    _, output = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert time.monotonic() - ended < 20
+    assert "Traceback" not in output
+    # Whether the signal is known depends on who looks first.
+    message = (
+        "SIGTERM was received" if what == "SIGTERM" else r"DataLoader worker \(pid.* (is|exited)"
+    )
+    assert re.search(message, output)
+    newest = checkpoint.newest_snapshot(root / "cache", NAME)
+    assert newest is not None
+    assert f"{NAME}.json --iter {newest[1]} --workers 1 --device cpu --set" in output
+    steps = [line["iteration"] for line in read_log(log) if "loss" in line]
+    assert steps[-1] == newest[1] > 4
