@@ -136,6 +136,15 @@ def test_corners_in_the_last_pixel_stay_inside():
     assert targets.br_heatmap[0, :, -1, -1].tolist() == [1, 0, 0, 0, 1]
 
 
+def test_cells_are_cut_off_from_products_in_double_precision():
+    """Close to the edge of a cell, a product in single precision falls into another one."""
+    x = (np.arange(1, 160) * 639 / 160).astype(np.float32)
+    batch = make_batch([np.stack([x, x, x, x, 0 * x], 1)], 639, 639)
+    targets = corner_targets(batch, **OPTIONS | {"output_size": (160, 160)})
+    cells = [int(float(value) * (160 / 639)) for value in x]
+    assert targets.tl_index[0].tolist() == [cell * 161 for cell in cells]
+
+
 def test_batch_is_untouched():
     batch = make_batch([random_boxes(5)])
     copies = {name: value.clone() for name, value in vars(batch).items() if value is not None}
