@@ -40,3 +40,9 @@ def announce_fallback(device: str) -> None:
         device,
         load() or f"the binary was built without {device}",
     )
+
+
+def has_kernel(device: str) -> bool:
+    """Whether the operators run natively on ``"cpu"`` or ``"cuda"`` tensors."""
+    load()
+    return torch._C._dispatch_has_kernel_for_dispatch_key("cpools_ext::corner_pool", device.upper())

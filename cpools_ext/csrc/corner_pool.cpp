@@ -63,8 +63,13 @@ void launch(
   if (x.is_cuda()) {
     const c10::cuda::CUDAGuard guard(x.device());
     void* stream = c10::cuda::getCurrentCUDAStream().stream();
-    if (backward) return cuda::backward(scan, x.const_data_ptr(), bits, output.data_ptr(), stream);
-    return cuda::forward(scan, x.const_data_ptr(), output.data_ptr(), bits, stream);
+    if (!backward) {
+      return cuda::forward(
+          scan, x.const_data_ptr(), output.data_ptr(), bits, nullptr, stream);
+    }
+    const at::Tensor scratch = at::empty({cuda::scratch_bytes(scan)}, record.options());
+    return cuda::backward(
+        scan, x.const_data_ptr(), bits, output.data_ptr(), scratch.data_ptr(), stream);
   }
 #endif
   if (backward) return cpu::backward(scan, x.const_data_ptr(), bits, output.data_ptr());

@@ -24,10 +24,16 @@ void backward(const Scan& scan, const void* grad, const uint8_t* record, void* g
 }  // namespace cpu
 
 namespace cuda {
-// Both run on `stream` (a cudaStream_t) of the current device.
-void forward(const Scan& scan, const void* input, void* output, uint8_t* record, void* stream);
+// These run on `stream`, a cudaStream_t of the current device. `addend` may be null, or `output`
+// itself: what is added to the maxima of a scan whose inner size is above 1.
+void forward(
+    const Scan& scan, const void* input, void* output, uint8_t* record, const void* addend,
+    void* stream);
+// `scratch` is device memory of this many bytes, which is 0 but for long scans.
+int64_t scratch_bytes(const Scan& scan);
 void backward(
-    const Scan& scan, const void* grad, const uint8_t* record, void* grad_input, void* stream);
+    const Scan& scan, const void* grad, const uint8_t* record, void* grad_input, void* scratch,
+    void* stream);
 }  // namespace cuda
 
 }  // namespace cpools
