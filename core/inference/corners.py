@@ -64,7 +64,8 @@ def detect_corners(
         nms_threshold=nms_threshold,
         merge=merge_bbox,
         weight_exp=weight_exp,
-        reference_scoring=reference_scoring,
+        keep_stale=reference_scoring,
+        swap_scores=not reference_scoring,
     )
     kept = np.flatnonzero(keep_best(rows[:, SCORE], max_per_image))
     kept = kept[np.argsort(-rows[kept, SCORE], kind="stable")]
