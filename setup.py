@@ -15,7 +15,8 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-SOURCES = ["cpools_ext/csrc/corner_pool.cpp", "cpools_ext/csrc/cpu/corner_pool.cpp"]
+CSRC = Path("cpools_ext", "csrc")
+SOURCES = sorted(str(file) for place in (CSRC, CSRC / "cpu") for file in place.glob("*.cpp"))
 CUDA_SOURCES = ["cpools_ext/csrc/cuda/corner_pool.cu"]
 
 
