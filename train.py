@@ -14,6 +14,7 @@ import logging
 import shlex
 
 from core import engine
+from core.arguments import script_parser
 from core.config import CONFIG_DIR, load_config
 from core.device import choose_device
 from core.errors import run
@@ -35,6 +36,7 @@ def main(words: list[str]) -> int:
         training.save(0)
         return 0
     log = training.open_log(options.tensorboard)
+    logger.info("to go on after step N: %s", _resume_command(options, "N"))
     try:
         engine.train(
             training.detector,
@@ -57,12 +59,7 @@ def main(words: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("config", help="config in configs/, without .json, or a .json file")
+    parser = script_parser(__doc__)
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--iter", type=int, metavar="N", help="resume from the snapshot of step N")
     start.add_argument(
@@ -76,20 +73,11 @@ def _parser() -> argparse.ArgumentParser:
         help="save the initial weights as the snapshot of step 0, and end",
     )
     parser.add_argument("--workers", type=int, metavar="W", help="processes that make batches")
-    parser.add_argument("--device", help="cuda, cuda:1, cpu …; a GPU if there is one by default")
     parser.add_argument("--tensorboard", action="store_true", help="write a TensorBoard log too")
-    parser.add_argument("--config-dir", default=str(CONFIG_DIR), metavar="DIR", help="for configs")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="override a setting of the config, as --set system.batch_size=4",
-    )
     return parser
 
 
-def _resume_command(options: argparse.Namespace, iteration: int) -> str:
+def _resume_command(options: argparse.Namespace, iteration: int | str) -> str:
     words = ["python", "train.py", options.config, "--iter", str(iteration)]
     for name, value in vars(options).items():
         if name in ("workers", "device", "config_dir") and value not in (None, str(CONFIG_DIR)):

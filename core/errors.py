@@ -18,7 +18,8 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
     Args:
         main: takes the command-line words and returns an exit code: 0 done, 1 it failed.
 
-    A :class:`UserError` is logged as one line, without a traceback, and ends with exit code 2.
+    A :class:`UserError` is logged as one line, without a traceback, and ends with exit code 2;
+    Ctrl-C ends it with 1.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -26,4 +27,7 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
     except UserError as error:
         logger.error("error: %s", error)
         code = 2
+    except KeyboardInterrupt:
+        logger.error("stopped by Ctrl-C")
+        code = 1
     sys.exit(code)

@@ -6,12 +6,9 @@ import torch
 from model_builders import small_config, small_detector
 
 from core import models
-from core.batch import CornerMaps
 from core.config import load_config
 from core.errors import UserError
-from core.losses.corners import corner_losses
 from core.models import cornernet, cornernet_squeeze
-from core.targets.corners import CornerTargets
 
 NAMES = ["CornerNet", "CornerNet_Squeeze"]
 
@@ -115,39 +112,3 @@ def test_without_data_aug_training_pictures_are_those_of_validation(name):
         assert all(np.array_equal(vars(drawn)[key], vars(kept)[key]) for key in vars(kept))
         augmented = small_detector(name).sample(image, boxes, labels, np.random.default_rng(seed))
         assert not np.array_equal(augmented.color, kept.color)
-
-
-def corner_maps_and_targets(pictures):
-    generator = torch.Generator().manual_seed(0)
-
-    def random(*shape):
-        return torch.rand(pictures, *shape, generator=generator)
-
-    maps = CornerMaps(*(random(channels, 8, 8) for channels in (3, 3, 1, 1, 2, 2)))
-    targets = CornerTargets(
-        tl_heatmap=random(3, 8, 8).round(),
-        br_heatmap=random(3, 8, 8).round(),
-        tl_index=(random(4) * 64).long(),
-        br_index=(random(4) * 64).long(),
-        tl_offset=random(4, 2),
-        br_offset=random(4, 2),
-        mask=torch.ones(pictures, 4, dtype=torch.bool),
-    )
-    return maps, targets
-
-
-@pytest.mark.parametrize(
-    ("chunks", "pictures", "factor"),
-    [("[4, 5]", 4, 1), ("[4, 5]", 5, 1), ("[4, 5]", 3, 1.5), ("[4, 5]", 9, 0.5), ("null", 9, 1)],
-)
-def test_pull_and_push_weigh_as_in_a_published_chunk(chunks, pictures, factor):
-    overrides = [f"system.chunk_sizes={chunks}", "system.batch_size=9"]
-    with torch.device("meta"):
-        detector = models.build(load_config("CornerNet_Squeeze", overrides=overrides), 3)
-    maps, targets = corner_maps_and_targets(pictures)
-    terms = detector.losses([maps], targets)
-    expected = corner_losses([maps], targets)
-    for key in ("pull", "push"):
-        torch.testing.assert_close(terms[key], factor * expected[key])
-    for key in ("heatmap", "offset"):
-        assert terms[key] == expected[key]

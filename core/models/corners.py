@@ -1,13 +1,12 @@
 """What every detector of corners has around its network: samples, targets, losses, decoding."""
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
-from core.batch import CornerMaps, Sample
+from core.batch import Sample
 from core.config import Config
 from core.decode.corners import decode_corners
 from core.errors import UserError
@@ -15,10 +14,9 @@ from core.inference.corners import detect_corners
 from core.losses.corners import corner_losses
 from core.models.detector import Detector
 from core.sample.corners import sample_corners
-from core.targets.corners import CornerTargets, corner_targets
+from core.targets.corners import corner_targets
 
 TEST_SIDE = 128  # test pictures are padded to multiples of it, less one pixel
-PULL_PUSH_WEIGHT = 0.1  # CornerNet, section 4.1
 
 
 def corner_detector(
@@ -61,7 +59,7 @@ def corner_detector(
             gaussian_iou=db.gaussian_iou,
             gaussian_radius=db.gaussian_radius,
         ),
-        losses=partial(_published_losses, chunk_sizes=config.system.chunk_sizes),
+        losses=corner_losses,
         decode=lambda outputs: decode(outputs[-1]),
         infer=partial(
             detect_corners,
@@ -123,18 +121,3 @@ def _sample_unchanged(
 ) -> Sample:
     """``db.data_aug`` false: what validation sees, in training too; ``rng`` is not used."""
     return sample_corners(image, boxes, labels, None, **settings)
-
-
-def _published_losses(
-    outputs: list[CornerMaps], targets: CornerTargets, *, chunk_sizes: Sequence[int] | None
-) -> dict[str, Tensor]:
-    """The loss terms with the weights that they have in chunks of the published sizes.
-
-    The pull and push terms add up over the pictures of a device, the others are averages; so with
-    another number of pictures a device their weights change in the opposite proportion.
-    """
-    weight = PULL_PUSH_WEIGHT
-    pictures = len(outputs[0].tl_heatmap)
-    if chunk_sizes is not None and pictures not in chunk_sizes:
-        weight *= sum(chunk_sizes) / len(chunk_sizes) / pictures
-    return corner_losses(outputs, targets, pull_weight=weight, push_weight=weight)
