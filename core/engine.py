@@ -81,10 +81,8 @@ def train(
     done, saved = start, start
     queued: _Step | None = None
     with Signals() as signals, log:
-        stream, validation = (
-            iter(batches),
-            iter(() if validation_batches is None else validation_batches),
-        )
+        stream = iter(batches)
+        validation = iter(() if validation_batches is None else validation_batches)
         signals.hold_worker_deaths()
         try:
             for iteration in range(start + 1, system.max_iter + 1):
@@ -97,14 +95,18 @@ def train(
                 terms = train_step(detector, optimizer, batch, system, device)
                 _report(queued, log, database)
                 queued, done = _fetch(iteration, terms, batch, rate), iteration
-                if validation_batches is not None and iteration % system.val_iter == 0:
+                validates = validation_batches is not None and iteration % system.val_iter == 0
+                saves = iteration % system.snapshot == 0 or iteration == system.max_iter
+                if validates or saves:
+                    _report(queued, log, database)
+                    queued = None
+                if validates:
                     batch = _next_batch(validation, signals)
                     log.validation(iteration, validate(detector, batch, system, device))
                     network.train()
-                if iteration % system.snapshot == 0 or iteration == system.max_iter:
-                    _report(queued, log, database)
-                    queued, saved = None, iteration
+                if saves:
                     save(iteration)
+                    saved = iteration
         except (Stopped, UserError):
             _report(queued, log, database)
             if saved < done:

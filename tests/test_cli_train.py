@@ -63,7 +63,14 @@ def test_a_run_leaves_snapshots_and_a_log(trained):
 def test_the_start_says_what_is_to_happen(root, caplog):
     caplog.set_level(logging.INFO)
     assert train.main(words(root)) == 0
-    for word in ("device: cpu", "7 pictures", "parameters", "chunks of [1, 2]", "--iter 4"):
+    for word in (
+        "device: cpu",
+        "7 pictures",
+        "parameters",
+        "chunks of [1, 2]",
+        "--iter 4",
+        "--iter N",
+    ):
         assert word in caplog.text
     assert str(root / "cache" / "nnet" / NAME) in caplog.text
 
@@ -239,6 +246,9 @@ def test_an_ended_run_says_how_to_go_on(root, what):
     assert re.search(message, output)
     newest = checkpoint.newest_snapshot(root / "cache", NAME)
     assert newest is not None
-    assert f"{NAME}.json --iter {newest[1]} --workers 1 --device cpu --set" in output
+    command = output.splitlines()[-1]
+    assert f"python train.py {root}/configs/{NAME}.json --iter {newest[1]} " in command
+    for word in ("--workers 1", "--device cpu", "--set system.max_iter=100000"):
+        assert word in command
     steps = [line["iteration"] for line in read_log(log) if "loss" in line]
     assert steps[-1] == newest[1] > 4

@@ -181,7 +181,8 @@ def test_validation_every_val_iter_leaves_training_as_it_is(tmp_path):
     )
     assert seen == [0, 1, 2]
     validated = [line for line in watched_lines if "validation" in line]
-    assert sorted(line["iteration"] for line in validated) == [2, 4, 6]
+    assert [line["iteration"] for line in validated] == [2, 4, 6]
+    assert [line["iteration"] for line in watched_lines] == [1, 2, 2, 3, 4, 4, 5, 6, 6]
     assert set(validated[0]["validation"]) == {"loss", "terms"}
     assert losses(watched_lines) == losses(lines)
     for key, value in plain[-1][1].items():
