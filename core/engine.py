@@ -178,9 +178,11 @@ def _chunks(batch: Batch, sizes: tuple[int, ...] | None) -> list[Batch]:
 
 def _loss_terms(detector: Detector, chunk: Batch, system: System) -> dict[str, Tensor]:
     device_type = chunk.images.device.type
+    targets = detector.targets(chunk)  # first: they wait for the device, which is idle now
     with torch.autocast(device_type, torch.bfloat16, enabled=system.precision == "bfloat16"):
-        outputs = detector.network(apply_color(chunk.images, chunk.color))
-    return detector.losses(outputs, detector.targets(chunk))
+        images = apply_color(chunk.images, chunk.color)
+        outputs = detector.network(images, *detector.network_inputs(targets))
+    return detector.losses(outputs, targets)
 
 
 def _mean(every_terms: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -8,8 +8,14 @@ import numpy as np
 from torch import Tensor, nn
 
 from core.batch import Batch, Detections, Sample
+from core.inference.predict import Predict
 
-Predict = Callable[[Tensor], Tensor]
+Drawings = dict[str, np.ndarray]
+
+
+def no_inputs(targets: Any) -> tuple[Any, ...]:
+    """What networks take from the targets that read images alone: nothing."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -24,16 +30,23 @@ class Detector:
             [height, width, 3]; ``rng`` a numpy Generator, or None for no augmentation (validation).
         targets: ``targets(batch)`` -> what the losses compare with, on the batch's device.
         losses: ``losses(outputs, targets)`` -> weighted terms by name; their sum is minimised.
-        decode: ``decode(outputs)`` -> float32 [B, n, columns], detections in output cells.
+        decode: ``decode(outputs)`` -> float32 [B, n, columns], detections in output cells; or what
+            else ``infer`` needs.
         infer: ``infer(image, predict)`` -> Detections: image uint8 [height, width, 3];
-            ``predict(images)`` -> decoded detections of normalised float images [B, 3, h, w].
+            ``predict(images)`` -> what is decoded of normalised float images [B, 3, h, w].
         class_head_keys: prefixes of the state-dict keys whose shape depends on the class count.
+        network_inputs: ``network_inputs(targets)`` -> what the network takes beside the images
+            for its losses, in either mode (Faster R-CNN samples regions by the targets).
+        inspect: as ``infer``, and gives also drawings by name, uint8 [h, w, 3], of how the
+            detections came about; None for a detector that has nothing to show.
     """
 
     network: nn.Module
     sample: Callable[[np.ndarray, np.ndarray, np.ndarray, np.random.Generator | None], Sample]
     targets: Callable[[Batch], Any]
     losses: Callable[[Any, Any], dict[str, Tensor]]
-    decode: Callable[[Any], Tensor]
+    decode: Callable[[Any], Any]
     infer: Callable[[np.ndarray, Predict], Detections]
     class_head_keys: tuple[str, ...]
+    inspect: Callable[[np.ndarray, Predict], tuple[Detections, Drawings]] | None = None
+    network_inputs: Callable[[Any], tuple[Any, ...]] = no_inputs
