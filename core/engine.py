@@ -9,7 +9,6 @@ parallelism. Without ``chunk_sizes`` the batch is one chunk.
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,8 @@ from core.batch import Batch
 from core.config import System
 from core.dbs.coco import CocoDetection
 from core.errors import UserError
-from core.guards import Stopped, check_finite
+from core.guards import Stopped
+from core.late_report import LateReport
 from core.log import RunLog
 from core.models.detector import Detector
 from core.sample.unreadable import UnreadablePictures
@@ -28,17 +28,6 @@ from core.signals import Signals
 from core.targets.color import apply_color
 
 _DYING = 0.2  # seconds; a worker closes its pipes a moment before its death is told
-
-
-class _Step(NamedTuple):
-    """A step whose loss terms are on their way from the device."""
-
-    iteration: int
-    names: tuple[str, ...]
-    values: Tensor
-    arrived: torch.cuda.Event | None
-    pictures: list[int]
-    learning_rate: float
 
 
 def train(
@@ -56,8 +45,7 @@ def train(
 ) -> None:
     """Trains from step ``start + 1`` to step ``system.max_iter``.
 
-    The loss terms of a step are fetched when the next one was queued, so that a GPU never waits for
-    the log; before a snapshot is saved, every loss up to it is known to be finite.
+    Before a snapshot is saved, every loss up to it is known to be finite.
 
     Args:
         detector: its network is on ``device`` and trained in place.
@@ -79,7 +67,8 @@ def train(
     network = detector.network.train()
     unreadable = UnreadablePictures(database)
     done, saved = start, start
-    queued: _Step | None = None
+    report = LateReport(log, database)
+    schedule = (system.learning_rate, system.stepsize, system.decay_rate)
     with Signals() as signals, log:
         stream = iter(batches)
         validation = iter(() if validation_batches is None else validation_batches)
@@ -88,27 +77,22 @@ def train(
             for iteration in range(start + 1, system.max_iter + 1):
                 batch = _next_batch(stream, signals)
                 unreadable.note(batch)
-                rate = learning_rate_at(
-                    iteration, system.learning_rate, system.stepsize, system.decay_rate
-                )
+                rate = learning_rate_at(iteration, *schedule)
                 set_learning_rate_(optimizer, rate)
                 terms = train_step(detector, optimizer, batch, system, device)
-                _report(queued, log, database)
-                queued, done = _fetch(iteration, terms, batch, rate), iteration
-                validates = validation_batches is not None and iteration % system.val_iter == 0
-                saves = iteration % system.snapshot == 0 or iteration == system.max_iter
-                if validates or saves:
-                    _report(queued, log, database)
-                    queued = None
-                if validates:
+                report.step(iteration, terms, batch, rate)
+                done = iteration
+                if validation_batches is not None and iteration % system.val_iter == 0:
+                    report.flush()
                     batch = _next_batch(validation, signals)
                     log.validation(iteration, validate(detector, batch, system, device))
                     network.train()
-                if saves:
+                if iteration % system.snapshot == 0 or iteration == system.max_iter:
+                    report.flush()
                     save(iteration)
                     saved = iteration
         except (Stopped, UserError):
-            _report(queued, log, database)
+            report.flush()
             if saved < done:
                 save(done)
             raise
@@ -212,24 +196,3 @@ def _next_batch(stream: Iterator[Batch], signals: Signals) -> Batch:
     if batch is None:
         raise Stopped(f"the loader failed: {failure}") from failure
     return batch
-
-
-def _fetch(iteration: int, terms: dict[str, Tensor], batch: Batch, rate: float) -> _Step:
-    """Starts to copy the terms to the host, without waiting for the device."""
-    values, arrived = torch.stack(list(terms.values())), None
-    if values.is_cuda:
-        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        values, arrived = host.copy_(values, non_blocking=True), torch.cuda.Event()
-        arrived.record()
-    return _Step(iteration, tuple(terms), values, arrived, batch.index.tolist(), rate)
-
-
-def _report(step: _Step | None, log: RunLog, database: CocoDetection) -> None:
-    """Logs a step, when there is one, or stops the run because its loss is not a number."""
-    if step is None:
-        return
-    if step.arrived is not None:
-        step.arrived.synchronize()
-    terms = dict(zip(step.names, step.values.tolist(), strict=True))
-    check_finite(step.iteration, terms, step.pictures, database, log.folder)
-    log.step(step.iteration, terms, step.learning_rate)
