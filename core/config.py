@@ -55,6 +55,7 @@ class System:
     workers: int = 4
     seed: int = 317
     precision: typing.Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = True  # memory layout of the network; the faster one for most devices
 
 
 @dataclass(frozen=True)
@@ -93,17 +94,17 @@ class Database:
     max_per_image: int = 100
     reference_scoring: bool = False  # keep the reference's rounding and soft-NMS left-overs
     # CornerNet-Saccade
-    min_scale: int = 16
-    max_scale: int = 32
-    init_sizes: tuple[int, ...] = (192, 255)
-    att_sizes: tuple[tuple[int, int], ...] = ((16, 16), (32, 32), (64, 64))
-    att_ranges: tuple[tuple[int, int], ...] = ((96, 256), (32, 96), (0, 32))
-    att_ratios: tuple[int, ...] = (16, 8, 4)
-    att_scales: tuple[float, ...] = (1.0, 2.0, 4.0)
-    att_thresholds: tuple[float, ...] = (0.3, 0.3, 0.3, 0.3)
-    att_nms_ks: tuple[int, ...] = (3, 3, 3)
-    att_max_crops: int = 8
-    ref_dets: bool = True
+    rand_center: bool = True  # in every second crop an object stands near the middle
+    min_scale: int = 16  # pixels of the longer side of the smallest object that is trained
+    init_sizes: tuple[int, ...] = (192, 255)  # of the whole picture's longer side, first pass
+    att_sizes: tuple[tuple[int, int], ...] | None = None  # follow from input_size
+    att_ranges: tuple[tuple[int, int], ...] = ((96, 256), (32, 96), (0, 32))  # a map, coarse first
+    att_ratios: tuple[int, ...] | None = None  # follow from the network
+    att_scales: tuple[tuple[float, ...], ...] = ((1.0, 2.0, 4.0),)  # zooms of a round, a map
+    att_thresholds: tuple[float, ...] = (0.3,)  # of a round
+    att_nms_ks: tuple[int, ...] = (3, 3, 3)  # windows of the local maxima, a map
+    att_max_crops: int = 30  # of all rounds; 0: the first pass only
+    ref_dets: bool = True  # look closer at detections of the round before, too
 
     @property
     def output_size(self) -> tuple[int, int]:
@@ -263,6 +264,6 @@ def _problems(system: System, db: Database) -> Iterator[str]:
     if not db.output_sizes or min(*db.input_size, *sum(db.output_sizes, ())) < 1:
         yield "db.input_size and db.output_sizes must be positive"
     if db.rand_scale_step <= 0 or min(db.scales, default=0) <= 0:
-        yield "db.rand_scales (or rand_scale_min, _max, _step) must give scales above 0"
+        yield "db.rand_scales, or rand_scale_min, _max, rand_scale_step, must give scales above 0"
     if min(db.test_scales, default=0) <= 0:
         yield "db.test_scales must hold numbers above 0"

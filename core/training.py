@@ -151,7 +151,8 @@ def prepare(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(system.seed)
         detector = models.build(config, len(database.class_names))
-    detector.network.to(device)
+    layout = torch.channels_last if system.channels_last else torch.contiguous_format
+    detector.network.to(device).to(memory_format=layout)
     optimizer = build_optimizer(
         detector.network.parameters(), system.opt_algo, system.learning_rate
     )
