@@ -155,6 +155,19 @@ class CornerMaps(NamedTuple):
     br_offset: Tensor
 
 
+class SaccadeMaps(NamedTuple):
+    """What the heads of one stack of CornerNet-Saccade give (CornerNet-Lite, section 3).
+
+    Attributes:
+        corners: see :class:`CornerMaps`.
+        attention: logits [B, 1, h, w], coarse first, of where objects are: a map for each range of
+            sizes. None at all if nobody asked for them.
+    """
+
+    corners: CornerMaps
+    attention: list[Tensor]
+
+
 @dataclass(frozen=True)
 class Detections:
     """Objects found in one picture, highest score first.

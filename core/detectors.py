@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from core import models
 from core.batch import Detections
@@ -21,7 +20,8 @@ from core.class_names import COCO_CLASS_NAMES
 from core.config import CONFIG_DIR, Config, load_config
 from core.device import choose_device
 from core.errors import UserError
-from core.models.detector import Detector
+from core.inference.predict import Predict
+from core.models.detector import Detector, Drawings
 from core.sample.loader import read_image
 
 
@@ -49,6 +49,8 @@ class LoadedDetector:
         device: torch.device,
     ) -> None:
         self._detector = detector
+        half = config.system.precision == "bfloat16"
+        self._predict = Predict(detector.network, detector.decode, device, half)
         self.config, self.snapshot, self.iteration = config, snapshot, iteration
         self.class_names, self.names_known = tuple(class_names), names_known
         self.device = device
@@ -72,23 +74,20 @@ class LoadedDetector:
 
     def detections(self, image: np.ndarray | str | Path) -> Detections:
         """The objects of all classes together; arguments and errors as :meth:`__call__`."""
-        if isinstance(image, str | Path):
-            image = read_picture(image)
-        image = np.asarray(image)
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise UserError(
-                f"an image must be uint8 [height, width, 3] in BGR, not {image.dtype} "
-                f"{list(image.shape)}"
-            )
+        image = _as_image(image)
         with torch.inference_mode():
             return self._detector.infer(image, self._predict)
 
-    def _predict(self, images: Tensor) -> Tensor:
-        images = images.to(self.device)
-        half = self.config.system.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            outputs = self._detector.network(images)
-        return self._detector.decode(outputs)
+    def inspect(self, image: np.ndarray | str | Path) -> tuple[Detections, Drawings]:
+        """The objects, and drawings by name of how they were found, if the detector has any.
+
+        Arguments and errors as :meth:`__call__`.
+        """
+        if self._detector.inspect is None:
+            return self.detections(image), {}
+        image = _as_image(image)
+        with torch.inference_mode():
+            return self._detector.inspect(image, self._predict)
 
 
 def load_detector(
@@ -142,6 +141,19 @@ def read_picture(path: str | Path) -> np.ndarray:
     image = read_image(path)
     if image is None:
         raise UserError(f"{path} is not a picture, or is cut short")
+    return image
+
+
+def _as_image(image: np.ndarray | str | Path) -> np.ndarray:
+    """uint8 [h, w, 3] of what a caller gave as a picture."""
+    if isinstance(image, str | Path):
+        return read_picture(image)
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise UserError(
+            f"an image must be uint8 [height, width, 3] in BGR, not {image.dtype} "
+            f"{list(image.shape)}"
+        )
     return image
 
 

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 # Keys of the reference's files that nothing there or here reads.
 DEAD_KEYS = frozenset(
-    {"rand_full_crop", "height_mult", "width_mult", "rand_center", "view_sizes", "max_per_set"}
+    {"rand_full_crop", "height_mult", "width_mult", "max_scale", "view_sizes", "max_per_set"}
     | {"score_threshold", "snapshot_name", "config_dir"}
 )
 

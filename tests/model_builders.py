@@ -25,15 +25,27 @@ SMALL_CORNERS = {
 SMALL = {
     "CornerNet": SMALL_CORNERS,
     "CornerNet_Squeeze": SMALL_CORNERS,
+    "CornerNet_Saccade": SMALL_CORNERS,
 }
-GOLDEN_CELLS = {"CornerNet": 64, "CornerNet_Squeeze": 32}  # a side, for 255 pixels
+# Cells a side, for 255 pixels.
+GOLDEN_CELLS = {"CornerNet": 64, "CornerNet_Squeeze": 32, "CornerNet_Saccade": 64}
 SMALL_DB = {"input_size": [63, 47], "output_sizes": [[16, 12]], "top_k": 10, "num_dets": 20}
+SMALL_DBS = {
+    "CornerNet_Saccade": {
+        "init_sizes": [32, 47],
+        "min_scale": 4,
+        "att_ranges": [[16, 64], [0, 16]],
+        "att_scales": [[1, 3]],
+        "att_nms_ks": [3, 3],
+    }
+}
 
 
 def small_config(name: str, model: dict | None = None, **db) -> Config:
     """A config of a network of some ten thousand parameters, for pictures of 63 x 47 pixels."""
     model = {**SMALL[name], **(model or {})}
-    return config_from_dict({"db": {**SMALL_DB, **db}, "model": model}, name, f"{name}.json")
+    db = {**SMALL_DB, **SMALL_DBS.get(name, {}), **db}
+    return config_from_dict({"db": db, "model": model}, name, f"{name}.json")
 
 
 def small_detector(name: str, num_classes: int = 3, seed: int = 0, **settings) -> Detector:

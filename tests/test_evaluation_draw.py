@@ -61,8 +61,10 @@ def test_colours_of_eighty_classes_differ():
 
 def test_side_by_side():
     left, right = gray(300, 200), gray(300, 200) // 2
-    both = side_by_side(left, right)
+    both = side_by_side({"detections": left, "ground truth": right})
     caption, gap = both.shape[0] - 300, both.shape[1] - 400
     assert 10 < caption < 60 and 0 < gap < 10
     np.testing.assert_array_equal(both[caption:, :200], left)
     np.testing.assert_array_equal(both[caption:, -200:], right)
+    assert side_by_side({"one": left}).shape == (300 + caption, 200, 3)
+    assert side_by_side({"a": left, "b": left, "c": left}).shape[1] == 3 * 200 + 2 * gap

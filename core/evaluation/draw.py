@@ -1,7 +1,7 @@
 """Boxes with names and scores, drawn on pictures."""
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -57,26 +57,26 @@ def draw_detections(
     return canvas
 
 
-def side_by_side(detected: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Two drawings of one picture beside each other, under their captions.
+def side_by_side(drawings: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Drawings of one picture beside each other, under their captions.
 
     Args:
-        detected, truth: uint8 [h, w, 3] of one shape.
+        drawings: by caption, uint8 [h, w, 3], all of one shape; at least one.
 
     Returns:
-        uint8 [h + caption, 2 w + gap, 3].
+        uint8 [h + caption, n w + (n - 1) gap, 3].
     """
-    assert detected.shape == truth.shape, (detected.shape, truth.shape)
-    scale = _font_scale(detected)
-    height = round(40 * scale)
-    parts = []
-    for drawing, caption in ((detected, "detections"), (truth, "ground truth")):
-        strip = np.full((height, drawing.shape[1], 3), _CAPTION_BACKGROUND, np.uint8)
+    assert len({drawing.shape for drawing in drawings.values()}) == 1
+    parts: list[np.ndarray] = []
+    for caption, drawing in drawings.items():
+        scale = _font_scale(drawing)
+        strip = np.full((round(40 * scale), drawing.shape[1], 3), _CAPTION_BACKGROUND, np.uint8)
         origin = (round(10 * scale), round(28 * scale))
         cv2.putText(strip, caption, origin, _FONT, scale, _CAPTION, 1, cv2.LINE_AA)
-        parts.append(np.concatenate([strip, drawing]))
-    gap = np.full((len(parts[0]), max(2, round(6 * scale)), 3), _CAPTION_BACKGROUND, np.uint8)
-    return np.concatenate([parts[0], gap, parts[1]], axis=1)
+        part = np.concatenate([strip, drawing])
+        gap = np.full((len(part), max(2, round(6 * scale)), 3), _CAPTION_BACKGROUND, np.uint8)
+        parts += [gap, part] if parts else [part]
+    return np.concatenate(parts, axis=1)
 
 
 def _font_scale(canvas: np.ndarray) -> float:

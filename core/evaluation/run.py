@@ -18,6 +18,7 @@ from core.evaluation.coco import coco_results, score_results
 from core.evaluation.draw import draw_detections, side_by_side
 from core.evaluation.pictures import decoded_pictures
 from core.evaluation.report import class_table, progress, write_json
+from core.models.detector import Drawings
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def evaluate_detector(detector: LoadedDetector, split: str, debug: bool = False)
         about,
         workers=config.system.workers,
         reference_scoring=config.db.reference_scoring,
-        debug=debug,
+        inspect=detector.inspect if debug else None,
     )
 
 
@@ -92,7 +93,7 @@ def evaluate_database(
     *,
     workers: int,
     reference_scoring: bool = False,
-    debug: bool = False,
+    inspect: Callable[[np.ndarray], tuple[Detections, Drawings]] | None = None,
 ) -> dict[str, Any]:
     """Detects the objects of every picture and compares them with the annotations.
 
@@ -105,7 +106,8 @@ def evaluate_database(
         about: what ``metrics.json`` says besides the figures: config, snapshot and so on.
         workers: processes that decode pictures.
         reference_scoring: see :func:`core.evaluation.coco.coco_results`.
-        debug: draw detections beside ground truth into ``folder/debug``.
+        inspect: as ``detect``, and gives drawings by name; it is called in its place for the first
+            pictures, and they are drawn into ``folder/debug``, detections beside ground truth.
 
     Returns:
         The content of ``metrics.json``, without COCO's figures where there are no annotations.
@@ -117,9 +119,12 @@ def evaluate_database(
     found = []
     pictures = decoded_pictures(database, workers)
     for index, image in enumerate(progress(pictures, len(database), "picture")):
-        found.append(detect(image))
-        if debug and index < _DRAWN_PICTURES:
-            _draw(folder / "debug", image, found[index], database, index)
+        if inspect is None or index >= _DRAWN_PICTURES:
+            found.append(detect(image))
+        else:
+            detections, drawings = inspect(image)
+            found.append(detections)
+            _draw(folder / "debug", image, detections, drawings, database, index)
     seconds = time.perf_counter() - start
     results = coco_results(found, database, reference_scoring)
     write_json(folder / "results.json", results)
@@ -151,9 +156,14 @@ def evaluate_database(
 
 
 def _draw(
-    folder: Path, image: np.ndarray, found: Detections, database: CocoDetection, index: int
+    folder: Path,
+    image: np.ndarray,
+    found: Detections,
+    drawings: Drawings,
+    database: CocoDetection,
+    index: int,
 ) -> None:
-    """Writes picture ``index`` with its detections beside its ground truth."""
+    """Writes picture ``index`` with its detections beside its ground truth, and other drawings."""
     shown = found.scores > _DRAWN_SCORE
     names = database.class_names
     detected = draw_detections(
@@ -161,5 +171,8 @@ def _draw(
     )
     truth = draw_detections(image, database.boxes(index), database.labels(index), None, names)
     folder.mkdir(parents=True, exist_ok=True)
-    stem = database.image_path(index).stem
-    cv2.imwrite(str(folder / f"{index:05d}_{stem}.jpg"), side_by_side(detected, truth))
+    stem = f"{index:05d}_{database.image_path(index).stem}"
+    both = side_by_side({"detections": detected, "ground truth": truth})
+    cv2.imwrite(str(folder / f"{stem}.jpg"), both)
+    for name, drawing in drawings.items():
+        cv2.imwrite(str(folder / f"{stem}_{name}.jpg"), drawing)

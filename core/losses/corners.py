@@ -44,8 +44,8 @@ def corner_losses(
 
 def _stack_terms(maps: CornerMaps, targets: CornerTargets) -> tuple[Tensor, ...]:
     """Heatmap, pull, push and offset terms of one stack, unweighted."""
-    heatmap = focal_loss(maps.tl_heatmap, targets.tl_heatmap)
-    heatmap = heatmap + focal_loss(maps.br_heatmap, targets.br_heatmap)
+    heatmap = focal_loss(maps.tl_heatmap, targets.tl_heatmap, targets.tl_valid)
+    heatmap = heatmap + focal_loss(maps.br_heatmap, targets.br_heatmap, targets.br_valid)
     pull, push = associative_embedding_loss(
         maps.tl_embedding, maps.br_embedding, targets.tl_index, targets.br_index, targets.mask
     )

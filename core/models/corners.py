@@ -1,19 +1,20 @@
 """What every detector of corners has around its network: samples, targets, losses, decoding."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
-from core.batch import Sample
-from core.config import Config
+from core.batch import CornerMaps, Sample
+from core.config import Config, Database
 from core.decode.corners import decode_corners
 from core.errors import UserError
 from core.inference.corners import detect_corners
 from core.losses.corners import corner_losses
 from core.models.detector import Detector
 from core.sample.corners import sample_corners
+from core.sample.loader import SampleFunction
 from core.targets.corners import corner_targets
 
 TEST_SIDE = 128  # test pictures are padded to multiples of it, less one pixel
@@ -32,25 +33,19 @@ def corner_detector(
         stacks: number of stacks, each with heatmap heads of its own.
     """
     db = config.db
-    decode = partial(
-        decode_corners,
-        top_k=db.top_k,
-        ae_threshold=db.ae_threshold,
-        kernel=db.nms_kernel,
-        num_dets=db.num_dets,
-        no_border=False,
+    decode = corner_decoder(db, no_border=False)
+    sample = partial(
+        sample_corners,
+        input_size=db.input_size,
+        scales=db.scales,
+        border=db.border,
+        crop=db.rand_crop,
+        color=db.rand_color,
+        lighting=db.lighting,
     )
     return Detector(
         network=network,
-        sample=partial(
-            sample_corners if db.data_aug else _sample_unchanged,
-            input_size=db.input_size,
-            scales=db.scales,
-            border=db.border,
-            crop=db.rand_crop,
-            color=db.rand_color,
-            lighting=db.lighting,
-        ),
+        sample=sample if db.data_aug else partial(sample_unchanged, sample),
         targets=partial(
             corner_targets,
             num_classes=num_classes,
@@ -73,10 +68,36 @@ def corner_detector(
             reference_scoring=db.reference_scoring,
             stride=stride,
         ),
-        class_head_keys=tuple(
-            f"{corner}_heats.{stack}.1." for corner in ("tl", "br") for stack in range(stacks)
-        ),
+        class_head_keys=class_head_keys(stacks),
     )
+
+
+def corner_decoder(db: Database, *, no_border: bool) -> Callable[[CornerMaps], Tensor]:
+    """:func:`decode_corners` with the settings of a config's ``db`` section."""
+    return partial(
+        decode_corners,
+        top_k=db.top_k,
+        ae_threshold=db.ae_threshold,
+        kernel=db.nms_kernel,
+        num_dets=db.num_dets,
+        no_border=no_border,
+    )
+
+
+def class_head_keys(stacks: int) -> tuple[str, ...]:
+    """Prefixes of the state-dict keys of a corner network that depend on the number of classes."""
+    return tuple(f"{corner}_heats.{stack}.1." for corner in ("tl", "br") for stack in range(stacks))
+
+
+def sample_unchanged(
+    sample: SampleFunction,
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    rng: np.random.Generator | None,
+) -> Sample:
+    """``db.data_aug`` false: what validation sees, in training too; ``rng`` is not used."""
+    return sample(image, boxes, labels, None)
 
 
 def check_sizes(config: Config, stride: int, coarsest_stride: int) -> None:
@@ -110,14 +131,3 @@ def check_sizes(config: Config, stride: int, coarsest_stride: int) -> None:
             f"db.input_size {[height, width]} the network makes {list(cells)}; set db.output_sizes "
             f"to [{list(cells)}]"
         )
-
-
-def _sample_unchanged(
-    image: np.ndarray,
-    boxes: np.ndarray,
-    labels: np.ndarray,
-    rng: np.random.Generator | None,
-    **settings: Any,
-) -> Sample:
-    """``db.data_aug`` false: what validation sees, in training too; ``rng`` is not used."""
-    return sample_corners(image, boxes, labels, None, **settings)

@@ -17,7 +17,9 @@ class CornerTargets:
         tl_heatmap, br_heatmap: float32 [B, C, H, W], 1 at a corner, falling off around it.
         tl_index, br_index: int64 [B, M], cell of each corner as y * W + x; 0 for padding.
         tl_offset, br_offset: float32 [B, M, 2], (x, y) of a corner within its cell; 0 for padding.
-        mask: bool [B, M], false for padding.
+        mask: bool [B, M], false for padding and for boxes that are not usable.
+        tl_valid, br_valid: bool [B, C, H, W], false where a cell of the heatmap costs nothing; None
+            where all cost.
     """
 
     tl_heatmap: Tensor
@@ -27,6 +29,8 @@ class CornerTargets:
     tl_offset: Tensor
     br_offset: Tensor
     mask: Tensor
+    tl_valid: Tensor | None = None
+    br_valid: Tensor | None = None
 
 
 def corner_targets(
@@ -41,7 +45,8 @@ def corner_targets(
     """Renders the targets of a batch on the batch's device (CornerNet, section 3.2).
 
     Args:
-        batch: its boxes lie inside the images, its labels in 0..num_classes-1.
+        batch: its boxes lie inside the images, its labels in 0..num_classes-1; those that are not
+            ``usable`` are left out.
         num_classes: C.
         output_size: H and W of the heatmaps, in cells.
         gaussian_bump: whether a peak falls off as a Gaussian; otherwise it is one cell.
@@ -56,6 +61,8 @@ def corner_targets(
     y = batch.boxes[..., 1::2].movedim(-1, 0).double() * y_ratio
     columns, rows = x.long(), y.long()
     mask = torch.arange(objects, device=batch.counts.device) < batch.counts[:, None]
+    if batch.usable is not None:
+        mask &= batch.usable
     offset = torch.stack((x - columns, y - rows), -1).float() * mask[..., None]
     index = (rows * width + columns) * mask
 

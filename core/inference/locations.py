@@ -1,0 +1,134 @@
+"""Where to look closer: from attention maps and detections to locations (CornerNet-Lite, 3).
+
+Locations are float64 [n, 4]: y and x in pixels of the picture, scale of the view to take there,
+score.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
+
+from core.decode.soft_nms import SCORE
+from core.inference.crops import Crops
+from core.sample.transforms import Size
+
+NOWHERE = np.zeros((0, 4))
+
+_CLEAR_SCORE = 0.5  # of a detection that is worth a closer look
+_LARGEST_VIEW, _LARGEST_ZOOM = 2, 4  # scales past which attention is not followed
+_SAME_SCALE = (0.8, 1.2)  # ratios of scales at which two locations are alternatives
+
+
+def attention_peaks(attention: Sequence[Tensor], windows: Sequence[int]) -> list[Tensor]:
+    """Sets to 0 what is no maximum of the window around it.
+
+    Args:
+        attention: [N, 1, h, w] each, at least 0.
+        windows: sides of the windows, odd.
+    """
+    highest = [
+        F.max_pool2d(map_, window, stride=1, padding=window // 2)
+        for map_, window in zip(attention, windows, strict=True)
+    ]
+    return [map_ * (map_ == top) for map_, top in zip(attention, highest, strict=True)]
+
+
+def attention_locations(
+    peaks: Sequence[np.ndarray],
+    crops: Crops,
+    picture_size: Size,
+    *,
+    strides: Sequence[int],
+    zooms: Sequence[float],
+    threshold: float,
+    closer_only: bool,
+) -> np.ndarray:
+    """The cells of attention maps that exceed a threshold, as locations.
+
+    A view at a scale above 2 is close enough, and no location asks for a scale above 4.
+
+    Args:
+        peaks: float32 [N, 1, h, w] for each range of sizes, coarse first.
+        crops: the N views that they are of.
+        picture_size: locations outside it are left out.
+        strides: pixels of a view a cell, of each map.
+        zooms: scale of the new view as a multiple of the old one's, of each map.
+        threshold: of attention.
+        closer_only: whether maps that do not zoom in are left out.
+
+    Returns:
+        Locations in the order view, map, row, column.
+    """
+    found, views = [NOWHERE], [np.zeros(0, np.int64)]
+    for attention, stride, zoom in zip(peaks, strides, zooms, strict=True):
+        if closer_only and zoom <= 1:
+            continue
+        view, _, row, column = np.nonzero(attention > threshold)
+        scale = crops.scales[view]
+        cell = np.stack((row, column), 1)
+        point = cell * stride / scale[:, None] + crops.offsets[view]
+        rows = np.column_stack((point, zoom * scale, attention[view, 0, row, column]))
+        kept = ((point >= 0) & (point < picture_size)).all(1)
+        kept &= (scale <= _LARGEST_VIEW) & (zoom * scale <= _LARGEST_ZOOM)
+        found.append(rows[kept])
+        views.append(view[kept])
+    return np.concatenate(found)[np.argsort(np.concatenate(views), kind="stable")]
+
+
+def detection_locations(
+    detections: np.ndarray, ranges: Sequence[tuple[int, int]], view_side: int
+) -> np.ndarray:
+    """The centres of clear detections as locations, each to be seen at a size that suits it.
+
+    That size is twice the lower end of the range of sizes in which the detection is, or three
+    quarters of the upper end where the range starts at 0, and never more than three quarters of the
+    view: 192, 64 and 24 pixels with the published ranges.
+
+    Args:
+        detections: float32 [n, 5 or more]: box in pixels of the picture, score.
+        ranges: longer sides of the objects of each attention map, in pixels, coarse first.
+        view_side: of the views, in pixels.
+
+    Returns:
+        Locations with a score of 1, in the order of the detections.
+    """
+    boxes = detections[detections[:, SCORE] > _CLEAR_SCORE, :4].astype(np.float64)
+    sides = (boxes[:, 2:] - boxes[:, :2]).max(1, initial=0)
+    boxes, sides = boxes[sides > 0], sides[sides > 0]
+    most = view_side * 192 / 255
+    wanted = np.array([min(2 * low or 0.75 * high, most) for low, high in ranges])
+    inside = sides[:, None] > np.array([low for low, _ in ranges])  # [n, ranges]
+    centers = (boxes[:, [1, 0]] + boxes[:, [3, 2]]) / 2  # (y, x)
+    return np.column_stack((centers, wanted[inside.argmax(1)] / sides, np.ones(len(sides))))
+
+
+def suppress_locations(
+    locations: np.ndarray, distance: float, limit: int | None = None
+) -> np.ndarray:
+    """Leaves out locations that are seen in the view of a better one.
+
+    The better one of two stays if they are nearer than ``distance`` pixels of its view along x or
+    along y, and their scales are alike. Of equal scores the later one is better.
+
+    Args:
+        locations: float64 [n, 4].
+        distance: see above.
+        limit: how many to give at most.
+
+    Returns:
+        Locations, best first.
+    """
+    left = locations[np.argsort(locations[:, 3], kind="stable")[::-1]]
+    chosen = [NOWHERE]
+    while len(left) and len(chosen) - 1 != limit:
+        best = left[:1]
+        chosen.append(best)
+        apart = np.abs(left[:, :2] - best[:, :2]).min(1) > distance / best[:, 2]
+        ratio = best[:, 2] / left[:, 2]
+        alike = (ratio >= _SAME_SCALE[0]) & (ratio <= _SAME_SCALE[1])
+        remaining = apart | ~alike
+        remaining[0] = False
+        left = left[remaining]
+    return np.concatenate(chosen)

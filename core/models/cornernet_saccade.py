@@ -1,0 +1,220 @@
+"""CornerNet-Saccade: detection by closer looks (Law et al. 2019, arXiv:1904.08900, section 3).
+
+What differs from CornerNet: three shallow hourglasses (hourglass-54) look at small views; attention
+maps on the hourglasses' merged maps say where a closer look is worth while.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from core.batch import CornerMaps, SaccadeMaps
+from core.config import Config, Database
+from core.errors import UserError
+from core.evaluation.draw_saccades import inspect_saccades
+from core.inference.saccade import Gaze, SaccadePrediction, detect_saccades
+from core.layers.heads import HEATMAP_BIAS, Head
+from core.losses.saccade import saccade_losses
+from core.models import cornernet
+from core.models.corners import class_head_keys, corner_decoder, sample_unchanged
+from core.models.detector import Detector
+from core.sample.saccade import sample_saccade
+from core.targets.saccade import saccade_targets
+
+
+@dataclass(frozen=True)
+class Architecture(cornernet.Architecture):
+    """The ``model`` section of a config, see :class:`core.models.cornernet.Architecture`."""
+
+    stacks: int = 3
+    channels: tuple[int, ...] = (256, 384, 384, 512)
+    blocks: tuple[int, ...] = (1, 1, 1, 1)
+
+
+class CornerNetSaccade(cornernet.CornerNet):
+    """CornerNet with attention heads on the finest merged maps of each hourglass.
+
+    Attribute names are frozen: weights of the reference depend on them.
+
+    Args:
+        num_classes: number of object classes C.
+        architecture: widths and depths.
+        levels: number of attention maps, at most one for each time that an hourglass doubles a map.
+    """
+
+    def __init__(self, num_classes: int, architecture: Architecture, levels: int):
+        super().__init__(num_classes, architecture)
+        self.levels = levels
+        width = architecture.head_channels
+        merged = architecture.channels[levels - 1 :: -1]  # coarse first
+        self.att_modules = nn.ModuleList(
+            nn.ModuleList(Head(channels, width, 1, bias=HEATMAP_BIAS) for channels in merged)
+            for _ in range(architecture.stacks)
+        )
+
+    def forward(  # type: ignore[override]
+        self, images: Tensor, attention: bool = True
+    ) -> list[SaccadeMaps]:
+        """Gives the maps of every stack, or in evaluation mode of the last one only.
+
+        Args:
+            images: [B, 3, height, width], normalised.
+            attention: whether the attention maps are wanted; without them ``attention`` is empty.
+        """
+        outputs = self.hg(images)
+        maps = []
+        for stack in range(0 if self.training else len(outputs) - 1, len(outputs)):
+            features, merged = outputs[stack]
+            looks: list[Tensor] = []
+            if attention:
+                heads = self.att_modules[stack].children()
+                finest = merged[-self.levels :]
+                looks = [head(level) for head, level in zip(heads, finest, strict=True)]
+            maps.append(SaccadeMaps(self.corner_maps(features, stack), looks))
+        return maps
+
+
+def build(config: Config, num_classes: int) -> Detector:
+    """Builds CornerNet-Saccade with fresh weights; errors as :func:`core.models.build`."""
+    architecture = cornernet.read_architecture(Architecture, config)
+    db, stacks = config.db, architecture.stacks
+    levels = len(db.att_ranges)
+    for problem in _problems(db, len(architecture.channels) - 1):
+        raise UserError(f"{config.path}: db.{problem}")
+    strides = tuple(architecture.stride * 2**level for level in reversed(range(levels)))
+    sizes = attention_sizes(db.output_size, levels)
+    for key, given, actual in (
+        ("att_sizes", db.att_sizes, sizes),
+        ("att_ratios", db.att_ratios, strides),
+    ):
+        if given is not None and given != actual:
+            raise UserError(
+                f"{config.path}: db.{key} says {_listed(given)}, and from db.input_size "
+                f"{list(db.input_size)} the network makes {_listed(actual)}; leave it out"
+            )
+    decode = partial(decode_saccade, corners=corner_decoder(db, no_border=True))
+    sample = partial(
+        sample_saccade,
+        input_size=db.input_size,
+        scales=db.scales,
+        ranges=db.att_ranges,
+        min_side=db.min_scale,
+        centered=db.rand_center,
+        color=db.rand_color,
+        lighting=db.lighting,
+    )
+    looking: dict[str, Any] = {
+        "gaze": _gaze(db, strides),
+        "nms_algorithm": db.nms_algorithm,
+        "nms_threshold": db.nms_threshold,
+        "max_per_image": db.max_per_image,
+    }
+    return Detector(
+        network=CornerNetSaccade(num_classes, architecture, levels),
+        sample=sample if db.data_aug else partial(sample_unchanged, sample),
+        targets=partial(
+            saccade_targets,
+            sizes=sizes,
+            strides=strides,
+            ranges=db.att_ranges,
+            num_classes=num_classes,
+            output_size=db.output_size,
+            gaussian_bump=db.gaussian_bump,
+            gaussian_iou=db.gaussian_iou,
+            gaussian_radius=db.gaussian_radius,
+        ),
+        losses=saccade_losses,
+        decode=decode,
+        infer=partial(detect_saccades, **looking),
+        class_head_keys=class_head_keys(stacks),
+        inspect=partial(inspect_saccades, **looking),
+    )
+
+
+def decode_saccade(
+    outputs: list[SaccadeMaps], *, corners: Callable[[CornerMaps], Tensor]
+) -> SaccadePrediction:
+    """What inference needs of the last stack.
+
+    Args:
+        outputs: one entry a stack.
+        corners: decodes the corners' maps.
+    """
+    maps = outputs[-1]
+    attention = [logits.float().sigmoid() for logits in maps.attention]
+    return SaccadePrediction(corners(maps.corners), attention)
+
+
+def attention_sizes(output_size: tuple[int, int], levels: int) -> tuple[tuple[int, int], ...]:
+    """Height and width, in cells, of the attention maps, coarse first: each doubles the one before.
+
+    Args:
+        output_size: of the corners' heatmaps, the size of the finest.
+        levels: number of maps.
+    """
+    height, width = output_size
+    return tuple((height >> level, width >> level) for level in reversed(range(levels)))
+
+
+def _gaze(db: Database, strides: tuple[int, ...]) -> Gaze:
+    return Gaze(
+        input_size=db.input_size,
+        output_size=db.output_size,
+        init_sizes=db.init_sizes,
+        ranges=db.att_ranges,
+        strides=strides,
+        windows=db.att_nms_ks,
+        zooms=db.att_scales,
+        thresholds=db.att_thresholds,
+        max_crops=db.att_max_crops,
+        detections_too=db.ref_dets,
+    )
+
+
+def _problems(db: Database, doublings: int) -> Iterator[str]:
+    """What is out of range, or does not go together, among the settings of saccades.
+
+    Args:
+        db: the settings.
+        doublings: how often an hourglass doubles a map.
+    """
+    levels, side = len(db.att_ranges), min(db.input_size)
+    if not 1 <= levels <= doublings:
+        yield (
+            f"att_ranges names {levels} attention maps; the network has merged maps for 1 to "
+            f"{doublings}"
+        )
+    for key, values in (("att_nms_ks", (db.att_nms_ks,)), ("att_scales", db.att_scales)):
+        if any(len(value) != levels for value in values):
+            yield f"{key} must give one number for each of the {levels} db.att_ranges"
+    if len(db.att_scales) != len(db.att_thresholds):
+        yield (
+            f"att_scales names {len(db.att_scales)} rounds and db.att_thresholds "
+            f"{len(db.att_thresholds)}; give each one entry a round"
+        )
+    if any(window < 1 or window % 2 == 0 for window in db.att_nms_ks):
+        yield f"att_nms_ks {list(db.att_nms_ks)} must be odd"
+    if any(zoom <= 0 for zooms in db.att_scales for zoom in zooms):
+        yield "att_scales must hold numbers above 0"
+    if any(not 0 <= threshold < 1 for threshold in db.att_thresholds):
+        yield "att_thresholds must be at least 0 and below 1"
+    if db.att_max_crops < 0:
+        yield "att_max_crops must be at least 0"
+    if not db.init_sizes or not all(1 <= size <= side for size in db.init_sizes):
+        yield f"init_sizes {list(db.init_sizes)} must be 1 to {side}, the view's side, each"
+    lows = [low for low, _ in db.att_ranges]
+    if lows != sorted(set(lows), reverse=True):
+        yield f"att_ranges {_listed(db.att_ranges)} must go from large objects to small ones"
+    for low, high in db.att_ranges:
+        if max(low, db.min_scale, 1) > min(high, side - 1):
+            yield (
+                f"att_ranges has [{low}, {high}], and with db.min_scale {db.min_scale} and "
+                f"db.input_size {list(db.input_size)} no size of an object is left in it"
+            )
+
+
+def _listed(pairs: Sequence[object]) -> list[object]:
+    return [list(pair) if isinstance(pair, tuple) else pair for pair in pairs]

@@ -1,0 +1,82 @@
+"""What CornerNet-Saccade's losses compare with, rendered from a batch's boxes where it runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.batch import Batch
+from core.targets.corners import CornerTargets, corner_targets
+
+
+@dataclass(frozen=True)
+class SaccadeTargets:
+    """Targets of the corners and of the attention maps.
+
+    Attributes:
+        corners: of the usable boxes; cells near a corner of any other box are not valid.
+        attention: float32 [B, 1, h, w], coarse first: 1 in the cell of an object's centre.
+    """
+
+    corners: CornerTargets
+    attention: list[Tensor]
+
+
+def saccade_targets(
+    batch: Batch,
+    *,
+    sizes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    ranges: Sequence[tuple[int, int]],
+    **corners: Any,
+) -> SaccadeTargets:
+    """Renders the targets of a batch on the batch's device (CornerNet-Lite, section 3).
+
+    Args:
+        batch: with ``usable``.
+        sizes, strides, ranges: see :func:`attention_targets`.
+        corners: the other arguments of :func:`core.targets.corners.corner_targets`.
+    """
+    assert batch.usable is not None
+    targets = corner_targets(batch, **corners)
+    others = corner_targets(replace(batch, usable=~batch.usable), **corners)
+    return SaccadeTargets(
+        corners=replace(targets, tl_valid=others.tl_heatmap == 0, br_valid=others.br_heatmap == 0),
+        attention=attention_targets(batch, sizes=sizes, strides=strides, ranges=ranges),
+    )
+
+
+def attention_targets(
+    batch: Batch,
+    *,
+    sizes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    ranges: Sequence[tuple[int, int]],
+) -> list[Tensor]:
+    """Marks the centre of every object, usable or not, on the maps of its size.
+
+    Args:
+        batch: its boxes lie inside the images.
+        sizes: height and width of each map, in cells.
+        strides: pixels a cell of each map.
+        ranges: lowest and highest longer side of the objects of each map, in pixels, both included.
+
+    Returns:
+        float32 [B, 1, h, w] for each map.
+    """
+    boxes = batch.boxes
+    pictures, objects = batch.labels.shape
+    there = torch.arange(objects, device=boxes.device) < batch.counts[:, None]  # [B, M]
+    side = (boxes[..., 2:] - boxes[..., :2]).amax(2)
+    center = (boxes[..., 2:] + boxes[..., :2]) / 2
+    maps = []
+    for (height, width), stride, (low, high) in zip(sizes, strides, ranges, strict=True):
+        cell = (center / stride).long()
+        index = cell[..., 1] * width + cell[..., 0]
+        marked = (there & (side >= low) & (side <= high)).float()
+        blank = boxes.new_zeros((pictures, height * width))
+        drawn = blank.scatter_reduce(1, index, marked, "amax")
+        maps.append(drawn.view(pictures, 1, height, width))
+    return maps
