@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from core.batch import Detections
-from core.decode.soft_nms import SCORE, Method, keep_best, suppress
+from core.decode.soft_nms import SCORE, Method, best_detections, suppress
 from core.sample.color import NORMALIZE
 from core.targets.color import apply_color
 
@@ -67,9 +67,7 @@ def detect_corners(
         keep_stale=reference_scoring,
         swap_scores=not reference_scoring,
     )
-    kept = np.flatnonzero(keep_best(rows[:, SCORE], max_per_image))
-    kept = kept[np.argsort(-rows[kept, SCORE], kind="stable")]
-    return Detections(rows[kept, :4], rows[kept, SCORE], labels[kept])
+    return best_detections(rows, labels, max_per_image)
 
 
 def place(image: np.ndarray, scale: float) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
@@ -85,13 +83,35 @@ def place(image: np.ndarray, scale: float) -> tuple[np.ndarray, tuple[int, int],
         corner: (y, x) of the resized picture in the canvas.
         size: (height, width) of the resized picture.
     """
+    image = resize_by(image, scale)
+    height, width = image.shape[:2]
+    canvas, corner = center_in(image, (height | 127, width | 127))
+    return canvas, corner, (height, width)
+
+
+def resize_by(image: np.ndarray, scale: float) -> np.ndarray:
+    """Resizes an image uint8 [h, w, 3] bilinearly to ``int(h * scale)`` x ``int(w * scale)``."""
     height, width = (max(1, int(side * scale)) for side in image.shape[:2])
-    if (height, width) != image.shape[:2]:
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    canvas = np.zeros((height | 127, width | 127, 3), np.uint8)
-    top, left = canvas.shape[0] // 2 - height // 2, canvas.shape[1] // 2 - width // 2
+    if (height, width) == image.shape[:2]:
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def center_in(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """Puts an image into the middle of a black one, the pixels ``side // 2`` on each other.
+
+    Args:
+        image: uint8 [h, w, 3].
+        size: (height, width) of the new one, no smaller.
+
+    Returns:
+        The new one, and (y, x) of the image in it.
+    """
+    height, width = image.shape[:2]
+    canvas = np.zeros((*size, 3), np.uint8)
+    top, left = size[0] // 2 - height // 2, size[1] // 2 - width // 2
     canvas[top : top + height, left : left + width] = image
-    return canvas, (top, left), (height, width)
+    return canvas, (top, left)
 
 
 def normalize(canvas: np.ndarray, mirrored: bool) -> Tensor:

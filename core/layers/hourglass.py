@@ -99,6 +99,7 @@ class StackedHourglass(nn.Module):
         stacks: number of hourglasses.
         feature_channels: number of channels of the features that a stack gives to its heads.
         block, upsample: see :class:`Hourglass`.
+        key: under which the hourglasses stand in the state dict; weights depend on it.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class StackedHourglass(nn.Module):
         feature_channels: int,
         block: Block = Residual,
         upsample: Upsample = nearest_upsample,
+        key: str = "hgs",
     ):
         super().__init__()
         width = channels[0]
@@ -119,9 +121,9 @@ class StackedHourglass(nn.Module):
             *(Residual(before, after, stride=2) for before, after in pairwise(stem_channels)),
         )
         between = range(stacks - 1)
-        self.hgs = nn.ModuleList(
-            Hourglass(channels, blocks, block, upsample) for _ in range(stacks)
-        )
+        hourglasses = (Hourglass(channels, blocks, block, upsample) for _ in range(stacks))
+        self.add_module(key, nn.ModuleList(hourglasses))
+        self.key = key
         self.cnvs = nn.ModuleList(ConvBnRelu(width, feature_channels) for _ in range(stacks))
         self.inters = nn.ModuleList(Residual(width, width) for _ in between)
         self.inters_ = nn.ModuleList(conv_bn(width, width) for _ in between)
@@ -134,8 +136,9 @@ class StackedHourglass(nn.Module):
             images: [B, 3, height, width], normalised.
         """
         x = self.pre(images)
+        hourglasses = self.get_submodule(self.key).children()
         outputs: list[StackMaps] = []
-        for stack, (hourglass, conv) in enumerate(zip(self.hgs, self.cnvs, strict=True)):
+        for stack, (hourglass, conv) in enumerate(zip(hourglasses, self.cnvs, strict=True)):
             merged = hourglass(x)
             features = conv(merged[-1])
             outputs.append(StackMaps(features, merged))

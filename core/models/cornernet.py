@@ -1,79 +1,29 @@
 """CornerNet: objects as pairs of corners (Law and Deng 2018, arXiv:1808.01244)."""
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 from torch import Tensor, nn
 
 from core.batch import CornerMaps
 from core.config import Config
-from core.errors import UserError
 from core.layers.blocks import Block, Residual
 from core.layers.corner_pooling import BOTTOM_RIGHT, TOP_LEFT, CornerPooling, Direction
 from core.layers.heads import HEATMAP_BIAS, Head
 from core.layers.hourglass import StackedHourglass, Upsample, nearest_upsample
-from core.models.corners import check_sizes, corner_detector
+from core.models.architecture import HourglassArchitecture, read_architecture
+from core.models.corners import corner_detector
 from core.models.detector import Detector
-from core.sections import parse_section
-
-AnyArchitecture = TypeVar("AnyArchitecture", bound="Architecture")
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """The ``model`` section of a config; by default hourglass-104 (CornerNet, section 3.6).
+class Architecture(HourglassArchitecture):
+    """The ``model`` section of a config, see :class:`HourglassArchitecture`.
 
     Attributes:
-        stacks: number of hourglasses, one after the other.
-        stem_channels: of the layers before them; each halves the size, and so their number makes
-            the stride.
-        channels: of an hourglass' levels, finest first; each level but the first halves the size.
-        blocks: in each part of a level, level by level; the last number is that of the coarsest.
-        head_channels: of a stack's features, of its corner modules and of its heads.
         pooling_channels: of the maps that are pooled.
     """
 
-    stacks: int = 2
-    stem_channels: tuple[int, ...] = (128, 256)
-    channels: tuple[int, ...] = (256, 256, 384, 384, 384, 512)
-    blocks: tuple[int, ...] = (2, 2, 2, 2, 2, 4)
-    head_channels: int = 256
     pooling_channels: int = 128
-
-    @property
-    def stride(self) -> int:
-        """Pixels a cell of the heatmaps."""
-        return 2 ** len(self.stem_channels)
-
-    @property
-    def coarsest_stride(self) -> int:
-        """Pixels a cell of the coarsest map of an hourglass."""
-        return self.stride * 2 ** (len(self.channels) - 1)
-
-    def check(self, where: str) -> None:
-        """Refuses numbers from which no network can be made.
-
-        Args:
-            where: file and section, for messages.
-
-        Raises:
-            UserError: a count below 1, or lists that don't go together.
-        """
-        for name, value in vars(self).items():
-            if min(value if isinstance(value, tuple) else (value,), default=0) < 1:
-                raise UserError(f"{where}.{name} must hold numbers of at least 1")
-        if len(self.channels) < 2:
-            raise UserError(f"{where}.channels must name at least two levels, as in [64, 96]")
-        if len(self.blocks) != len(self.channels):
-            raise UserError(
-                f"{where}.blocks names {len(self.blocks)} levels and {where}.channels "
-                f"{len(self.channels)}; give both one number a level"
-            )
-        if self.channels[0] != self.stem_channels[-1]:
-            raise UserError(
-                f"{where}.channels starts with {self.channels[0]} and {where}.stem_channels ends "
-                f"with {self.stem_channels[-1]}; make them equal"
-            )
 
 
 class CornerNet(nn.Module):
@@ -145,24 +95,6 @@ class CornerNet(nn.Module):
             tl_offset=self.tl_offs[stack](top_left),
             br_offset=self.br_offs[stack](bottom_right),
         )
-
-
-def read_architecture(schema: type[AnyArchitecture], config: Config) -> AnyArchitecture:
-    """Reads a config's ``model`` section and checks it, alone and against the ``db`` section.
-
-    Args:
-        schema: :class:`Architecture` or a class derived from it.
-        config: the config.
-
-    Raises:
-        UserError: unknown key, wrong type, numbers from which no network can be made, or sizes in
-            ``db`` that don't fit the network.
-    """
-    where = f"{config.path}: model"
-    architecture = parse_section(schema, config.model, where)
-    architecture.check(where)
-    check_sizes(config, architecture.stride, architecture.coarsest_stride)
-    return architecture
 
 
 def build(config: Config, num_classes: int) -> Detector:

@@ -9,15 +9,12 @@ from torch import Tensor, nn
 from core.batch import CornerMaps, Sample
 from core.config import Config, Database
 from core.decode.corners import decode_corners
-from core.errors import UserError
 from core.inference.corners import detect_corners
 from core.losses.corners import corner_losses
 from core.models.detector import Detector
 from core.sample.corners import sample_corners
 from core.sample.loader import SampleFunction
 from core.targets.corners import corner_targets
-
-TEST_SIDE = 128  # test pictures are padded to multiples of it, less one pixel
 
 
 def corner_detector(
@@ -98,36 +95,3 @@ def sample_unchanged(
 ) -> Sample:
     """``db.data_aug`` false: what validation sees, in training too; ``rng`` is not used."""
     return sample(image, boxes, labels, None)
-
-
-def check_sizes(config: Config, stride: int, coarsest_stride: int) -> None:
-    """Refuses sizes of pictures and maps that don't fit a network.
-
-    Args:
-        config: whose ``db`` section names them.
-        stride: pixels a cell of the network's maps.
-        coarsest_stride: pixels a cell of the coarsest map of its hourglasses.
-
-    Raises:
-        UserError: with the sizes that fit.
-    """
-    if coarsest_stride > TEST_SIDE:
-        raise UserError(
-            f"{config.path}: model.stem_channels and model.channels halve the picture to 1/"
-            f"{coarsest_stride}; 1/{TEST_SIDE} is the most, so give fewer levels"
-        )
-    height, width = config.db.input_size
-    cells = (-(-height // stride), -(-width // stride))  # each of the stem's layers rounds up
-    if any(side % (coarsest_stride // stride) for side in cells):
-        near = [side | (coarsest_stride - 1) for side in (height, width)]
-        raise UserError(
-            f"{config.path}: db.input_size {[height, width]} cannot be halved to "
-            f"1/{coarsest_stride} and doubled again; give multiples of {coarsest_stride} or up to "
-            f"{stride - 1} pixels less, such as {near}"
-        )
-    if config.db.output_size != cells:
-        raise UserError(
-            f"{config.path}: db.output_sizes says {list(config.db.output_size)}, and from "
-            f"db.input_size {[height, width]} the network makes {list(cells)}; set db.output_sizes "
-            f"to [{list(cells)}]"
-        )

@@ -1,0 +1,139 @@
+"""The ``model`` section of a config: the numbers that a network is made from, read and checked."""
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from core.config import Config
+from core.errors import UserError
+from core.sections import parse_section
+
+TEST_SIDE = 128  # pixels; test pictures of hourglasses are padded by it, so none may halve further
+
+
+class Architecture(Protocol):
+    """What a network without layers of fixed size tells of itself; a frozen dataclass."""
+
+    @property
+    def stride(self) -> int:
+        """Pixels a cell of the heatmaps."""
+        ...
+
+    @property
+    def coarsest_stride(self) -> int:
+        """Pixels a cell of the coarsest map that is doubled again."""
+        ...
+
+    def check(self, where: str) -> None:
+        """Refuses numbers from which no network can be made; ``where`` is for messages."""
+        ...
+
+
+AnyArchitecture = TypeVar("AnyArchitecture", bound=Architecture)
+
+
+@dataclass(frozen=True)
+class HourglassArchitecture:
+    """Stacked hourglasses; by default hourglass-104 (CornerNet, section 3.6).
+
+    Attributes:
+        stacks: number of hourglasses, one after the other.
+        stem_channels: of the layers before them; each halves the size, and so their number makes
+            the stride.
+        channels: of an hourglass' levels, finest first; each level but the first halves the size.
+        blocks: in each part of a level, level by level; the last number is that of the coarsest.
+        head_channels: of a stack's features and of all that reads them.
+    """
+
+    stacks: int = 2
+    stem_channels: tuple[int, ...] = (128, 256)
+    channels: tuple[int, ...] = (256, 256, 384, 384, 384, 512)
+    blocks: tuple[int, ...] = (2, 2, 2, 2, 2, 4)
+    head_channels: int = 256
+
+    @property
+    def stride(self) -> int:
+        """Pixels a cell of the heatmaps."""
+        return 2 ** len(self.stem_channels)
+
+    @property
+    def coarsest_stride(self) -> int:
+        """Pixels a cell of the coarsest map of an hourglass."""
+        return self.stride * 2 ** (len(self.channels) - 1)
+
+    def check(self, where: str) -> None:
+        """Refuses numbers from which no network can be made.
+
+        Args:
+            where: file and section, for messages.
+
+        Raises:
+            UserError: a count below 1, or lists that don't go together.
+        """
+        require_counts(self, where)
+        if len(self.channels) < 2:
+            raise UserError(f"{where}.channels must name at least two levels, as in [64, 96]")
+        if len(self.blocks) != len(self.channels):
+            raise UserError(
+                f"{where}.blocks names {len(self.blocks)} levels and {where}.channels "
+                f"{len(self.channels)}; give both one number a level"
+            )
+        if self.channels[0] != self.stem_channels[-1]:
+            raise UserError(
+                f"{where}.channels starts with {self.channels[0]} and {where}.stem_channels ends "
+                f"with {self.stem_channels[-1]}; make them equal"
+            )
+        if self.coarsest_stride > TEST_SIDE:
+            raise UserError(
+                f"{where}.stem_channels and {where}.channels halve the picture to 1/"
+                f"{self.coarsest_stride}; 1/{TEST_SIDE} is the most, so give fewer levels"
+            )
+
+
+def require_counts(architecture: Architecture, where: str) -> None:
+    """Refuses numbers of channels, blocks and so on below 1, and empty lists of them.
+
+    Args:
+        architecture: a dataclass; its words are passed over.
+        where: file and section, for messages.
+    """
+    for name, value in vars(architecture).items():
+        counts = value if isinstance(value, tuple) else (value,)
+        if not counts or any(isinstance(count, int) and count < 1 for count in counts):
+            raise UserError(f"{where}.{name} must hold numbers of at least 1")
+
+
+def read_architecture(schema: type[AnyArchitecture], config: Config) -> AnyArchitecture:
+    """Reads a config's ``model`` section and checks it, alone and against the ``db`` section.
+
+    Args:
+        schema: a frozen dataclass with a default for every field.
+        config: the config.
+
+    Raises:
+        UserError: unknown key, wrong type, numbers from which no network can be made, or sizes in
+            ``db`` that don't fit the network.
+    """
+    where = f"{config.path}: model"
+    architecture = parse_section(schema, config.model, where)
+    architecture.check(where)
+    _check_sizes(config, architecture.stride, architecture.coarsest_stride)
+    return architecture
+
+
+def _check_sizes(config: Config, stride: int, coarsest_stride: int) -> None:
+    """Refuses sizes of pictures and maps that don't fit a network, and says which ones fit."""
+    height, width = config.db.input_size
+    cells = (-(-height // stride), -(-width // stride))  # each of the stem's layers rounds up
+    if any(side % (coarsest_stride // stride) for side in cells):
+        near = [side | (coarsest_stride - 1) for side in (height, width)]
+        raise UserError(
+            f"{config.path}: db.input_size {[height, width]} cannot be halved to "
+            f"1/{coarsest_stride} and doubled again; give multiples of {coarsest_stride} or up to "
+            f"{stride - 1} pixels less, such as {near}"
+        )
+    if config.db.output_size != cells:
+        raise UserError(
+            f"{config.path}: db.output_sizes says {list(config.db.output_size)}, and from "
+            f"db.input_size {[height, width]} the network makes {list(cells)}; set db.output_sizes "
+            f"to [{list(cells)}]"
+        )
