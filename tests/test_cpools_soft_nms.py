@@ -244,6 +244,31 @@ def test_compiles_whole():
     torch.testing.assert_close(compiled(boxes, labels), run(boxes, labels))
 
 
+class Suppress(torch.nn.Module):
+    def forward(self, boxes, labels):
+        return soft_nms(boxes, labels, method="nms")
+
+
+def test_exports_for_any_number_of_boxes():
+    boxes, labels, *_ = arguments()
+    count = torch.export.Dim("count", min=2)
+    program = torch.export.export(
+        Suppress(), (boxes, labels), dynamic_shapes=({0: count}, {0: count})
+    )
+    ours, wanted = (run(boxes[:5], labels[:5]) for run in (program.module(), Suppress()))
+    assert all(torch.equal(one, other) for one, other in zip(ours, wanted, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_vmap_takes_picture_after_picture():
+    boxes = torch.from_numpy(random_boxes(12, 6)).view(3, 4, 7)
+    labels = torch.zeros(3, 4, dtype=torch.int64)
+    ours = torch.func.vmap(Suppress())(boxes, labels)
+    for number in range(3):
+        wanted = Suppress()(boxes[number], labels[number])
+        assert all(torch.equal(one[number], other) for one, other in zip(ours, wanted, strict=True))
+
+
 def test_results_have_no_gradient():
     boxes, labels, *_ = arguments()
     rows, _, _ = soft_nms(boxes.requires_grad_(), labels, method="nms")
