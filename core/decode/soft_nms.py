@@ -5,6 +5,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from core.batch import Detections
 from cpools_ext.soft_nms import soft_nms
 
 Method = Literal["nms", "linear_soft_nms", "exp_soft_nms"]
@@ -51,6 +52,19 @@ def suppress(
     )
     rows, found, kept = (result.numpy() for result in results)
     return (rows, found) if keep_stale else (rows[kept], found[kept])
+
+
+def best_detections(rows: np.ndarray, labels: np.ndarray, max_per_image: int) -> Detections:
+    """What is left of a picture after suppression, best first.
+
+    Args:
+        rows: float32 [m, 5 or more]: box, score.
+        labels: int64 [m].
+        max_per_image: see :func:`keep_best`.
+    """
+    kept = np.flatnonzero(keep_best(rows[:, SCORE], max_per_image))
+    kept = kept[np.argsort(-rows[kept, SCORE], kind="stable")]
+    return Detections(rows[kept, :4], rows[kept, SCORE], labels[kept])
 
 
 def keep_best(scores: np.ndarray, max_per_image: int) -> np.ndarray:

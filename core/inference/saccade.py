@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core.batch import Detections
-from core.decode.soft_nms import SCORE, Method, keep_best, suppress
+from core.decode.soft_nms import SCORE, Method, best_detections, suppress
 from core.inference.crops import Crops, cut_crops, plan_crops
 from core.inference.locations import (
     attention_locations,
@@ -152,9 +152,7 @@ def merge_looks(
         nms_threshold=nms_threshold,
         sigma=_SIGMA,
     )
-    kept = np.flatnonzero(keep_best(rows[:, SCORE], max_per_image))
-    kept = kept[np.argsort(-rows[kept, SCORE], kind="stable")]
-    return Detections(rows[kept, :4], rows[kept, SCORE], labels[kept])
+    return best_detections(rows, labels, max_per_image)
 
 
 def first_locations(picture_size: Size, init_sizes: tuple[int, ...]) -> np.ndarray:
