@@ -20,10 +20,11 @@ def build_optimizer(
         learning_rate: at the start.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in trained)
     if algorithm == "adam":
-        return torch.optim.Adam(trained, lr=learning_rate)
+        return torch.optim.Adam(trained, lr=learning_rate, fused=fused)
     return torch.optim.SGD(
-        trained, lr=learning_rate, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY
+        trained, lr=learning_rate, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY, fused=fused
     )
 
 

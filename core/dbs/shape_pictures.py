@@ -11,9 +11,9 @@ import numpy as np
 CLASS_NAMES = ("ellipse", "rectangle", "triangle", "star", "ring", "cross")
 
 MIN_SIDE = 10  # pixels of the shorter side of the smallest shape
-MAX_SHAPES = 5
+MAX_SHAPES = 4
 EMPTY_SHARE = 0.04  # pictures without any shape
-MIN_VISIBLE = 0.5  # share of a shape that later shapes leave visible
+MIN_VISIBLE = 0.75  # share of a shape that later shapes leave visible
 MIN_CONTRAST = 90  # distance in BGR from what a shape covers
 _OVERSAMPLING = 8  # sub-pixels a side, for smooth edges
 _TRIES = 20  # places tried for one shape
@@ -37,12 +37,13 @@ class Picture(NamedTuple):
     visible: np.ndarray
 
 
-def draw_picture(size: int, rng: np.random.Generator) -> Picture:
+def draw_picture(size: int, rng: np.random.Generator, mostly_small: bool = False) -> Picture:
     """Draws one picture: a background and up to :data:`MAX_SHAPES` shapes that may overlap.
 
     Args:
         size: pixels a side, at least twice :data:`MIN_SIDE`.
         rng: draws everything.
+        mostly_small: as many shapes of 10 to 20 pixels as of 20 to 40, and so on, as in photos.
     """
     canvas = _background(size, rng)
     count = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(1, MAX_SHAPES + 1))
@@ -53,7 +54,7 @@ def draw_picture(size: int, rng: np.random.Generator) -> Picture:
         label = int(rng.integers(len(CLASS_NAMES)))
         polygons = _polygons(CLASS_NAMES[label], rng)
         for _ in range(_TRIES):
-            box = _place(size, rng)
+            box = _place(size, rng, mostly_small)
             cover = rasterise(polygons, box, size)
             covered = [np.maximum(mask, cover) for mask in hidden]
             if all(_visible(*pair) >= MIN_VISIBLE for pair in zip(covers, covered, strict=True)):
@@ -101,10 +102,14 @@ def _visible(cover: np.ndarray, hidden: np.ndarray) -> float:
     return float((cover * (1 - hidden)).sum() / cover.sum())
 
 
-def _place(size: int, rng: np.random.Generator) -> np.ndarray:
+def _place(size: int, rng: np.random.Generator, mostly_small: bool = False) -> np.ndarray:
     """A box of 10 pixels to half the picture a side, somewhere in the picture."""
-    longer = rng.uniform(MIN_SIDE, size / 2)
-    shorter = max(MIN_SIDE, longer * rng.uniform(0.7, 1))
+    shortest, longest = MIN_SIDE, size / 2
+    if mostly_small:
+        longer = shortest * (longest / shortest) ** rng.random()
+    else:
+        longer = rng.uniform(shortest, longest)
+    shorter = max(shortest, longer * rng.uniform(0.7, 1))
     sides = np.array([longer, shorter] if rng.random() < 0.5 else [shorter, longer])
     start = rng.uniform(0, size - sides)
     return np.concatenate([start, start + sides])

@@ -1,9 +1,10 @@
 """Writes the embedded data set: JPEG files of plain shapes with COCO annotations.
 
-    python -m core.dbs.shapes OUT --train 2000 --val 200 --size 127 --seed 317
+    python -m core.dbs.shapes OUT --train 6000 --val 200 --size 127 --seed 317
 
 gives ``OUT/annotations/instances_{train,val}.json`` and ``OUT/images/{train,val}/``. Picture i of a
-split depends on the seed, the size, the split and i alone.
+split depends on the seed, the size, the split and i alone. ``--size 383 --mostly-small`` makes
+small shapes in large pictures, for detectors that look closer.
 """
 
 import argparse
@@ -32,18 +33,25 @@ def main(arguments: list[str]) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("out", type=Path, help="folder to write; made if it is not there")
     parser.add_argument(
-        "--train", type=int, default=2000, help="pictures to train on (%(default)s)"
+        "--train", type=int, default=6000, help="pictures to train on (%(default)s)"
     )
     parser.add_argument("--val", type=int, default=200, help="pictures to evaluate (%(default)s)")
     parser.add_argument("--size", type=int, default=127, help="pixels a side (%(default)s)")
     parser.add_argument("--seed", type=int, default=317, help="%(default)s")
+    parser.add_argument(
+        "--mostly-small",
+        action="store_true",
+        help="as many shapes of 10 to 20 pixels as of 20 to 40",
+    )
     options = parser.parse_args(arguments)
     counts = {"train": options.train, "val": options.val}
-    write_shapes(options.out, counts, options.size, options.seed)
+    write_shapes(options.out, counts, options.size, options.seed, options.mostly_small)
     return 0
 
 
-def write_shapes(out: Path, counts: dict[str, int], size: int, seed: int) -> None:
+def write_shapes(
+    out: Path, counts: dict[str, int], size: int, seed: int, mostly_small: bool = False
+) -> None:
     """Writes pictures and annotations of each split under ``out``.
 
     Args:
@@ -51,6 +59,7 @@ def write_shapes(out: Path, counts: dict[str, int], size: int, seed: int) -> Non
         counts: number of pictures of the splits ``train`` and ``val``.
         size: pixels a side.
         seed: of all draws, 0 or more.
+        mostly_small: see :func:`draw_picture`.
 
     Raises:
         UserError: a number is out of range, or ``out`` holds something else.
@@ -63,7 +72,7 @@ def write_shapes(out: Path, counts: dict[str, int], size: int, seed: int) -> Non
         raise UserError(f"--seed {seed} must be 0 or more")
     _claim(out)
     for split, count in counts.items():
-        _write_split(out, split, count, size, seed)
+        _write_split(out, split, count, size, seed, mostly_small)
     pictures = ", ".join(f"{count} {split}" for split, count in counts.items())
     logger.info("%s: wrote %s pictures of %d classes", out, pictures, len(CLASS_NAMES))
 
@@ -78,13 +87,16 @@ def _claim(out: Path) -> None:
     (out / _MARK).write_text('{"made by": "core.dbs.shapes"}\n', encoding="utf-8")
 
 
-def _write_split(out: Path, split: str, count: int, size: int, seed: int) -> None:
+def _write_split(
+    out: Path, split: str, count: int, size: int, seed: int, mostly_small: bool
+) -> None:
     image_dir = out / "images" / split
     image_dir.mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index in tqdm(range(count), desc=f"{split} pictures", disable=None):
-        picture = draw_picture(size, np.random.default_rng((seed, SPLITS.index(split), index)))
+        rng = np.random.default_rng((seed, SPLITS.index(split), index))
+        picture = draw_picture(size, rng, mostly_small)
         name = f"{index:06d}.jpg"
         quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
         if not cv2.imwrite(str(image_dir / name), picture.image, quality):
