@@ -1,10 +1,10 @@
 """The whole way in a few minutes: make pictures, train, evaluate, draw; each stage is timed.
 
-    python benchmarks/demo.py [--config CornerNet_Squeeze-shapes] [--started SECONDS]
+    python -m benchmarks.demo [--config CornerNet_Squeeze-shapes] [--started SECONDS]
 
-Every stage is a command of the README, run as a user would run it. The last line gives AP, AP50, the
-seconds of all stages, and where the drawn pictures are. ``--started`` is the time (seconds since
-1970) from which the total counts, for callers that set up an environment first.
+Every stage is a command of the README, run as a user would run it. The last line gives AP, AP50,
+the seconds of all stages, and where the drawn pictures are. ``--started`` is the time (seconds
+since 1970) from which the total counts, for callers that set up an environment first.
 """
 
 import argparse
