@@ -128,7 +128,7 @@ def test_equals_the_reference(case):
 def test_the_first_pass_has_float32_scales():
     locations = first_locations((480, 640), (192, 255))
     np.testing.assert_allclose(locations, [[240, 320, 0.3], [240, 320, 0.3984375]])
-    assert locations[0, 2] == np.float32(0.3) != 0.3
+    assert locations[0, 2] == float(np.float32(0.3)) != 0.3
 
 
 def test_attention_finds_nothing():

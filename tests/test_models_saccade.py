@@ -23,12 +23,13 @@ class SaccadeGolden(Golden):
 
     def targets(self):
         corners = super().targets()
+        valid = {}
         for corner in ("tl", "br"):
-            valid = torch.ones_like(corners.tl_heatmap, dtype=torch.bool)
-            valid.view(-1)[self[f"gt_{corner}_valid_zero_idx"]] = False
-            corners = replace(corners, **{f"{corner}_valid": valid})
+            mask = torch.ones_like(corners.tl_heatmap, dtype=torch.bool)
+            mask.view(-1)[self[f"gt_{corner}_valid_zero_idx"]] = False
+            valid[f"{corner}_valid"] = mask
         attention = [torch.from_numpy(self[f"gt_att_{level}"]).float() for level in range(3)]
-        return SaccadeTargets(corners, attention)
+        return SaccadeTargets(corners, **valid, attention=attention)
 
     def batch(self):
         batch = super().batch()
@@ -74,8 +75,8 @@ def test_targets_of_the_golden_boxes():
         heatmap = getattr(targets.corners, f"{corner}_heatmap")
         wanted = getattr(expected.corners, f"{corner}_heatmap")
         torch.testing.assert_close(heatmap, wanted, rtol=0, atol=1e-6)
-        valid = getattr(targets.corners, f"{corner}_valid")
-        assert torch.equal(valid, getattr(expected.corners, f"{corner}_valid"))
+        valid = getattr(targets, f"{corner}_valid")
+        assert torch.equal(valid, getattr(expected, f"{corner}_valid"))
     assert targets.corners.mask.sum(1).tolist() == golden["gt_mask"].sum(1).tolist()
     for attention, wanted in zip(targets.attention, expected.attention, strict=True):
         assert torch.equal(attention, wanted)

@@ -59,7 +59,7 @@ def test_equals_the_reference(run):
         np.testing.assert_array_equal(heatmap.nonzero()[:, 0], index)
         values = TARGETS[f"run{run}_{corner}_heat_val"]
         np.testing.assert_allclose(heatmap[index], values, atol=1e-6)
-        valid = getattr(corners, f"{corner}_valid").flatten()
+        valid = getattr(targets, f"{corner}_valid").flatten()
         zeros = TARGETS[f"run{run}_{corner}_valid_zero_idx"]
         np.testing.assert_array_equal((~valid).nonzero()[:, 0], zeros)
         for row in range(5):  # the reference packs the used boxes to the front
@@ -106,17 +106,17 @@ def test_padding_marks_nothing():
     batch = make_batch([[], [[10, 10, 50, 50, 3], [100, 90, 120, 99, 3]]])
     targets = saccade_targets(batch, **ATTENTION, **CORNERS)
     assert all(not level[0].any() for level in targets.attention)
-    assert targets.corners.tl_valid[0].all() and not targets.corners.mask[0].any()
+    assert targets.tl_valid[0].all() and not targets.corners.mask[0].any()
 
 
 def test_boxes_that_are_not_usable_blank_their_corners_and_give_no_object():
     boxes = [[10, 10, 50, 50, 3], [100, 90, 150, 130, 7]]
-    targets = saccade_targets(make_batch([boxes], [[True, False]]), **ATTENTION, **CORNERS).corners
+    targets = saccade_targets(make_batch([boxes], [[True, False]]), **ATTENTION, **CORNERS)
     alone = corner_targets(make_batch([boxes[:1]]), **CORNERS)
     other = corner_targets(make_batch([boxes[1:]]), **CORNERS)
-    assert torch.equal(targets.tl_heatmap, alone.tl_heatmap)
+    assert torch.equal(targets.corners.tl_heatmap, alone.tl_heatmap)
     assert torch.equal(targets.br_valid, other.br_heatmap == 0)
-    assert targets.mask.tolist() == [[True, False]]
+    assert targets.corners.mask.tolist() == [[True, False]]
     assert not targets.tl_valid[0, 7].all() and targets.tl_valid[0, 3].all()
 
 

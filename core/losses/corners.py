@@ -16,6 +16,8 @@ def corner_losses(
     *,
     pull_weight: float = 0.1,
     push_weight: float = 0.1,
+    tl_valid: Tensor | None = None,
+    br_valid: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The terms that CornerNet minimises (section 4.1), in float32 under autocast too.
 
@@ -25,13 +27,14 @@ def corner_losses(
         pull_weight, push_weight: of the associative-embedding loss. It is summed over pictures
             while the other terms are means, so the published weights belong to the reference's
             chunk sizes.
+        tl_valid, br_valid: see :func:`focal_loss`, for the heatmaps of either corner.
 
     Returns:
         ``heatmap``, ``pull``, ``push``, ``offset``: float32 scalars, weighted and averaged over the
         stacks; the loss is their sum.
     """
     with torch.autocast(outputs[0].tl_heatmap.device.type, enabled=False):
-        stacks = [_stack_terms(maps, targets) for maps in outputs]
+        stacks = [_stack_terms(maps, targets, tl_valid, br_valid) for maps in outputs]
     terms = torch.stack([torch.stack(terms) for terms in stacks]).mean(0)  # [4]
     heatmap, pull, push, offset = terms.unbind()
     return {
@@ -42,10 +45,12 @@ def corner_losses(
     }
 
 
-def _stack_terms(maps: CornerMaps, targets: CornerTargets) -> tuple[Tensor, ...]:
+def _stack_terms(
+    maps: CornerMaps, targets: CornerTargets, tl_valid: Tensor | None, br_valid: Tensor | None
+) -> tuple[Tensor, ...]:
     """Heatmap, pull, push and offset terms of one stack, unweighted."""
-    heatmap = focal_loss(maps.tl_heatmap, targets.tl_heatmap, targets.tl_valid)
-    heatmap = heatmap + focal_loss(maps.br_heatmap, targets.br_heatmap, targets.br_valid)
+    heatmap = focal_loss(maps.tl_heatmap, targets.tl_heatmap, tl_valid)
+    heatmap = heatmap + focal_loss(maps.br_heatmap, targets.br_heatmap, br_valid)
     pull, push = associative_embedding_loss(
         maps.tl_embedding, maps.br_embedding, targets.tl_index, targets.br_index, targets.mask
     )

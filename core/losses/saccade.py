@@ -35,6 +35,8 @@ def saccade_losses(
         targets.corners,
         pull_weight=pull_weight,
         push_weight=push_weight,
+        tl_valid=targets.tl_valid,
+        br_valid=targets.br_valid,
     )
     with torch.autocast(outputs[0].corners.tl_heatmap.device.type, enabled=False):
         levels = [

@@ -18,8 +18,6 @@ class CornerTargets:
         tl_index, br_index: int64 [B, M], cell of each corner as y * W + x; 0 for padding.
         tl_offset, br_offset: float32 [B, M, 2], (x, y) of a corner within its cell; 0 for padding.
         mask: bool [B, M], false for padding and for boxes that are not usable.
-        tl_valid, br_valid: bool [B, C, H, W], false where a cell of the heatmap costs nothing; None
-            where all cost.
     """
 
     tl_heatmap: Tensor
@@ -29,8 +27,6 @@ class CornerTargets:
     tl_offset: Tensor
     br_offset: Tensor
     mask: Tensor
-    tl_valid: Tensor | None = None
-    br_valid: Tensor | None = None
 
 
 def corner_targets(

@@ -16,11 +16,15 @@ class SaccadeTargets:
     """Targets of the corners and of the attention maps.
 
     Attributes:
-        corners: of the usable boxes; cells near a corner of any other box are not valid.
+        corners: of the usable boxes.
+        tl_valid, br_valid: bool [B, C, H, W], false near a corner of any other box: whatever the
+            heatmap says there costs nothing.
         attention: float32 [B, 1, h, w], coarse first: 1 in the cell of an object's centre.
     """
 
     corners: CornerTargets
+    tl_valid: Tensor
+    br_valid: Tensor
     attention: list[Tensor]
 
 
@@ -40,10 +44,11 @@ def saccade_targets(
         corners: the other arguments of :func:`core.targets.corners.corner_targets`.
     """
     assert batch.usable is not None
-    targets = corner_targets(batch, **corners)
     others = corner_targets(replace(batch, usable=~batch.usable), **corners)
     return SaccadeTargets(
-        corners=replace(targets, tl_valid=others.tl_heatmap == 0, br_valid=others.br_heatmap == 0),
+        corners=corner_targets(batch, **corners),
+        tl_valid=others.tl_heatmap == 0,
+        br_valid=others.br_heatmap == 0,
         attention=attention_targets(batch, sizes=sizes, strides=strides, ranges=ranges),
     )
 

@@ -1,0 +1,126 @@
+"""Time of CornerNet-Saccade on a 640 x 480 picture, 2 views at first and 7 closer looks, by parts.
+
+    python -m benchmarks.saccade [--rounds 5] [--threads N] [--device cpu] [--precision bfloat16]
+
+The published network with random weights; its batch norms have the statistics of the first views,
+and whatever attention it has is followed to the limit of 7. Times are medians, also as multiples of
+a 2048^3 matrix product in the same process; products and pictures take turns.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from core import models
+from core.batch import Detections
+from core.config import load_config
+from core.inference import saccade
+from core.inference.predict import Predict
+
+CROPS = 7
+SETTINGS = [f"db.att_max_crops={CROPS}", "db.att_thresholds=[0.0]"]
+
+
+class Clock:
+    """Adds up the wall time of functions by name, the device's work included."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+
+    def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, timed under ``name``."""
+
+        def timed(*words: Any, **named: Any) -> Any:
+            start = time.perf_counter()
+            result = function(*words, **named)
+            self.wait()
+            self.seconds[name] = self.seconds.get(name, 0) + time.perf_counter() - start
+            return result
+
+        return timed
+
+    def wait(self) -> None:
+        """Until the device has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def settle_(network: nn.Module, gaze: saccade.Gaze, device: torch.device) -> None:
+    """Gives the batch norms the statistics of noise, or activations would grow without end."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        network.train()(torch.randn(2, 3, *gaze.input_size, device=device))
+    network.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="pictures, after one to warm up")
+    parser.add_argument("--threads", type=int, help="of PyTorch; its default otherwise")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--config", default="CornerNet_Saccade")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    device = torch.device(options.device)
+    config = load_config(options.config, overrides=SETTINGS)
+    detector = models.build(config, 80)
+    layout = torch.channels_last if config.system.channels_last else torch.contiguous_format
+    network = detector.network.to(device, memory_format=layout)
+    infer: Any = detector.infer
+    settle_(network, infer.keywords["gaze"], device)
+
+    clock = Clock(device)
+    saccade.cut_crops = clock.wrap("cropping", saccade.cut_crops)
+    views: list[int] = []
+
+    def run(images: torch.Tensor, **options: Any) -> Any:
+        views.append(len(images))
+        return network(images, **options)
+
+    predict = Predict(
+        clock.wrap("network", run),  # type: ignore[arg-type]
+        clock.wrap("decoding", detector.decode),
+        device,
+        options.precision == "bfloat16",
+    )
+    image = np.random.default_rng(0).integers(0, 256, (480, 640, 3)).astype(np.uint8)
+    a, b = torch.rand(2, 2048, 2048, device=device).unbind()
+
+    times: dict[str, list[float]] = {}
+    products: list[float] = []
+    for number in range(options.rounds + 1):
+        clock.seconds.clear()
+        views.clear()
+        with torch.inference_mode():
+            for _ in range(3):
+                clock.wrap("product", torch.mm)(a, b)
+            product = clock.seconds.pop("product") / 3
+            found: Detections = clock.wrap("in all", detector.infer)(image, predict)
+        assert views == [2, CROPS], views
+        total = clock.seconds.pop("in all")
+        rest = total - sum(clock.seconds.values())
+        if number:
+            products.append(product)
+            for name, spent in {**clock.seconds, "the rest": rest, "in all": total}.items():
+                times.setdefault(name, []).append(spent)
+    unit = statistics.median(products)
+    print(f"{options.precision}, {torch.get_num_threads()} threads, {len(found)} detections")
+    for name, spent in times.items():
+        median = statistics.median(spent)
+        print(f"{name:10}{median * 1e3:10.1f} ms{median / unit:8.2f} products")
+
+
+if __name__ == "__main__":
+    main()
