@@ -2,10 +2,10 @@
 
     python benchmarks/step.py [--steps 7] [--threads N] [--device cpu] [--set section.key=value]
 
-Squeeze at 511 pixels and hourglass-104 at 255, batch 1, float32 and bfloat16 autocast. Each case
-runs in a process of its own, so that its peak of memory is its own. A step is the engine's: colour,
-targets, forward, losses, backward, Adam. Products and steps take turns; both are given by their
-medians, and in brackets by their fastest, for machines that others use too.
+Squeeze at 511 pixels, hourglass-104 and Saccade at 255, batch 1, float32 and bfloat16 autocast.
+Each case runs in a process of its own, so that its peak of memory is its own. A step is the
+engine's: colour, targets, forward, losses, backward, Adam. Products and steps take turns; both are
+given by their medians, and in brackets by their fastest, for machines that others use too.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from core.schedule import build_optimizer
 CASES = {  # input side, output side
     "CornerNet_Squeeze": (511, 64),
     "CornerNet": (255, 64),
+    "CornerNet_Saccade": (255, 64),
 }
 OBJECTS = 8
 
@@ -44,6 +45,7 @@ def one_picture(side: int) -> Batch:
         color=torch.cat((torch.eye(3) / 64, torch.full((3, 1), -2.0)), 1)[None],
         index=torch.zeros(1, dtype=torch.int64),
         unreadable=torch.zeros(0, dtype=torch.int64),
+        usable=torch.ones(1, OBJECTS, dtype=torch.bool),
     )
 
 
