@@ -46,6 +46,8 @@ class Batch:
         index: int64 [B], numbers of the pictures in their database.
         unreadable: int64 [r], numbers of the pictures that could not be decoded and were replaced.
         usable: bool [B, M] or None, see :class:`Sample`.
+        sizes: int64 [B, 2] or None: height and width of each picture, where they differ; it lies at
+            the top left of its image, and the rest of that is 0. None: every picture fills its.
     """
 
     images: Tensor
@@ -56,6 +58,7 @@ class Batch:
     index: Tensor
     unreadable: Tensor
     usable: Tensor | None = None
+    sizes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -104,10 +107,10 @@ def collate(
     unreadable: list[int] | None = None,
     images: Tensor | None = None,
 ) -> Batch:
-    """Stacks samples of one size into a batch; objects are padded to the picture with the most.
+    """Stacks samples into a batch, padded to the most objects and to the largest sides.
 
     Args:
-        samples: B samples whose images have one shape.
+        samples: B samples.
         index: B numbers of the pictures in their database.
         unreadable: numbers of pictures that were replaced because they could not be decoded.
         images: uint8 [B, 3, height, width], the samples' images if they are stacked already.
@@ -124,8 +127,12 @@ def collate(
         labels[row, : counts[row]] = sample.labels
         if usable is not None:
             usable[row, : counts[row]] = sample.usable
+    shapes = np.array([sample.image.shape for sample in samples])  # [B, 3]
     if images is None:
-        images = torch.from_numpy(np.stack([sample.image for sample in samples]))
+        images = torch.zeros((len(samples), *shapes.max(0)), dtype=torch.uint8)
+        for image, sample in zip(images.numpy(), samples, strict=True):
+            image[:, : sample.image.shape[1], : sample.image.shape[2]] = sample.image
+    differ = (shapes != shapes[0]).any()
     return Batch(
         images=images,
         boxes=torch.from_numpy(boxes),
@@ -135,6 +142,7 @@ def collate(
         index=torch.tensor(index, dtype=torch.int64),
         unreadable=torch.tensor(unreadable or [], dtype=torch.int64),
         usable=None if usable is None else torch.from_numpy(usable),
+        sizes=torch.from_numpy(shapes[:, 1:].astype(np.int64)) if differ else None,
     )
 
 
@@ -166,6 +174,20 @@ class SaccadeMaps(NamedTuple):
 
     corners: CornerMaps
     attention: list[Tensor]
+
+
+class CenterMaps(NamedTuple):
+    """What the heads of one stack give for centres (CenterNet, arXiv:1904.07850, section 3).
+
+    Attributes:
+        heatmap: logits [B, C, H, W] of the centres of boxes.
+        size: [B, 2, H, W], width and height of the box about a centre, in cells.
+        offset: [B, 2, H, W], (x, y) fraction of a cell to add to the cell's number.
+    """
+
+    heatmap: Tensor
+    size: Tensor
+    offset: Tensor
 
 
 @dataclass(frozen=True)

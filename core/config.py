@@ -92,6 +92,9 @@ class Database:
     merge_bbox: bool = False
     weight_exp: float = 8.0
     max_per_image: int = 100
+    # CenterNet's test pictures: at their own size, padded, or scaled into input_size
+    test_resolution: typing.Literal["keep", "fix"] = "keep"
+    test_nms: bool = False  # soft-NMS at one scale, too; CenterNet does without
     reference_scoring: bool = False  # keep the reference's rounding and soft-NMS left-overs
     # CornerNet-Saccade
     rand_center: bool = True  # in every second crop an object stands near the middle

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from core.batch import Sample
 from core.sample import transforms
-from core.sample.color import NORMALIZE, color_matrix
+from core.sample.finish import finish_sample
 
 
 def sample_corners(
@@ -48,11 +47,4 @@ def sample_corners(
     boxes = transforms.clip_boxes(boxes, input_size)
     kept = transforms.has_area(boxes)
     boxes, labels = boxes[kept], labels[kept]
-    if rng is not None and rng.random() < 0.5:
-        image, boxes = transforms.flip(image, boxes)
-    matrix = NORMALIZE
-    if rng is not None and color:
-        matrix = color_matrix(image, rng, lighting=lighting)
-    planes = np.empty((3, *input_size), np.uint8)
-    cv2.split(image, list(planes))
-    return Sample(planes, boxes, labels.astype(np.int64), matrix)
+    return finish_sample(image, boxes, labels, rng, color=color, lighting=lighting)

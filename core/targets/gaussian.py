@@ -22,6 +22,23 @@ def gaussian_radius(heights: Tensor, widths: Tensor, iou: float) -> Tensor:
     return (total - (total * total - 4 * (1 - iou) * heights * widths).sqrt()) / 4
 
 
+def peak_radius(heights: Tensor, widths: Tensor, *, bump: bool, iou: float, fixed: int) -> Tensor:
+    """Radius of the peak of every object, in whole cells.
+
+    Args:
+        heights, widths: float64 sizes of the objects in cells, of any one shape; rounded up first.
+        bump: whether a peak falls off as a Gaussian; otherwise it is one cell.
+        iou: see :func:`gaussian_radius`.
+        fixed: the radius of all peaks; -1: from the sizes.
+
+    Returns:
+        int64, of the same shape, at least 0.
+    """
+    if bump and fixed < 0:
+        return gaussian_radius(heights.ceil(), widths.ceil(), iou).long().clamp(min=0)
+    return torch.full_like(heights, fixed if bump else 0, dtype=torch.int64)
+
+
 def splat_gaussians_(
     heatmaps: Tensor, planes: Tensor, x: Tensor, y: Tensor, radius: Tensor, drawn: Tensor
 ) -> None:

@@ -1,0 +1,131 @@
+"""Inference with CenterNet (arXiv:1904.07850, section 5): peaks are objects, nothing is paired.
+
+The maps of the picture and of its mirror image are averaged. Where several scales are looked at,
+their detections are suppressed together, class by class.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from core.batch import CenterMaps, Detections
+from core.decode.centers import average_mirrored, decode_centers
+from core.decode.soft_nms import SCORE, Method, best_detections, suppress
+from core.inference.corners import center_in, normalize, resize_by
+from core.sample.centers import warp, whole_window
+from core.sample.transforms import Size
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture as the network sees it.
+
+    Attributes:
+        canvas: uint8 [H, W, 3].
+        scale: to which the picture was resized first.
+        center: (y, x), the point of the resized picture in the canvas' middle.
+        pixel: pixels of the resized picture a pixel of the canvas.
+    """
+
+    canvas: np.ndarray
+    scale: float
+    center: tuple[float, float]
+    pixel: float
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How pictures are laid out for the network.
+
+    Attributes:
+        resolution: ``keep``: at their own size, padded; ``fix``: scaled into ``input_size``.
+        input_size: height and width of a canvas of fixed size.
+        coarsest_stride: the sides of a padded canvas are multiples of it; a power of two.
+    """
+
+    resolution: Literal["keep", "fix"]
+    input_size: Size
+    coarsest_stride: int
+
+    def view(self, image: np.ndarray, scale: float) -> View:
+        """Lays out a picture uint8 [h, w, 3] at ``scale``."""
+        resized = resize_by(image, scale)
+        height, width = resized.shape[:2]
+        if self.resolution == "keep":
+            rest = self.coarsest_stride - 1
+            canvas, _ = center_in(resized, ((height | rest) + 1, (width | rest) + 1))
+            return View(canvas, scale, (height // 2, width // 2), 1)
+        # The window is that of the picture at scale 1: this is how scales differ here.
+        window = whole_window(image.shape[:2], self.input_size)
+        pixel, center = window[1] / self.input_size[1], (height / 2, width / 2)
+        return View(warp(resized, center, 1 / pixel, self.input_size), scale, center, pixel)
+
+
+def detect_centers(
+    image: np.ndarray,
+    predict: Callable[[Tensor], CenterMaps],
+    *,
+    geometry: Geometry,
+    test_scales: Sequence[float],
+    test_flipped: bool,
+    top_k: int,
+    kernel: int,
+    nms: bool,
+    nms_algorithm: Method,
+    nms_threshold: float,
+    max_per_image: int,
+    reference_scoring: bool,
+) -> Detections:
+    """Finds the objects of one picture.
+
+    Args:
+        image: uint8 [h, w, 3], BGR.
+        predict: gives the maps of normalised images float32 [B, 3, H, W], on any device.
+        geometry: how the picture is laid out.
+        test_scales: sizes at which the picture is looked at, relative to its own.
+        test_flipped: look at the mirror image too.
+        top_k, kernel: see :func:`core.decode.centers.decode_centers`.
+        nms: suppress at one scale too; of several scales, detections are always suppressed.
+        nms_algorithm, nms_threshold: see :func:`core.decode.soft_nms.suppress`.
+        max_per_image: detections to keep; more where the last ones have equal scores.
+        reference_scoring: keep the rows that the reference's soft-NMS leaves behind.
+
+    Returns:
+        Detections in pixels of ``image``; they may reach beyond it.
+    """
+    assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3, image.shape
+    passes = []
+    for scale in test_scales:
+        view = geometry.view(image, scale)
+        maps = predict(normalize(view.canvas, test_flipped))
+        passes.append(_decode(maps, view, test_flipped, top_k, kernel))
+    found = np.concatenate(passes)
+    found = found[found[:, SCORE] > 0]
+    rows, labels = found[:, : SCORE + 1], found[:, SCORE + 1].astype(np.int64)
+    if nms or len(test_scales) > 1:
+        rows, labels = suppress(
+            np.pad(rows, ((0, 0), (0, 2))),  # there are no scores of corners
+            labels,
+            method=nms_algorithm,
+            nms_threshold=nms_threshold,
+            keep_stale=reference_scoring,
+        )
+    return best_detections(rows, labels, max_per_image)
+
+
+def _decode(maps: CenterMaps, view: View, mirrored: bool, top_k: int, kernel: int) -> np.ndarray:
+    """float32 [n, 6]: what is found in a view, boxes in pixels of the picture."""
+    heatmap, size, offset = (map_.float() for map_ in maps)
+    maps = CenterMaps(heatmap.sigmoid(), size, offset)
+    if mirrored:
+        maps = average_mirrored(maps)
+    rows = decode_centers(maps, top_k=top_k, kernel=kernel)[0].cpu().numpy()
+    out_height, out_width = heatmap.shape[2:]
+    cell = view.canvas.shape[1] / out_width * view.pixel
+    middle = np.array([out_width / 2, out_height / 2] * 2, np.float32)
+    center = np.array([*view.center[::-1]] * 2, np.float32)
+    rows[:, :4] = ((rows[:, :4] - middle) * cell + center) / view.scale
+    return rows

@@ -1,0 +1,201 @@
+"""CenterNet: objects as the centres of their boxes (Zhou et al. 2019, arXiv:1904.07850).
+
+Two backbones: the stacked hourglasses of CornerNet, and ResNet-18 with transposed convolutions.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from torch import Tensor, nn
+
+from core.batch import CenterMaps
+from core.config import Config
+from core.errors import UserError
+from core.inference.centers import Geometry, detect_centers
+from core.layers.heads import HEATMAP_BIAS, Head
+from core.layers.hourglass import StackedHourglass
+from core.layers.resnet import UpsampledResNet18
+from core.losses.centers import center_losses
+from core.models.architecture import HourglassArchitecture, read_architecture, require_counts
+from core.models.corners import sample_unchanged
+from core.models.detector import Detector
+from core.sample.centers import sample_centers
+from core.targets.centers import center_targets
+
+
+@dataclass(frozen=True)
+class OnHourglass(HourglassArchitecture):
+    """The ``model`` section of a config on hourglasses, see :class:`HourglassArchitecture`."""
+
+    backbone: Literal["hourglass"] = "hourglass"
+
+
+@dataclass(frozen=True)
+class OnResNet18:
+    """The ``model`` section of a config on ResNet-18.
+
+    Attributes:
+        backbone: chooses this section.
+        up_channels: of the transposed convolutions, each of which doubles the size.
+        head_channels: between the two convolutions of a head.
+    """
+
+    backbone: Literal["resnet18"] = "resnet18"
+    up_channels: tuple[int, int, int] = (256, 256, 256)
+    head_channels: int = 64
+
+    @property
+    def stacks(self) -> int:
+        """Number of stacks with heads of their own."""
+        return 1
+
+    @property
+    def stride(self) -> int:
+        """Pixels a cell of the heatmaps."""
+        return self.coarsest_stride >> len(self.up_channels)
+
+    @property
+    def coarsest_stride(self) -> int:
+        """Pixels a cell of the coarsest map."""
+        return 32
+
+    def check(self, where: str) -> None:
+        """Refuses numbers from which no network can be made; ``where`` is for messages."""
+        require_counts(self, where)
+
+
+class CenterHourglass(StackedHourglass):
+    """Stacked hourglasses, and on each of them heads for the centres of boxes.
+
+    Attribute names, ``kps`` for the hourglasses among them, are frozen: the published weights
+    depend on them.
+
+    Args:
+        num_classes: number of object classes C.
+        architecture: widths and depths.
+    """
+
+    def __init__(self, num_classes: int, architecture: OnHourglass):
+        width, stacks = architecture.head_channels, architecture.stacks
+        super().__init__(
+            architecture.stem_channels,
+            architecture.channels,
+            architecture.blocks,
+            stacks,
+            width,
+            key="kps",
+        )
+        self.hm, self.wh, self.reg = center_heads(width, width, num_classes, stacks)
+
+    def forward(self, images: Tensor) -> list[CenterMaps]:  # type: ignore[override]
+        """Gives the maps of every stack, or in evaluation mode of the last one only.
+
+        Args:
+            images: [B, 3, height, width], normalised.
+        """
+        outputs = super().forward(images)
+        stacks = range(0 if self.training else len(outputs) - 1, len(outputs))
+        return [center_maps(self, outputs[stack].features, stack) for stack in stacks]
+
+
+class CenterResNet18(nn.Module):
+    """ResNet-18, brought back up to a quarter of the picture's size, and heads for centres.
+
+    Args:
+        num_classes: number of object classes C.
+        architecture: widths.
+    """
+
+    def __init__(self, num_classes: int, architecture: OnResNet18):
+        super().__init__()
+        channels = architecture.up_channels
+        self.backbone = UpsampledResNet18(channels)
+        self.hm, self.wh, self.reg = center_heads(
+            channels[-1], architecture.head_channels, num_classes, 1
+        )
+
+    def forward(self, images: Tensor) -> list[CenterMaps]:
+        """Gives the maps of its one stack; images [B, 3, height, width], normalised."""
+        return [center_maps(self, self.backbone(images), 0)]
+
+
+def center_heads(
+    channels: int, hidden_channels: int, num_classes: int, stacks: int
+) -> list[nn.ModuleList]:
+    """Heads for heatmap, size and offset, each with one entry a stack."""
+
+    def heads(outputs: int, bias: float | None = None) -> nn.ModuleList:
+        return nn.ModuleList(
+            Head(channels, hidden_channels, outputs, bias=bias) for _ in range(stacks)
+        )
+
+    return [heads(num_classes, HEATMAP_BIAS), heads(2), heads(2)]
+
+
+def center_maps(
+    network: CenterHourglass | CenterResNet18, features: Tensor, stack: int
+) -> CenterMaps:
+    """What the heads of a stack make of its features [B, channels, H, W]."""
+    heads = (network.hm, network.wh, network.reg)
+    return CenterMaps(*(head[stack](features) for head in heads))
+
+
+def build(config: Config, num_classes: int) -> Detector:
+    """Builds CenterNet with fresh weights; errors as :func:`core.models.build`."""
+    db = config.db
+    if db.merge_bbox:
+        raise UserError(
+            f"{config.path}: db.merge_bbox merges boxes by the scores of their corners, and "
+            "CenterNet has none; set it to false"
+        )
+    backbone = config.model.get("backbone", "hourglass")
+    if backbone not in ("hourglass", "resnet18"):
+        raise UserError(
+            f"{config.path}: model.backbone: {backbone!r} must be one of 'hourglass', 'resnet18'"
+        )
+    architecture: OnHourglass | OnResNet18
+    network: nn.Module
+    if backbone == "resnet18":
+        architecture = read_architecture(OnResNet18, config)
+        network = CenterResNet18(num_classes, architecture)
+    else:
+        architecture = read_architecture(OnHourglass, config)
+        network = CenterHourglass(num_classes, architecture)
+    sample = partial(
+        sample_centers,
+        input_size=db.input_size,
+        scales=db.scales,
+        border=db.border,
+        crop=db.rand_crop,
+        color=db.rand_color,
+        lighting=db.lighting,
+    )
+    return Detector(
+        network=network,
+        sample=sample if db.data_aug else partial(sample_unchanged, sample),
+        targets=partial(
+            center_targets,
+            num_classes=num_classes,
+            output_size=db.output_size,
+            gaussian_bump=db.gaussian_bump,
+            gaussian_iou=db.gaussian_iou,
+            gaussian_radius=db.gaussian_radius,
+        ),
+        losses=center_losses,
+        decode=lambda outputs: outputs[-1],
+        infer=partial(
+            detect_centers,
+            geometry=Geometry(db.test_resolution, db.input_size, architecture.coarsest_stride),
+            test_scales=db.test_scales,
+            test_flipped=db.test_flipped,
+            top_k=db.top_k,
+            kernel=db.nms_kernel,
+            nms=db.test_nms,
+            nms_algorithm=db.nms_algorithm,
+            nms_threshold=db.nms_threshold,
+            max_per_image=db.max_per_image,
+            reference_scoring=db.reference_scoring,
+        ),
+        class_head_keys=tuple(f"hm.{stack}.1." for stack in range(architecture.stacks)),
+    )

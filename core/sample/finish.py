@@ -1,0 +1,37 @@
+"""What is done to every training picture in the end."""
+
+import cv2
+import numpy as np
+
+from core.batch import Sample
+from core.sample import transforms
+from core.sample.color import NORMALIZE, color_matrix
+
+
+def finish_sample(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    rng: np.random.Generator | None,
+    *,
+    color: bool,
+    lighting: bool,
+) -> Sample:
+    """Mirrors every second picture, draws its change of colour and takes its channels apart.
+
+    Args:
+        image: uint8 [height, width, 3], BGR.
+        boxes: float32 [n, 4], pixels of ``image``.
+        labels: int [n].
+        rng: source of every draw; None: neither mirrored nor changed in colour.
+        color: whether to change brightness, contrast, saturation and, with ``lighting``, lighting.
+        lighting: see ``color``.
+    """
+    if rng is not None and rng.random() < 0.5:
+        image, boxes = transforms.flip(image, boxes)
+    matrix = NORMALIZE
+    if rng is not None and color:
+        matrix = color_matrix(image, rng, lighting=lighting)
+    planes = np.empty((3, *image.shape[:2]), np.uint8)
+    cv2.split(image, list(planes))
+    return Sample(planes, boxes, labels.astype(np.int64), matrix)

@@ -1,0 +1,88 @@
+"""What CenterNet's losses compare with, rendered from a batch's boxes where the network runs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from core.batch import Batch
+from core.targets import gaussian
+
+
+@dataclass(frozen=True)
+class CenterTargets:
+    """Targets of box centres; H x W output cells.
+
+    Attributes:
+        heatmap: float32 [B, C, H, W], 1 at a centre, falling off around it.
+        index: int64 [B, M], cell of each centre as y * W + x; 0 where there is no object.
+        size: float32 [B, M, 2], width and height of each box in cells; 0 where there is no object.
+        offset: float32 [B, M, 2], (x, y) of a centre within its cell; 0 where there is no object.
+        mask: bool [B, M], false for padding and for boxes that lie outside.
+    """
+
+    heatmap: Tensor
+    index: Tensor
+    size: Tensor
+    offset: Tensor
+    mask: Tensor
+
+
+def center_targets(
+    batch: Batch,
+    *,
+    num_classes: int,
+    output_size: tuple[int, int],
+    gaussian_bump: bool,
+    gaussian_iou: float,
+    gaussian_radius: int,
+) -> CenterTargets:
+    """Renders the targets of a batch on the batch's device (CenterNet, sections 3 and 4).
+
+    Boxes are clipped to the cells' numbers, 0 .. W - 1 and 0 .. H - 1, as in the reference: the
+    last cell's right and lower part is lost.
+
+    Args:
+        batch: its labels lie in 0..num_classes-1, its boxes anywhere.
+        num_classes: C.
+        output_size: H and W of the heatmap, in cells.
+        gaussian_bump: whether a peak falls off as a Gaussian; otherwise it is one cell.
+        gaussian_iou: overlap that a box with moved corners keeps; gives the peak's radius.
+        gaussian_radius: a fixed radius in cells for all peaks; -1: from the box.
+    """
+    height, width = output_size
+    pictures, objects = batch.labels.shape
+    # Cells and radii are cut off to whole numbers: double precision.
+    boxes = batch.boxes.double()
+    x = (boxes[..., 0::2] * (width / batch.images.shape[-1])).clamp(0, width - 1)  # [B, M, 2]
+    y = (boxes[..., 1::2] * (height / batch.images.shape[-2])).clamp(0, height - 1)
+    size = torch.stack((x[..., 1] - x[..., 0], y[..., 1] - y[..., 0]), -1)
+    center = torch.stack((x.mean(-1), y.mean(-1)), -1)
+    cell = center.long()
+    mask = torch.arange(objects, device=batch.counts.device) < batch.counts[:, None]
+    mask &= (size > 0).all(-1)
+
+    radius = gaussian.peak_radius(
+        size[..., 1],
+        size[..., 0],
+        bump=gaussian_bump,
+        iou=gaussian_iou,
+        fixed=gaussian_radius,
+    )
+    heatmap = batch.boxes.new_zeros((pictures, num_classes, height, width))
+    picture = torch.arange(pictures, device=mask.device)[:, None]
+    gaussian.splat_gaussians_(
+        heatmap.view(-1, height, width),
+        (picture * num_classes + batch.labels).flatten(),
+        cell[..., 0].flatten(),
+        cell[..., 1].flatten(),
+        radius.flatten(),
+        mask.flatten(),
+    )
+    return CenterTargets(
+        heatmap=heatmap,
+        index=(cell[..., 1] * width + cell[..., 0]) * mask,
+        size=size.float() * mask[..., None],
+        offset=(center - cell).float() * mask[..., None],
+        mask=mask,
+    )
