@@ -4,13 +4,14 @@ from types import ModuleType
 
 from core.config import Config
 from core.errors import UserError
-from core.models import cornernet, cornernet_saccade, cornernet_squeeze
+from core.models import centernet, cornernet, cornernet_saccade, cornernet_squeeze
 from core.models.detector import Detector
 
 MODELS: dict[str, ModuleType] = {
     "CornerNet": cornernet,
     "CornerNet_Squeeze": cornernet_squeeze,
     "CornerNet_Saccade": cornernet_saccade,
+    "CenterNet": centernet,
 }
 
 
