@@ -177,10 +177,13 @@ def _find_snapshot(
 def _count_classes(config: Config, path: Path) -> int:
     """The number of classes of weights alone, from the shape of their class heads."""
     with torch.device("meta"):
-        prefixes = models.build(config, 1).class_head_keys
-    heads = [value for key, value in read_weights(path).items() if key.startswith(prefixes)]
-    # Weights of another network may have no such heads: loading them says what differs.
-    return len(heads[0]) if heads and heads[0].ndim else 1
+        one, two = (models.build(config, count).network.state_dict() for count in (1, 2))
+    weights = read_weights(path)
+    for key, head in one.items():
+        a_class = two[key].numel() - head.numel()  # entries a class; a background may have some too
+        if a_class and key in weights:
+            return max(1, 1 + (weights[key].numel() - head.numel()) // a_class)
+    return 1  # another network's weights: loading them says what differs
 
 
 def _guess_class_names(num_classes: int) -> tuple[str, ...]:

@@ -127,7 +127,8 @@ def prepare(
 ) -> Run:
     """Opens the data, builds the detector and gives it the weights to start from.
 
-    Fresh weights are drawn from ``system.seed``, so two runs of a config start alike.
+    Fresh weights are drawn from ``system.seed``, and PyTorch's random numbers start from it, so two
+    runs of a config are alike.
 
     Args:
         config: of the run.
@@ -157,11 +158,14 @@ def prepare(
         detector.network.parameters(), system.opt_algo, system.learning_rate
     )
     run = Run(config, database, validation, detector, optimizer, device, iteration or 0)
+    torch.manual_seed(system.seed)  # some networks draw samples in training
     if path is not None:
         _resume(run, path)
         run.saved = iteration
     elif weights or system.pretrain:
         _start_from(run, str(weights or system.pretrain))
+    elif detector.load_pretrained_ is not None:
+        detector.load_pretrained_()
     return run
 
 

@@ -37,6 +37,8 @@ class Detector:
         class_head_keys: prefixes of the state-dict keys whose shape depends on the class count.
         network_inputs: ``network_inputs(targets)`` -> what the network takes beside the images
             for its losses, in either mode (Faster R-CNN samples regions by the targets).
+        load_pretrained_: ``load_pretrained_()`` loads what parts of the network learnt elsewhere;
+            called where a run starts from no other weights. None: there is nothing to load.
         inspect: as ``infer``, and gives also drawings by name, uint8 [h, w, 3], of how the
             detections came about; None for a detector that has nothing to show.
     """
@@ -50,3 +52,4 @@ class Detector:
     class_head_keys: tuple[str, ...]
     inspect: Callable[[np.ndarray, Predict], tuple[Detections, Drawings]] | None = None
     network_inputs: Callable[[Any], tuple[Any, ...]] = no_inputs
+    load_pretrained_: Callable[[], None] | None = None

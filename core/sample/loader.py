@@ -82,19 +82,38 @@ class TrainingPictures(Dataset[Item]):
         samples: list[Sample] = []
         numbers: list[int] = []
         unreadable: list[int] = []
-        images = torch.empty(0)
+        images = torch.empty((len(positions), 3, 0, 0), dtype=torch.uint8)
         for row, position in enumerate(positions):
             sample, number, passed_over = self[position]
-            if not samples:
-                images = _empty_images((len(positions), *sample.image.shape))
+            images = _with_room(images, row, sample.image.shape)
             # Written to its place at once, the sample's own copy is freed for the next one's use:
             # fresh memory costs a worker more time than filling it.
-            rows = images.numpy()
-            rows[row] = sample.image
-            samples.append(replace(sample, image=rows[row]))
+            _, height, width = sample.image.shape
+            place = images.numpy()[row]
+            place[:, :height, :width] = sample.image
+            place[:, height:] = 0
+            place[:, :, width:] = 0
+            samples.append(replace(sample, image=place[:, :height, :width]))
             numbers.append(number)
             unreadable += passed_over
         return collate(samples, numbers, unreadable, images)
+
+
+def _with_room(images: Tensor, filled: int, shape: tuple[int, ...]) -> Tensor:
+    """``images``, or where a picture of ``shape`` does not fit into a row of them, a larger copy.
+
+    Args:
+        images: uint8 [B, 3, height, width].
+        filled: rows to copy; in the copy they are padded with 0.
+        shape: (3, height, width).
+    """
+    height, width = images.shape[2:]
+    if shape[1] <= height and shape[2] <= width:
+        return images
+    larger = _empty_images((len(images), 3, max(height, shape[1]), max(width, shape[2])))
+    larger[:filled] = 0
+    larger[:filled, :, :height, :width] = images[:filled]
+    return larger
 
 
 def _empty_images(shape: tuple[int, ...]) -> Tensor:
