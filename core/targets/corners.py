@@ -62,13 +62,14 @@ def corner_targets(
     offset = torch.stack((x - columns, y - rows), -1).float() * mask[..., None]
     index = (rows * width + columns) * mask
 
-    radius = torch.zeros_like(batch.labels)
-    if gaussian_bump and gaussian_radius >= 0:
-        radius += gaussian_radius
-    elif gaussian_bump:
-        size = (batch.boxes[..., 2:] - batch.boxes[..., :2]).double()
-        widths, heights = (size[..., 0] * x_ratio).ceil(), (size[..., 1] * y_ratio).ceil()
-        radius += gaussian.gaussian_radius(heights, widths, gaussian_iou).long().clamp(min=0)
+    size = (batch.boxes[..., 2:] - batch.boxes[..., :2]).double()
+    radius = gaussian.peak_radius(
+        size[..., 1] * y_ratio,
+        size[..., 0] * x_ratio,
+        bump=gaussian_bump,
+        iou=gaussian_iou,
+        fixed=gaussian_radius,
+    )
 
     heatmaps = batch.boxes.new_zeros((2, pictures, num_classes, height, width))
     corners = torch.arange(2 * pictures, device=mask.device).view(2, pictures, 1)
