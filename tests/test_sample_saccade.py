@@ -33,7 +33,7 @@ class NoFlip(Replay):
     """Draws of a run of the reference that did not flip: a picture's end is no question."""
 
     def random(self):
-        return super().random() if self.log and self.log[0][0] == "uniform" else 0.0
+        return super().random() if self.log and self.log[0][0] == "uniform" else 1.0
 
 
 def replayed(run):
@@ -136,7 +136,7 @@ def test_validation_sees_the_whole_picture():
     image = np.full((100, 200, 3), 77, np.uint8)
     boxes = np.array([[10, 20, 110, 60], [0, 0, 6, 5]], np.float32)
     sample = sample_saccade(image, boxes, np.array([3, 1]), None, **SETTINGS)
-    seen = sample.image[:, 64:190, :254]  # the last row and column of an odd window stay black
+    seen = sample.image[:, 64:191, :254]  # the last row and column of an odd window stay black
     assert (seen == 77).all() and sample.image.sum(dtype=int) == seen.sum(dtype=int)
     expected = boxes * 1.275 + [0, 64, 0, 64]
     np.testing.assert_allclose(sample.boxes, expected, atol=0.6)

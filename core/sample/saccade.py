@@ -1,14 +1,14 @@
 """The training picture of CornerNet-Saccade (CornerNet-Lite, arXiv:1904.08900, section 3)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-import cv2
 import numpy as np
 
 from core.batch import Sample
 from core.bilinear import linear_taps
 from core.sample import transforms
-from core.sample.color import NORMALIZE, color_matrix
+from core.sample.finish import finish_sample
 from core.sample.transforms import Size
 
 _JITTER = 15  # pixels that an object in the middle of a crop is moved by, less one
@@ -63,29 +63,14 @@ def sample_saccade(
         center = draw_center(scaled_size, input_size, box, centered, rng)
 
     image, seen = resized_crop(image, scaled_size, center, input_size)
-    offset = np.array([center[1] - input_size[1] // 2, center[0] - input_size[0] // 2] * 2)
-    left, top, right, bottom = seen
-    lowest, highest = [left, top] * 2, [right - 1, bottom - 1] * 2
-    clipped = np.clip(scaled - offset.astype(np.float32), lowest, highest).astype(np.float32)
+    clipped = _into_crop(scaled, center, input_size, seen)
     left_over = transforms.has_area(clipped)
     kept, clipped = kept[left_over], clipped[left_over]
     overlap = _area(clipped) / _area(boxes[kept] * np.float32(scale))
-    if rng is not None and rng.random() > 0.5:
-        image, clipped = transforms.flip(image, clipped)
-    sides = clipped[:, 2:].astype(int) - clipped[:, :2].astype(int)
-
-    matrix = NORMALIZE
-    if rng is not None and color:
-        matrix = color_matrix(image, rng, lighting=lighting)
-    planes = np.empty((3, *input_size), np.uint8)
-    cv2.split(image, list(planes))
-    return Sample(
-        image=planes,
-        boxes=clipped,
-        labels=labels[kept].astype(np.int64),
-        color=matrix,
-        usable=(overlap > _MIN_OVERLAP) & (sides.max(1, initial=0) >= min_side),
-    )
+    sample = finish_sample(image, clipped, labels[kept], rng, color=color, lighting=lighting)
+    sides = sample.boxes[:, 2:].astype(int) - sample.boxes[:, :2].astype(int)
+    usable = (overlap > _MIN_OVERLAP) & (sides.max(1, initial=0) >= min_side)
+    return replace(sample, usable=usable)
 
 
 def draw_scale(
@@ -135,7 +120,7 @@ def draw_center(
     Returns:
         (y, x) in pixels of the resized picture.
     """
-    middle = centered and rng.random() > 0.5 and box is not None
+    middle = centered and rng.random() < 0.5 and box is not None
     center = [0, 0]
     for axis in (1, 0):  # x first
         whole, view = scaled_size[axis], input_size[axis]
@@ -179,6 +164,15 @@ def resized_crop(
     window = np.zeros((*size, 3), np.uint8)
     window[top:bottom, left:right] = _lerp_rows_and_columns(image, *taps) + np.float32(0.5)
     return window, (left, top, right, bottom)
+
+
+def _into_crop(
+    boxes: np.ndarray, center: tuple[int, int], size: Size, seen: tuple[int, int, int, int]
+) -> np.ndarray:
+    """Boxes [n, 4] of a resized image, moved into a crop and clipped to what is seen there."""
+    offset = np.array([center[1] - size[1] // 2, center[0] - size[0] // 2] * 2, np.float32)
+    left, top, right, bottom = seen
+    return np.clip(boxes - offset, [left, top] * 2, [right - 1, bottom - 1] * 2).astype(np.float32)
 
 
 def _lerp_rows_and_columns(
