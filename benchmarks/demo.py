@@ -39,7 +39,7 @@ def main() -> int:
             print(f"the stage {stage!r} ended with exit code {code}")
             return code
         seconds[stage] = time.time() - start
-    results = Path(system.result_dir) / config.name / str(system.max_iter) / system.val_split
+    results = Path(system.result_dir) / config.name / str(system.max_iter) / "validation"
     metrics = json.loads((results / "metrics.json").read_text())
     print("\n" + ", ".join(f"{stage} {spent:.0f} s" for stage, spent in seconds.items()))
     print(

@@ -11,7 +11,7 @@ import numpy as np
 CLASS_NAMES = ("ellipse", "rectangle", "triangle", "star", "ring", "cross")
 
 MIN_SIDE = 10  # pixels of the shorter side of the smallest shape
-MAX_SHAPES = 4
+MAX_SHAPES = 3
 EMPTY_SHARE = 0.04  # pictures without any shape
 MIN_VISIBLE = 0.75  # share of a shape that later shapes leave visible
 MIN_CONTRAST = 90  # distance in BGR from what a shape covers
