@@ -4,7 +4,7 @@ from types import ModuleType
 
 from core.config import Config
 from core.errors import UserError
-from core.models import centernet, cornernet, cornernet_saccade, cornernet_squeeze
+from core.models import centernet, cornernet, cornernet_saccade, cornernet_squeeze, faster_rcnn
 from core.models.detector import Detector
 
 MODELS: dict[str, ModuleType] = {
@@ -12,6 +12,7 @@ MODELS: dict[str, ModuleType] = {
     "CornerNet_Squeeze": cornernet_squeeze,
     "CornerNet_Saccade": cornernet_saccade,
     "CenterNet": centernet,
+    "FasterRCNN": faster_rcnn,
 }
 
 

@@ -1,0 +1,65 @@
+"""Inference with Faster R-CNN: the whole picture at one scale (arXiv:1506.01497, section 3.3)."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.batch import Detections
+from core.inference.corners import normalize
+from core.layers.regions import BACKGROUND
+from core.sample import transforms
+from core.sample.whole import fitted_size
+
+
+def detect_regions(
+    image: np.ndarray,
+    predict: Callable[[Tensor], list[Tensor]],
+    *,
+    shorter_side: int,
+    longer_side: int,
+    least_side: int,
+) -> Detections:
+    """Finds the objects of one picture.
+
+    Args:
+        image: uint8 [h, w, 3], BGR.
+        predict: takes normalised images float32 [B, 3, H, W] and gives what
+            :func:`decode_regions` makes of them.
+        shorter_side, longer_side, least_side: see :func:`core.sample.whole.fitted_size`.
+
+    Returns:
+        Detections in pixels of ``image``, within ``[0, w] x [0, h]``.
+    """
+    height, width = image.shape[:2]
+    size = fitted_size((height, width), shorter_side, longer_side, least_side)
+    resized, _ = transforms.resize(image, np.zeros((0, 4), np.float32), size)
+    (rows,) = predict(normalize(resized, mirrored=False))
+    found = rows.numpy()
+    zoom = np.array([size[1] / width, size[0] / height] * 2, np.float32)
+    boxes = np.clip(found[:, :4] / zoom, 0, [width, height] * 2).astype(np.float32)
+    return Detections(boxes, found[:, 4], found[:, 5].astype(np.int64))
+
+
+def decode_regions(outputs: list[dict[str, Tensor]]) -> list[Tensor]:
+    """Brings detections to the CPU.
+
+    Args:
+        outputs: of each picture ``boxes`` [n, 4], ``scores`` [n], best first, and ``labels`` [n],
+            1 the first class.
+
+    Returns:
+        of each picture float32 [n, 6]: box, score, class counted from 0.
+    """
+    return [
+        torch.cat(
+            [
+                found["boxes"],
+                found["scores"][:, None],
+                (found["labels"] - BACKGROUND - 1)[:, None].float(),
+            ],
+            dim=1,
+        ).cpu()
+        for found in outputs
+    ]

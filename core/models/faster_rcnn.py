@@ -1,0 +1,170 @@
+"""Faster R-CNN on VGG16 (Ren et al. 2015, arXiv:1506.01497), from torchvision's parts.
+
+torchvision's parts draw their training samples from PyTorch's global random numbers; a run seeds
+them, and its snapshots keep their state.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads
+
+from core.config import Config, Database
+from core.inference.regions import decode_regions, detect_regions
+from core.layers.anchors import AnchorGrid
+from core.layers.regions import (
+    RegionHead,
+    RegionPooling,
+    RegionPredictor,
+    RegionProposals,
+    at_least_one_region,
+)
+from core.layers.vgg import vgg_features
+from core.models.corners import sample_unchanged
+from core.models.detector import Detector
+from core.models.faster_rcnn_architecture import Architecture
+from core.models.imagenet import load_imagenet_weights_
+from core.sample.whole import sample_whole
+from core.sections import parse_section
+from core.targets.regions import region_targets
+
+_MAP = "features"  # the name under which torchvision's parts find the map
+
+
+class FasterRCNN(nn.Module):
+    """VGG's convolutions, a network that proposes regions, and heads that classify them.
+
+    State-dict keys are those of torchvision's ``FasterRCNN`` around the same backbone.
+
+    Args:
+        num_classes: number of object classes C.
+        architecture: see there.
+        db: its ``nms_threshold`` and ``max_per_image`` are for the detections.
+    """
+
+    def __init__(self, num_classes: int, architecture: Architecture, db: Database) -> None:
+        super().__init__()
+        a, channels = architecture, architecture.channels[-1][-1]
+        self.backbone = vgg_features(a.channels, a.batch_norm)
+        self.rpn = RegionProposals(
+            AnchorGrid(a.stride, a.anchor_scales, a.anchor_ratios),
+            RegionHead(channels, len(a.anchor_scales) * len(a.anchor_ratios)),
+            fg_iou_thresh=a.rpn_positive_iou,
+            bg_iou_thresh=a.rpn_negative_iou,
+            batch_size_per_image=a.rpn_samples,
+            positive_fraction=a.rpn_positive_fraction,
+            pre_nms_top_n={"training": a.train_pre_nms, "testing": a.test_pre_nms},
+            post_nms_top_n={"training": a.train_post_nms, "testing": a.test_post_nms},
+            nms_thresh=a.rpn_nms_threshold,
+        )
+        self.rpn.min_size = a.rpn_min_size
+        self.roi_heads = RoIHeads(
+            RegionPooling(_MAP, a.stride, a.pooled_size, a.sampling_ratio),
+            TwoMLPHead(channels * a.pooled_size**2, a.head_channels),
+            RegionPredictor(a.head_channels, num_classes + 1),
+            fg_iou_thresh=a.roi_iou,
+            bg_iou_thresh=a.roi_iou,
+            batch_size_per_image=a.roi_samples,
+            positive_fraction=a.roi_positive_fraction,
+            bbox_reg_weights=None,
+            score_thresh=a.min_score,
+            nms_thresh=db.nms_threshold,
+            detections_per_img=db.max_per_image,
+        )
+
+    def forward(
+        self, images: Tensor, targets: list[dict[str, Any]] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Gives the losses if there are targets, else, in evaluation mode, the detections.
+
+        Args:
+            images: [B, 3, height, width], normalised.
+            targets: see :func:`core.targets.regions.region_targets`.
+
+        Returns:
+            ``loss_objectness``, ``loss_rpn_box_reg``, ``loss_classifier`` and ``loss_box_reg``; or
+            of each picture ``boxes`` float32 [n, 4], ``scores`` [n], best first, ``labels`` [n].
+        """
+        if targets is None:
+            assert not self.training, "training needs targets"
+            sizes = [(images.shape[2], images.shape[3])] * len(images)
+        else:
+            sizes = [target["size"] for target in targets]
+            height, width = (max(sides) for sides in zip(*sizes, strict=True))
+            images = images[:, :, :height, :width]
+        features = {_MAP: self.backbone(images).float()}
+        pictures = ImageList(images, sizes)
+        if targets is None:
+            regions, _ = self.rpn(pictures, features)
+            return self.roi_heads(features, regions, sizes)[0]
+        with self._sampling(images.device):
+            regions, losses = self.rpn(pictures, features, targets)
+            regions = at_least_one_region(regions, sizes)
+            return {**losses, **self.roi_heads(features, regions, sizes, targets)[1]}
+
+    @contextlib.contextmanager
+    def _sampling(self, device: torch.device) -> Iterator[None]:
+        """Within it, torchvision's parts give losses in evaluation mode too.
+
+        A validation then draws its samples from a seed of its own: it repeats, and the training's
+        draws do not depend on it.
+        """
+        if self.training:
+            yield
+            return
+        parts = (self.rpn, self.roi_heads)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(0)
+            for part in parts:
+                part.train()
+            try:
+                yield
+            finally:
+                for part in parts:
+                    part.eval()
+
+
+def given_losses(losses: dict[str, Tensor], targets: Any) -> dict[str, Tensor]:
+    """The loss terms that the network gave; ``targets`` were for it."""
+    return losses
+
+
+def build(config: Config, num_classes: int) -> Detector:
+    """Builds Faster R-CNN with fresh weights; errors as :func:`core.models.build`.
+
+    Of the config's ``db`` section ``data_aug``, ``rand_color``, ``lighting``, ``nms_threshold`` and
+    ``max_per_image`` are read: pictures are neither cropped nor detected at several scales, and the
+    suppression is torchvision's.
+    """
+    where, db = f"{config.path}: model", config.db
+    architecture = parse_section(Architecture, config.model, where)
+    architecture.check(where)
+    network = FasterRCNN(num_classes, architecture, db)
+    sides: dict[str, Any] = {
+        "shorter_side": architecture.shorter_side,
+        "longer_side": architecture.longer_side,
+        "least_side": architecture.stride,
+    }
+    sample = partial(sample_whole, **sides, color=db.rand_color, lighting=db.lighting)
+    weights = architecture.backbone_weights
+    return Detector(
+        network=network,
+        sample=sample if db.data_aug else partial(sample_unchanged, sample),
+        targets=region_targets,
+        losses=given_losses,
+        decode=decode_regions,
+        infer=partial(detect_regions, **sides),
+        class_head_keys=("roi_heads.box_predictor.",),
+        network_inputs=lambda targets: (targets,),
+        load_pretrained_=(
+            partial(load_imagenet_weights_, network, weights, f"{where}.backbone_weights")
+            if weights is not None
+            else None
+        ),
+    )
