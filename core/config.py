@@ -8,7 +8,6 @@ is the model's name. The ``model`` section belongs to the model: its module read
 import dataclasses
 import difflib
 import json
-import logging
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +17,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import UserError
-from core.sections import nearest, parse_section
-
-logger = logging.getLogger(__name__)
+from core.sections import nearest, parse_override, parse_section
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 
@@ -204,7 +201,7 @@ def config_from_dict(content: Any, name: str, where: str, overrides: Sequence[st
     Raises:
         UserError: unknown key, wrong type, impossible combination.
     """
-    sections = {"system", "db", "model"}
+    sections = ("system", "db", "model")
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
         raise UserError(f'{where}: must hold {{"system": {{…}}, "db": {{…}}, "model": {{…}}}}')
     for key in content:
@@ -212,7 +209,7 @@ def config_from_dict(content: Any, name: str, where: str, overrides: Sequence[st
             raise UserError(f"{where}: unknown section {key!r}{nearest(key, sections)}")
     content = {section: dict(content.get(section, {})) for section in sections}
     for override in overrides:
-        section, key, value = _parse_override(override)
+        section, key, value = parse_override(override, sections)
         content[section][key] = value
     config = Config(
         name=name,
@@ -224,21 +221,6 @@ def config_from_dict(content: Any, name: str, where: str, overrides: Sequence[st
     for problem in _problems(config.system, config.db):
         raise UserError(f"{where}: {problem}")
     return config
-
-
-def _parse_override(override: str) -> tuple[str, str, Any]:
-    target, equals, text = override.partition("=")
-    section, dot, key = target.partition(".")
-    if not (equals and dot and key) or section not in ("system", "db", "model"):
-        raise UserError(
-            f"--set {override}: write section.key=value, section one of system, db, model"
-        )
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = text
-    logger.info("--set %s.%s = %s", section, key, json.dumps(value))
-    return section, key, value
 
 
 def _problems(system: System, db: Database) -> Iterator[str]:

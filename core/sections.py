@@ -1,6 +1,7 @@
 """Sections of a config: JSON values checked against a dataclass, key by key and type by type."""
 
 import difflib
+import json
 import logging
 import types
 import typing
@@ -42,6 +43,33 @@ def parse_section(schema: type[T], section: Mapping[str, Any], where: str) -> T:
         elif key not in DEAD_KEYS:
             raise UserError(f"{where}: unknown key {key!r}{nearest(key, annotations)}")
     return schema(**values)
+
+
+def parse_override(override: str, sections: Iterable[str]) -> tuple[str, str, Any]:
+    """Splits ``section.key=value`` of the command line, and logs it.
+
+    Args:
+        override: the value in JSON; what is not JSON is a string.
+        sections: those there are.
+
+    Returns:
+        Section, key and value; the key and the value's type are checked with the section.
+
+    Raises:
+        UserError: it is not of that form.
+    """
+    target, equals, text = override.partition("=")
+    section, dot, key = target.partition(".")
+    if not (equals and dot and key) or section not in sections:
+        raise UserError(
+            f"--set {override}: write section.key=value, section one of {', '.join(sections)}"
+        )
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    logger.info("--set %s.%s = %s", section, key, json.dumps(value))
+    return section, key, value
 
 
 def nearest(key: str, valid: Iterable[str]) -> str:
