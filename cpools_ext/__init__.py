@@ -1,5 +1,6 @@
 """Native operators of the detectors, each with a twin in standard PyTorch that needs no binary."""
 
 from cpools_ext.ops import DIRECTIONS, corner_pool
+from cpools_ext.sums import CORNERS, corner_pool_sum
 
-__all__ = ["DIRECTIONS", "corner_pool"]
+__all__ = ["CORNERS", "DIRECTIONS", "corner_pool", "corner_pool_sum"]

@@ -17,9 +17,9 @@ DIRECTIONS: dict[str, tuple[int, bool]] = {
     "right": (-1, False),
 }
 
-_library = Library("cpools_ext", "DEF")
-_library.define("corner_pool(Tensor x, int dim, bool reverse) -> (Tensor, Tensor)")
-_library.define("corner_pool_backward(Tensor grad, Tensor record, int dim, bool reverse) -> Tensor")
+library = Library("cpools_ext", "DEF")
+library.define("corner_pool(Tensor x, int dim, bool reverse) -> (Tensor, Tensor)")
+library.define("corner_pool_backward(Tensor grad, Tensor record, int dim, bool reverse) -> Tensor")
 
 
 def corner_pool(x: Tensor, direction: str) -> Tensor:
@@ -49,40 +49,50 @@ def corner_pool(x: Tensor, direction: str) -> Tensor:
     return torch.ops.cpools_ext.corner_pool(x, dim, reverse)[0]
 
 
-def _corner_pool_fallback(x: Tensor, dim: int, reverse: bool) -> tuple[Tensor, Tensor]:
-    native.announce_fallback(x.device.type)
-    layout = _layout(x)
-    maxima, record = reference.corner_pool(x, dim, reverse)
-    return maxima.contiguous(memory_format=layout), record.contiguous(memory_format=layout)
-
-
-def _corner_pool_backward_fallback(grad: Tensor, record: Tensor, dim: int, reverse: bool) -> Tensor:
-    layout = _layout(grad)
-    return reference.corner_pool_backward(grad, record, dim, reverse).contiguous(
-        memory_format=layout
-    )
-
-
-def _corner_pool_fake(x: Tensor, dim: int, reverse: bool) -> tuple[Tensor, Tensor]:
-    layout = _layout(x)
-    sizes = list(x.shape)
-    maxima = torch.empty(sizes, dtype=x.dtype, device=x.device, memory_format=layout)
-    sizes[dim] = (sizes[dim] + reference.RECORD_BITS - 1) // reference.RECORD_BITS
-    return maxima, torch.empty(sizes, dtype=torch.uint8, device=x.device, memory_format=layout)
-
-
-def _corner_pool_backward_fake(grad: Tensor, record: Tensor, dim: int, reverse: bool) -> Tensor:
-    return torch.empty(
-        grad.shape, dtype=grad.dtype, device=grad.device, memory_format=_layout(grad)
-    )
-
-
-def _layout(x: Tensor) -> torch.memory_format:
+def layout_of(x: Tensor) -> torch.memory_format:
     """The memory format of the results: channels_last where ``x`` has it, else contiguous."""
     channels_last = torch.channels_last
     if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=channels_last):
         return channels_last
     return torch.contiguous_format
+
+
+def empty_like(x: Tensor, layout: torch.memory_format) -> Tensor:
+    """An empty tensor like ``x``, in a memory format."""
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=layout)
+
+
+def empty_record(x: Tensor, dim: int, layout: torch.memory_format) -> Tensor:
+    """An empty record of a scan of ``x`` along ``dim``."""
+    sizes = list(x.shape)
+    sizes[dim] = (sizes[dim] + reference.RECORD_BITS - 1) // reference.RECORD_BITS
+    return torch.empty(sizes, dtype=torch.uint8, device=x.device, memory_format=layout)
+
+
+def to_front(x: Tensor, dim: int | None, size: int) -> Tensor:
+    """Moves the batch dimension of vmap to the front, or makes one."""
+    return x.movedim(dim, 0) if dim is not None else x.expand(size, *x.shape)
+
+
+def _corner_pool_fallback(x: Tensor, dim: int, reverse: bool) -> tuple[Tensor, Tensor]:
+    native.announce_fallback(x.device.type)
+    layout = layout_of(x)
+    maxima, record = reference.corner_pool(x, dim, reverse)
+    return maxima.contiguous(memory_format=layout), record.contiguous(memory_format=layout)
+
+
+def _corner_pool_backward_fallback(grad: Tensor, record: Tensor, dim: int, reverse: bool) -> Tensor:
+    result = reference.corner_pool_backward(grad, record, dim, reverse)
+    return result.contiguous(memory_format=layout_of(grad))
+
+
+def _corner_pool_fake(x: Tensor, dim: int, reverse: bool) -> tuple[Tensor, Tensor]:
+    layout = layout_of(x)
+    return empty_like(x, layout), empty_record(x, dim, layout)
+
+
+def _corner_pool_backward_fake(grad: Tensor, record: Tensor, dim: int, reverse: bool) -> Tensor:
+    return empty_like(grad, layout_of(grad))
 
 
 def _setup_context(
@@ -93,7 +103,11 @@ def _setup_context(
     ctx.set_materialize_grads(False)  # the record has no gradient
 
 
-def _corner_pool_autograd(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor, None, None]:
+def _corner_pool_autograd(
+    ctx: Any, grad: Tensor | None, _: Tensor | None
+) -> tuple[Tensor | None, None, None]:
+    if grad is None:
+        return None, None, None
     (record,) = ctx.saved_tensors
     result = torch.ops.cpools_ext.corner_pool_backward(grad, record, ctx.dim, ctx.reverse)
     return result, None, None
@@ -101,11 +115,6 @@ def _corner_pool_autograd(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Ten
 
 def _double_backward(ctx: Any, grad: Tensor) -> None:
     raise NotImplementedError("corner pooling has no second derivative (double backward)")
-
-
-def _to_front(x: Tensor, dim: int | None, size: int) -> Tensor:
-    """Moves the batch dimension of vmap to the front, or makes one."""
-    return x.movedim(dim, 0) if dim is not None else x.expand(size, *x.shape)
 
 
 def _from_end(x: Tensor, batch_dim: int | None, dim: int) -> int:
@@ -118,7 +127,7 @@ def _corner_pool_vmap(
     info: Any, in_dims: tuple[int | None, ...], x: Tensor, dim: int, reverse: bool
 ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
     dim = _from_end(x, in_dims[0], dim)
-    x = _to_front(x, in_dims[0], info.batch_size)
+    x = to_front(x, in_dims[0], info.batch_size)
     return torch.ops.cpools_ext.corner_pool(x, dim, reverse), (0, 0)
 
 
@@ -131,19 +140,19 @@ def _corner_pool_backward_vmap(
     reverse: bool,
 ) -> tuple[Tensor, int]:
     dim = _from_end(grad, in_dims[0], dim)
-    grad = _to_front(grad, in_dims[0], info.batch_size)
-    record = _to_front(record, in_dims[1], info.batch_size)
+    grad = to_front(grad, in_dims[0], info.batch_size)
+    record = to_front(record, in_dims[1], info.batch_size)
     return torch.ops.cpools_ext.corner_pool_backward(grad, record, dim, reverse), 0
 
 
-_library.impl("corner_pool", _corner_pool_fallback, "CompositeExplicitAutograd")
-_library.impl("corner_pool_backward", _corner_pool_backward_fallback, "CompositeExplicitAutograd")
-register_fake("cpools_ext::corner_pool", _corner_pool_fake, lib=_library)
-register_fake("cpools_ext::corner_pool_backward", _corner_pool_backward_fake, lib=_library)
+library.impl("corner_pool", _corner_pool_fallback, "CompositeExplicitAutograd")
+library.impl("corner_pool_backward", _corner_pool_backward_fallback, "CompositeExplicitAutograd")
+register_fake("cpools_ext::corner_pool", _corner_pool_fake, lib=library)
+register_fake("cpools_ext::corner_pool_backward", _corner_pool_backward_fake, lib=library)
 register_autograd(
-    "cpools_ext::corner_pool", _corner_pool_autograd, setup_context=_setup_context, lib=_library
+    "cpools_ext::corner_pool", _corner_pool_autograd, setup_context=_setup_context, lib=library
 )
-register_autograd("cpools_ext::corner_pool_backward", _double_backward, lib=_library)
-register_vmap("cpools_ext::corner_pool", _corner_pool_vmap, lib=_library)
-register_vmap("cpools_ext::corner_pool_backward", _corner_pool_backward_vmap, lib=_library)
+register_autograd("cpools_ext::corner_pool_backward", _double_backward, lib=library)
+register_vmap("cpools_ext::corner_pool", _corner_pool_vmap, lib=library)
+register_vmap("cpools_ext::corner_pool_backward", _corner_pool_backward_vmap, lib=library)
 native.load()

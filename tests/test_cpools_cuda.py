@@ -1,4 +1,4 @@
-"""The CUDA kernels: compiled where nvcc is, run on a GPU where there is one, emulated everywhere."""
+"""The CUDA kernels: compiled where nvcc is, run where a GPU is, emulated everywhere."""
 
 import ctypes
 import os

@@ -14,6 +14,10 @@
 #include <c10/cuda/CUDAStream.h>
 #endif
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include "scan.h"
 
 namespace cpools {
@@ -55,25 +59,85 @@ Scan scan_of(const at::Tensor& x, int64_t dim, bool reverse, at::MemoryFormat la
   return scan;
 }
 
-void launch(
-    const at::Tensor& x, const Scan& scan, bool backward, const at::Tensor& output,
-    const at::Tensor& record) {
-  auto* bits = static_cast<uint8_t*>(record.data_ptr());
-#ifdef CPOOLS_CUDA
-  if (x.is_cuda()) {
-    const c10::cuda::CUDAGuard guard(x.device());
-    void* stream = c10::cuda::getCurrentCUDAStream().stream();
-    if (!backward) {
-      return cuda::forward(
-          scan, x.const_data_ptr(), output.data_ptr(), bits, nullptr, stream);
-    }
-    const at::Tensor scratch = at::empty({cuda::scratch_bytes(scan)}, record.options());
-    return cuda::backward(
-        scan, x.const_data_ptr(), bits, output.data_ptr(), scratch.data_ptr(), stream);
+// Large results on the CPU are backed by huge pages where the system offers them on request:
+// otherwise most of the time would go into page faults, three times as much as into the scan.
+at::Tensor make_output(const at::Tensor& like, at::MemoryFormat layout) {
+  at::Tensor output = at::empty(like.sizes(), like.options().memory_format(layout));
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kHugePage = 2 << 20;
+  if (output.is_cpu()) {
+    const auto begin = reinterpret_cast<uintptr_t>(output.data_ptr());
+    const uintptr_t end = (begin + output.nbytes()) / kHugePage * kHugePage;
+    const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
+    // A wish: without huge pages the call fails and changes nothing.
+    if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
   }
 #endif
-  if (backward) return cpu::backward(scan, x.const_data_ptr(), bits, output.data_ptr());
-  cpu::forward(scan, x.const_data_ptr(), output.data_ptr(), bits);
+  return output;
+}
+
+uint8_t* bytes_of(const at::Tensor& record) { return static_cast<uint8_t*>(record.data_ptr()); }
+
+#ifdef CPOOLS_CUDA
+void* current_stream() { return c10::cuda::getCurrentCUDAStream().stream(); }
+#endif
+
+void forward(
+    const Scan& scan, const at::Tensor& input, const at::Tensor& output,
+    const at::Tensor& record) {
+  if (input.numel() == 0) return;
+#ifdef CPOOLS_CUDA
+  if (input.is_cuda()) {
+    const c10::cuda::CUDAGuard guard(input.device());
+    return cuda::forward(
+        scan, input.const_data_ptr(), output.data_ptr(), bytes_of(record), nullptr,
+        current_stream());
+  }
+#endif
+  cpu::forward(scan, input.const_data_ptr(), output.data_ptr(), bytes_of(record));
+}
+
+void backward(
+    const Scan& scan, const at::Tensor& grad, const at::Tensor& record,
+    const at::Tensor& output) {
+  if (grad.numel() == 0) return;
+#ifdef CPOOLS_CUDA
+  if (grad.is_cuda()) {
+    const c10::cuda::CUDAGuard guard(grad.device());
+    const at::Tensor scratch = at::empty({cuda::scratch_bytes(scan)}, record.options());
+    return cuda::backward(
+        scan, grad.const_data_ptr(), bytes_of(record), output.data_ptr(), scratch.data_ptr(),
+        current_stream());
+  }
+#endif
+  cpu::backward(scan, grad.const_data_ptr(), bytes_of(record), output.data_ptr());
+}
+
+// The sum of a scan down the columns and one along the rows.
+void forward_sum(
+    const Scan& vertical, const at::Tensor& vertical_input, const at::Tensor& vertical_record,
+    const Scan& horizontal, const at::Tensor& horizontal_input,
+    const at::Tensor& horizontal_record, at::Tensor& output) {
+  if (output.numel() == 0) return;
+  if (vertical.inner == 1) {  // columns of one element a row, which lie in memory as lines do
+    forward(horizontal, horizontal_input, output, horizontal_record);
+    const at::Tensor maxima = at::empty_like(output);
+    forward(vertical, vertical_input, maxima, vertical_record);
+    output.add_(maxima);
+    return;
+  }
+#ifdef CPOOLS_CUDA
+  if (output.is_cuda()) {
+    forward(horizontal, horizontal_input, output, horizontal_record);
+    const c10::cuda::CUDAGuard guard(output.device());
+    return cuda::forward(
+        vertical, vertical_input.const_data_ptr(), output.data_ptr(), bytes_of(vertical_record),
+        output.const_data_ptr(), current_stream());
+  }
+#endif
+  cpu::forward_sum(
+      vertical, vertical_input.const_data_ptr(), bytes_of(vertical_record), horizontal,
+      horizontal_input.const_data_ptr(), bytes_of(horizontal_record), output.data_ptr());
 }
 
 int64_t wrapped(int64_t dim, const at::Tensor& x) {
@@ -84,45 +148,69 @@ int64_t wrapped(int64_t dim, const at::Tensor& x) {
   return dim < 0 ? dim + rank : dim;
 }
 
+std::vector<int64_t> record_sizes(const at::Tensor& x, int64_t dim) {
+  std::vector<int64_t> sizes = x.sizes().vec();
+  sizes[dim] = (sizes[dim] + 7) / 8;
+  return sizes;
+}
+
+at::Tensor make_record(const at::Tensor& x, int64_t dim, at::MemoryFormat layout) {
+  return at::empty(record_sizes(x, dim), x.options().dtype(at::kByte).memory_format(layout));
+}
+
 std::tuple<at::Tensor, at::Tensor> corner_pool(const at::Tensor& x, int64_t dim, bool reverse) {
   dim = wrapped(dim, x);
   const at::MemoryFormat layout = layout_of(x);
   const at::Tensor input = x.contiguous(layout);
-  const Scan scan = scan_of(input, dim, reverse, layout);
-  std::vector<int64_t> sizes = x.sizes().vec();
-  const at::Tensor output = at::empty(sizes, x.options().memory_format(layout));
-  sizes[dim] = scan.record_length();
-  const at::Tensor record = at::empty(sizes, x.options().dtype(at::kByte).memory_format(layout));
-  if (x.numel() > 0) launch(input, scan, false, output, record);
+  const at::Tensor output = make_output(x, layout), record = make_record(x, dim, layout);
+  forward(scan_of(input, dim, reverse, layout), input, output, record);
   return {output, record};
 }
 
 at::Tensor corner_pool_backward(
     const at::Tensor& grad, const at::Tensor& record, int64_t dim, bool reverse) {
   dim = wrapped(dim, grad);
-  const at::MemoryFormat layout = layout_of(grad);
-  const at::Tensor input = grad.contiguous(layout);
-  const Scan scan = scan_of(input, dim, reverse, layout);
-  std::vector<int64_t> sizes = grad.sizes().vec();
-  sizes[dim] = scan.record_length();
   TORCH_CHECK_VALUE(
-      record.scalar_type() == at::kByte && record.sizes() == sizes &&
+      record.scalar_type() == at::kByte && record.sizes() == record_sizes(grad, dim) &&
           record.device() == grad.device(),
       "the record does not belong to a corner pooling along dim ", dim, " of ", grad.sizes());
-  const at::Tensor output = at::empty(grad.sizes(), grad.options().memory_format(layout));
-  if (grad.numel() > 0) launch(input, scan, true, output, record.contiguous(layout));
+  const at::MemoryFormat layout = layout_of(grad);
+  const at::Tensor input = grad.contiguous(layout), output = make_output(grad, layout);
+  backward(scan_of(input, dim, reverse, layout), input, record.contiguous(layout), output);
   return output;
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> corner_pool_sum(
+    const at::Tensor& vertical, const at::Tensor& horizontal, bool reverse) {
+  TORCH_CHECK_VALUE(
+      vertical.dim() >= 2 && vertical.sizes() == horizontal.sizes() &&
+          vertical.scalar_type() == horizontal.scalar_type() &&
+          vertical.device() == horizontal.device(),
+      "the two maps of a corner must agree, not ", vertical.scalar_type(), " ", vertical.sizes(),
+      " and ", horizontal.scalar_type(), " ", horizontal.sizes());
+  const int64_t rows = vertical.dim() - 2, columns = vertical.dim() - 1;
+  const at::MemoryFormat layout = layout_of(vertical);
+  const at::Tensor down = vertical.contiguous(layout), along = horizontal.contiguous(layout);
+  at::Tensor output = make_output(vertical, layout);
+  const at::Tensor down_record = make_record(down, rows, layout);
+  const at::Tensor along_record = make_record(along, columns, layout);
+  forward_sum(
+      scan_of(down, rows, reverse, layout), down, down_record,
+      scan_of(along, columns, reverse, layout), along, along_record, output);
+  return {output, down_record, along_record};
 }
 
 TORCH_LIBRARY_IMPL(cpools_ext, CPU, m) {
   m.impl("corner_pool", TORCH_FN(corner_pool));
   m.impl("corner_pool_backward", TORCH_FN(corner_pool_backward));
+  m.impl("corner_pool_sum", TORCH_FN(corner_pool_sum));
 }
 
 #ifdef CPOOLS_CUDA
 TORCH_LIBRARY_IMPL(cpools_ext, CUDA, m) {
   m.impl("corner_pool", TORCH_FN(corner_pool));
   m.impl("corner_pool_backward", TORCH_FN(corner_pool_backward));
+  m.impl("corner_pool_sum", TORCH_FN(corner_pool_sum));
 }
 #endif
 

@@ -21,6 +21,12 @@ struct Scan {
 namespace cpu {
 void forward(const Scan& scan, const void* input, void* output, uint8_t* record);
 void backward(const Scan& scan, const void* grad, const uint8_t* record, void* grad_input);
+// The sum of two scans, down the columns and along the rows of the same planes; the inner size of
+// the vertical one is above 1.
+void forward_sum(
+    const Scan& vertical, const void* vertical_input, uint8_t* vertical_record,
+    const Scan& horizontal, const void* horizontal_input, uint8_t* horizontal_record,
+    void* output);
 }  // namespace cpu
 
 namespace cuda {

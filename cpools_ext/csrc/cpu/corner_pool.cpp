@@ -1,14 +1,21 @@
-// Corner pooling on the CPU: the walks of walks.h, for the processor at hand, shared out over the
-// threads.
+// Corner pooling on the CPU: kernels.h, for the processor at hand, shared out over the threads.
 
 #include <ATen/Parallel.h>
 #include <c10/core/CPUAllocator.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include "../scan.h"
 
 namespace cpools::cpu {
+
+enum class Task { kForward, kForwardAdd, kBackward };
 
 // One thread's share of a plane: columns [begin, end) of [length, inner], or, with inner == 1, lines
 // [begin, end) of [lines, length].
@@ -16,7 +23,7 @@ struct Part {
   const void* input;
   void* output;
   uint8_t* record;
-  void* scratch;  // backward: scratch_bytes of memory, aligned to 64 bytes
+  void* scratch;  // backward: as many bytes as `scratch_bytes` says, aligned to 64
   int64_t length, inner, begin, end;
 };
 
@@ -34,16 +41,18 @@ constexpr int64_t kColumns = 256;  // the most columns of a part
 #define CPOOLS_ISA baseline
 #define CPOOLS_TARGET
 #define CPOOLS_BYTES 16
-#include "walks.h"
+#include "kernels.h"
 #undef CPOOLS_ISA
 #undef CPOOLS_TARGET
 #undef CPOOLS_BYTES
+#undef CPOOLS_INLINE
 
 #if defined(__x86_64__)
 #define CPOOLS_ISA avx2
-#define CPOOLS_TARGET __attribute__((target("avx2")))
+#define CPOOLS_TARGET __attribute__((target("avx2,f16c")))
 #define CPOOLS_BYTES 32
-#include "walks.h"
+#define CPOOLS_AVX2
+#include "kernels.h"
 #endif
 
 namespace cpools::cpu {
@@ -51,52 +60,94 @@ namespace {
 
 constexpr int64_t kGrain = 32768;  // elements that are worth a thread
 
-Work* choose(const Scan& scan, bool backward) {
 #if defined(__x86_64__)
-  static const bool has_avx2 = __builtin_cpu_supports("avx2");
-  if (has_avx2) return avx2::work(scan.element, backward, scan.reverse);
+bool use_avx2() {
+  const char* wanted = std::getenv("ATEN_CPU_CAPABILITY");  // PyTorch's own switch
+  if (wanted != nullptr && std::strcmp(wanted, "default") == 0) return false;
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+}
 #endif
-  return baseline::work(scan.element, backward, scan.reverse);
+
+Work* choose(Task task, const Scan& scan) {
+#if defined(__x86_64__)
+  static const bool has_avx2 = use_avx2();
+  if (has_avx2) return avx2::work(task, scan);
+#endif
+  return baseline::work(task, scan);
 }
 
 int64_t size_of(Element element) {
   return element == Element::kFloat64 ? 8 : element == Element::kFloat32 ? 4 : 2;
 }
 
-void run(const Scan& scan, bool backward, const void* input, void* output, uint8_t* record) {
-  Work* work = choose(scan, backward);
-  const int64_t size = size_of(scan.element);
+int64_t chunks_of(const Scan& scan) { return (scan.inner + kColumns - 1) / kColumns; }
+
+// Elements of the part that a task of `run` is.
+int64_t part_size(const Scan& scan) { return scan.length * std::min(kColumns, scan.inner); }
+
+// A sum takes at most 8 bytes; lines go 32 at a time, columns in vectors of at most 8.
+int64_t scratch_bytes(const Scan& scan) {
+  return scan.length * 8 * (scan.inner == 1 ? 32 : (std::min(kColumns, scan.inner) + 7) / 8 * 8);
+}
+
+// Works on chunk `task % chunks_of(scan)` of the columns of plane `task / chunks_of(scan)`.
+void run_columns(Work* work, const Scan& scan, Part part, int64_t task) {
+  const int64_t plane = task / chunks_of(scan);
+  const int64_t offset = plane * scan.length * scan.inner * size_of(scan.element);
+  part.input = static_cast<const char*>(part.input) + offset;
+  part.output = static_cast<char*>(part.output) + offset;
+  part.record += plane * scan.record_length() * scan.inner;
+  part.begin = task % chunks_of(scan) * kColumns;
+  part.end = std::min(part.begin + kColumns, scan.inner);
+  work(part);
+}
+
+void run(Task task, const Scan& scan, const void* input, void* output, uint8_t* record) {
+  Work* work = choose(task, scan);
   const bool in_lines = scan.inner == 1;
-  const int64_t columns = std::min(kColumns, scan.inner);
-  const int64_t chunks = (scan.inner + kColumns - 1) / kColumns;
-  // A sum takes at most 8 bytes; lines go 8 at a time, columns in vectors of at most 8.
-  const int64_t scratch_bytes =
-      backward ? scan.length * 8 * (in_lines ? 8 : (columns + 7) / 8 * 8) : 0;
-  const int64_t grain = std::max<int64_t>(in_lines ? 8 : 1, kGrain / (scan.length * columns));
-  at::parallel_for(0, scan.outer * chunks, grain, [&](int64_t begin, int64_t end) {
-    const c10::DataPtr scratch = c10::GetCPUAllocator()->allocate(scratch_bytes);
-    Part part{input, output, record, scratch.get(), scan.length, scan.inner, begin, end};
+  const int64_t grain = std::max<int64_t>(in_lines ? 32 : 1, kGrain / part_size(scan));
+  at::parallel_for(0, scan.outer * chunks_of(scan), grain, [&](int64_t begin, int64_t end) {
+    const c10::DataPtr scratch =
+        c10::GetCPUAllocator()->allocate(task == Task::kBackward ? scratch_bytes(scan) : 0);
+    const Part part{input, output, record, scratch.get(), scan.length, scan.inner, begin, end};
     if (in_lines) return work(part);
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t plane = task / chunks, offset = plane * scan.length * scan.inner * size;
-      part.input = static_cast<const char*>(input) + offset;
-      part.output = static_cast<char*>(output) + offset;
-      part.record = record + plane * scan.record_length() * scan.inner;
-      part.begin = task % chunks * kColumns;
-      part.end = std::min(part.begin + kColumns, scan.inner);
-      work(part);
-    }
+    for (int64_t i = begin; i < end; ++i) run_columns(work, scan, part, i);
   });
 }
 
 }  // namespace
 
 void forward(const Scan& scan, const void* input, void* output, uint8_t* record) {
-  run(scan, false, input, output, record);
+  run(Task::kForward, scan, input, output, record);
 }
 
 void backward(const Scan& scan, const void* grad, const uint8_t* record, void* grad_input) {
-  run(scan, true, grad, grad_input, const_cast<uint8_t*>(record));  // this pass only reads it
+  run(Task::kBackward, scan, grad, grad_input, const_cast<uint8_t*>(record));  // only read
+}
+
+void forward_sum(
+    const Scan& vertical, const void* vertical_input, uint8_t* vertical_record,
+    const Scan& horizontal, const void* horizontal_input, uint8_t* horizontal_record,
+    void* output) {
+  if (horizontal.inner > 1) {
+    run(Task::kForward, horizontal, horizontal_input, output, horizontal_record);
+    return run(Task::kForwardAdd, vertical, vertical_input, output, vertical_record);
+  }
+  // Plane by plane, so that the second scan finds the first one's maxima in the cache.
+  Work* first = choose(Task::kForward, horizontal);
+  Work* second = choose(Task::kForwardAdd, vertical);
+  const int64_t chunks = chunks_of(vertical), height = vertical.length;
+  const int64_t grain = std::max<int64_t>(1, kGrain / (height * vertical.inner));
+  at::parallel_for(0, vertical.outer, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t plane = begin; plane < end; ++plane) {
+      first({horizontal_input, output, horizontal_record, nullptr, horizontal.length, 1,
+             plane * height, (plane + 1) * height});
+      const Part part{vertical_input, output, vertical_record, nullptr, height, vertical.inner};
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        run_columns(second, vertical, part, plane * chunks + chunk);
+      }
+    }
+  });
 }
 
 }  // namespace cpools::cpu

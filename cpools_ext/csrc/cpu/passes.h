@@ -1,19 +1,19 @@
-// What each pass does at one position of the scan, with one line of the scan in each lane.
-// Included once per instruction set, as vectors.h is.
+// What each pass does at one position of the scan, with one line of the scan in each lane. Where it
+// starts a maximum, `record` has the bit `mark`.
 //
 // The forward pass carries the running maximum. The backward pass goes over the lines twice, so that
 // gradients are added in scan order: `Sum` leaves the running sum of each maximum's gradients in a
 // scratch buffer, and `Settle` comes back from the scan's end and hands the whole sum, which stands
 // where a maximum ends, to the position where it started.
 
-#include "vectors.h"
-
 namespace cpools::cpu::CPOOLS_ISA {
 
-template <class Lanes>
+// With kAdd the maxima are added to what the output holds.
+template <class Lanes, bool kAdd>
 struct Forward {
   using L = Lanes;
   static constexpr bool kFromScratch = false, kToScratch = false, kWritesRecord = true;
+  static constexpr bool kAddsToOutput = kAdd, kExact = !kAdd;
   typename L::Vector running = typename L::Vector{} - __builtin_inff();
 
   CPOOLS_INLINE void step(
@@ -30,6 +30,7 @@ template <class Lanes>
 struct Sum {
   using L = Lanes;
   static constexpr bool kFromScratch = false, kToScratch = true, kWritesRecord = false;
+  static constexpr bool kAddsToOutput = false, kExact = true;
   typename L::Vector running = {};
 
   CPOOLS_INLINE void step(
@@ -45,6 +46,7 @@ template <class Lanes>
 struct Settle {
   using L = Lanes;
   static constexpr bool kFromScratch = true, kToScratch = false, kWritesRecord = false;
+  static constexpr bool kAddsToOutput = false, kExact = false;
   typename L::Vector total = {};
   typename L::Mask ends = ~typename L::Mask{};
 
@@ -57,6 +59,26 @@ struct Settle {
     grad_input = starts ? total : zero;
     ends = starts;
   }
+};
+
+// What a pass works on.
+template <class L>
+struct Block {
+  const typename L::Stored* input;
+  typename L::Stored* output;
+  uint8_t* record;
+  typename L::Vector* scratch;  // a vector for each kCount columns of a row, or kCount lines' position
+  int64_t length, inner, begin, end;
+
+  CPOOLS_INLINE explicit Block(const Part& part)
+      : input(static_cast<const typename L::Stored*>(part.input)),
+        output(static_cast<typename L::Stored*>(part.output)),
+        record(part.record),
+        scratch(static_cast<typename L::Vector*>(part.scratch)),
+        length(part.length),
+        inner(part.inner),
+        begin(part.begin),
+        end(part.end) {}
 };
 
 }  // namespace cpools::cpu::CPOOLS_ISA

@@ -1,0 +1,118 @@
+// A pass over lines: the positions of a scan are neighbours in memory.
+
+namespace cpools::cpu::CPOOLS_ISA {
+
+// Lines that are neighbours, one a lane. Lanes past the block's end do its last line once more, and
+// write what is there already.
+template <class Pass>
+struct LineGroup {
+  using L = typename Pass::L;
+  int64_t offsets[L::kCount], record_offsets[L::kCount];
+  typename L::Vector* scratch;
+  Pass state;
+  typename L::Bits bits;
+
+  CPOOLS_INLINE void place(const Block<L>& block, int64_t line) {
+    for (int i = 0; i < L::kCount; ++i) {
+      const int64_t number = line + i < block.end ? line + i : block.end - 1;
+      offsets[i] = number * block.length;
+      record_offsets[i] = number * ((block.length + 7) / 8);
+    }
+  }
+};
+
+// kCount lines by kCount positions, with kPartial by `count` positions. A line is a vector in memory
+// and a lane in the scan, hence the transposing on the way in and on the way out.
+template <class Pass, bool kDescending, bool kPartial>
+CPOOLS_INLINE void line_tile(
+    const Block<typename Pass::L>& block, LineGroup<Pass>& group, int64_t position, int count) {
+  using L = typename Pass::L;
+  static_assert(!Pass::kAddsToOutput, "lanes past the end would add twice");
+  const typename L::Stored* input = block.input + position;
+  typename L::Stored* output = block.output + position;
+  typename L::Vector* scratch = group.scratch + position;
+  const int steps = kPartial ? count : L::kCount;
+  Pass state = group.state;
+  typename L::Bits bits = group.bits >> position % 32;
+  typename L::Vector tile[L::kCount];
+#pragma GCC unroll 8
+  for (int i = 0; i < L::kCount; ++i) {
+    if (!Pass::kFromScratch) {
+      load<L, kPartial>(input + group.offsets[i], count, tile[i]);
+    } else if (!kPartial || i < count) {
+      tile[i] = scratch[i];
+    } else {
+      tile[i] = typename L::Vector{};
+    }
+  }
+  if (!Pass::kFromScratch) transpose(tile);
+#pragma GCC unroll 8
+  for (int k = 0; k < steps; ++k) {
+    const int at = kDescending ? steps - 1 - k : k;
+    const typename L::Bits mark = typename L::Bits{} + (1u << at);
+    typename L::Vector out;
+    state.step(tile[at], mark, bits, out);
+    tile[at] = out;
+  }
+  group.state = state;
+  if (Pass::kWritesRecord) group.bits |= bits << position % 32;
+  if (!Pass::kToScratch) transpose(tile);
+#pragma GCC unroll 8
+  for (int i = 0; i < L::kCount; ++i) {
+    if (!Pass::kToScratch) {
+      store<L, kPartial, Pass::kExact>(output + group.offsets[i], count, tile[i]);
+    } else if (!kPartial || i < count) {
+      scratch[i] = tile[i];
+    }
+  }
+}
+
+constexpr int kGroups = 4;  // at once: the processor need not wait for the maxima of one
+
+// kGroups groups of lines from `line` on, in words of 32 positions with four bytes of the record.
+template <class Pass, bool kDescending>
+CPOOLS_INLINE void walk_lines(const Block<typename Pass::L>& block, int64_t line) {
+  using L = typename Pass::L;
+  const int64_t bytes = (block.length + 7) / 8, words = (block.length + 31) / 32;
+  LineGroup<Pass> groups[kGroups];
+  const int64_t needed = (block.end - line + L::kCount - 1) / L::kCount;
+  const int active = needed < kGroups ? static_cast<int>(needed) : kGroups;
+  for (int g = 0; g < active; ++g) {
+    groups[g].place(block, line + g * L::kCount);
+    groups[g].scratch = block.scratch + g * block.length;
+  }
+  for (int64_t step = 0; step < words; ++step) {
+    const int64_t word = kDescending ? words - 1 - step : step;
+    const int64_t from = 32 * word;
+    const int64_t to = from + 32 < block.length ? from + 32 : block.length;
+    const int64_t whole = from + (to - from) / L::kCount * L::kCount;
+    const int rest = static_cast<int>(to - whole);
+    const int word_bytes = bytes - 4 * word < 4 ? static_cast<int>(bytes - 4 * word) : 4;
+    uint8_t* record = block.record + 4 * word;
+    for (int g = 0; g < active; ++g) {
+      LineGroup<Pass>& group = groups[g];
+      if (!Pass::kWritesRecord) {
+        load_words<L>(record, group.record_offsets, word_bytes, group.bits);
+      } else {  // the first position always starts a maximum
+        const uint32_t first = step == 0 ? 1u << (kDescending ? to - 1 - from : 0) : 0;
+        group.bits = typename L::Bits{} + first;
+      }
+      if (kDescending && rest > 0) line_tile<Pass, kDescending, true>(block, group, whole, rest);
+    }
+    for (int64_t k = from; k < whole; k += L::kCount) {
+      const int64_t at = kDescending ? from + whole - L::kCount - k : k;
+      for (int g = 0; g < active; ++g) {
+        line_tile<Pass, kDescending, false>(block, groups[g], at, L::kCount);
+      }
+    }
+    for (int g = 0; g < active; ++g) {
+      LineGroup<Pass>& group = groups[g];
+      if (!kDescending && rest > 0) line_tile<Pass, kDescending, true>(block, group, whole, rest);
+      if (Pass::kWritesRecord) {
+        store_words<L>(record, group.record_offsets, word_bytes, group.bits);
+      }
+    }
+  }
+}
+
+}  // namespace cpools::cpu::CPOOLS_ISA

@@ -1,0 +1,100 @@
+"""The two corner poolings of a corner and their sum, in one operator."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import register_autograd, register_fake, register_vmap
+
+from cpools_ext import native, reference
+from cpools_ext.ops import empty_like, empty_record, layout_of, library, to_front
+
+# Whether both scans run from the last position to the first.
+CORNERS: dict[str, bool] = {"top_left": True, "bottom_right": False}
+
+library.define(
+    "corner_pool_sum(Tensor vertical, Tensor horizontal, bool reverse) -> (Tensor, Tensor, Tensor)"
+)
+
+
+def corner_pool_sum(vertical: Tensor, horizontal: Tensor, corner: str) -> Tensor:
+    """Pools one map along its columns and one along its rows, and adds them (section 3.2, fig. 6).
+
+    The same as ``corner_pool(vertical, "top") + corner_pool(horizontal, "left")`` for the
+    top-left corner, or ``"bottom"`` and ``"right"``, without the two maps in between.
+
+    Args:
+        vertical, horizontal: Tensor[..., H, W] of one shape and dtype, see
+            :func:`cpools_ext.corner_pool`.
+        corner: ``"top_left"`` or ``"bottom_right"``.
+
+    Returns:
+        Tensor[..., H, W].
+
+    Raises:
+        ValueError: unknown corner, maps that disagree, a dtype that is not floating.
+    """
+    if corner not in CORNERS:
+        raise ValueError(f"corner {corner!r} must be one of {', '.join(CORNERS)}")
+    if vertical.shape != horizontal.shape or vertical.dtype != horizontal.dtype:
+        raise ValueError(
+            f"the two maps of a corner must agree, not {vertical.dtype} {tuple(vertical.shape)} "
+            f"and {horizontal.dtype} {tuple(horizontal.shape)}"
+        )
+    if vertical.dim() < 2 or not vertical.is_floating_point():
+        raise ValueError(
+            "corner pooling takes floating tensors [..., H, W], not "
+            f"{vertical.dtype} {tuple(vertical.shape)}"
+        )
+    return torch.ops.cpools_ext.corner_pool_sum(vertical, horizontal, CORNERS[corner])[0]
+
+
+def _fallback(vertical: Tensor, horizontal: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+    native.announce_fallback(vertical.device.type)
+    layout = layout_of(vertical)
+    down, down_record = reference.corner_pool(vertical, -2, reverse)
+    along, along_record = reference.corner_pool(horizontal, -1, reverse)
+    results = (down + along, down_record, along_record)
+    return tuple(result.contiguous(memory_format=layout) for result in results)  # type: ignore[return-value]
+
+
+def _fake(vertical: Tensor, horizontal: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+    layout = layout_of(vertical)
+    down_record = empty_record(vertical, -2, layout)
+    return empty_like(vertical, layout), down_record, empty_record(vertical, -1, layout)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.reverse = inputs[2]
+    ctx.save_for_backward(*output[1:])
+    ctx.set_materialize_grads(False)  # the records have no gradient
+
+
+def _autograd(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, Tensor | None, None]:
+    if grad is None:
+        return None, None, None
+    down_record, along_record = ctx.saved_tensors
+    backward = torch.ops.cpools_ext.corner_pool_backward
+    down = backward(grad, down_record, -2, ctx.reverse) if ctx.needs_input_grad[0] else None
+    along = backward(grad, along_record, -1, ctx.reverse) if ctx.needs_input_grad[1] else None
+    return down, along, None
+
+
+def _vmap(
+    info: Any,
+    in_dims: tuple[int | None, ...],
+    vertical: Tensor,
+    horizontal: Tensor,
+    reverse: bool,
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int]]:
+    vertical = to_front(vertical, in_dims[0], info.batch_size)
+    horizontal = to_front(horizontal, in_dims[1], info.batch_size)
+    return torch.ops.cpools_ext.corner_pool_sum(vertical, horizontal, reverse), (0, 0, 0)
+
+
+library.impl("corner_pool_sum", _fallback, "CompositeExplicitAutograd")
+register_fake("cpools_ext::corner_pool_sum", _fake, lib=library)
+register_autograd(
+    "cpools_ext::corner_pool_sum", _autograd, setup_context=_setup_context, lib=library
+)
+register_vmap("cpools_ext::corner_pool_sum", _vmap, lib=library)
