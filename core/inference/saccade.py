@@ -26,7 +26,7 @@ from core.targets.color import apply_color
 
 _GLANCE_SCORE = 0.3  # lowest score of a detection of the first pass
 _REJECTED = -1  # the score that decoding gives to a pair of corners that is no object
-_DISTANCE = 16  # pixels of a view, see suppress_locations
+_DISTANCE = 16 / 255  # of a view's side, see suppress_locations
 _SIGMA = 0.7  # of soft-NMS
 
 
@@ -174,7 +174,7 @@ def _look(
     views = cut_crops(picture, crops, gaze.input_size)
     color = torch.from_numpy(NORMALIZE).to(views.device).expand(len(views), -1, -1)
     prediction: SaccadePrediction = predict(apply_color(views, color), attention=attention)
-    found = prediction.detections.double().cpu().numpy().copy()  # [N, n, 8]
+    found = prediction.detections.cpu().double().numpy().copy()  # [N, n, 8]
     for axis, columns in enumerate(([1, 3], [0, 2])):
         found[..., columns] /= gaze.output_size[axis] / gaze.input_size[axis]
         found[..., columns] /= crops.scales[:, None, None]
@@ -200,5 +200,6 @@ def _next_locations(looks: list[Look], picture_size: Size, gaze: Gaze, limit: in
     if not gaze.detections_too:
         best = np.argsort(-locations[:, 3], kind="stable")[:limit]
         return locations[np.sort(best)]
-    clear = detection_locations(last.detections, gaze.ranges, min(gaze.input_size))
-    return suppress_locations(np.concatenate((locations, clear)), _DISTANCE, limit)
+    side = min(gaze.input_size)
+    clear = detection_locations(last.detections, gaze.ranges, side)
+    return suppress_locations(np.concatenate((locations, clear)), _DISTANCE * side, limit)
