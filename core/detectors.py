@@ -18,7 +18,7 @@ from core.batch import Detections
 from core.checkpoint import load_weights, newest_snapshot, read_meta, read_weights, snapshot_path
 from core.class_names import COCO_CLASS_NAMES
 from core.config import CONFIG_DIR, Config, load_config
-from core.device import choose_device
+from core.device import choose_device, place_
 from core.errors import UserError
 from core.inference.predict import Predict
 from core.models.detector import Detector, Drawings
@@ -125,7 +125,7 @@ def load_detector(
         class_names = _guess_class_names(_count_classes(config, path))
     detector = models.build(config, len(class_names))
     load_weights(detector.network, path, detector.class_head_keys)
-    detector.network.to(chosen)
+    place_(detector.network, chosen, config.system.channels_last)
     return LoadedDetector(detector, config, class_names, meta is not None, path, iteration, chosen)
 
 

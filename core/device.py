@@ -1,6 +1,7 @@
 """Where networks run."""
 
 import torch
+from torch import nn
 
 from core.errors import UserError
 
@@ -21,3 +22,9 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split("\n")[0].split())
         raise UserError(f"device {name!s} cannot be used here: {reason}") from None
+
+
+def place_(network: nn.Module, device: torch.device, channels_last: bool) -> None:
+    """Moves a network to a device, its weights in the memory layout that was asked for."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    network.to(device).to(memory_format=layout)

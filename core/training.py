@@ -13,6 +13,7 @@ from core.checkpoint import Meta
 from core.config import Config
 from core.dbs.coco import CocoDetection
 from core.dbs.splits import open_split
+from core.device import place_
 from core.errors import UserError
 from core.log import RunLog
 from core.models.detector import Detector
@@ -152,8 +153,7 @@ def prepare(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(system.seed)
         detector = models.build(config, len(database.class_names))
-    layout = torch.channels_last if system.channels_last else torch.contiguous_format
-    detector.network.to(device).to(memory_format=layout)
+    place_(detector.network, device, system.channels_last)
     optimizer = build_optimizer(
         detector.network.parameters(), system.opt_algo, system.learning_rate
     )
