@@ -21,14 +21,33 @@ SMALL_CORNERS = {
     "head_channels": 12,
     "pooling_channels": 8,
 }
+SMALL_CENTERS = {key: value for key, value in SMALL_CORNERS.items() if "pooling" not in key}
+SMALL_REGIONS = {
+    "channels": [[8], [16], [16]],
+    "shorter_side": 47,
+    "longer_side": 63,
+    "anchor_scales": [2, 4],
+    "anchor_ratios": [1],
+    "rpn_min_size": 1,
+    "pooled_size": 3,
+    "head_channels": 16,
+}
 # A new model is tested by an entry here.
 SMALL = {
     "CornerNet": SMALL_CORNERS,
     "CornerNet_Squeeze": SMALL_CORNERS,
     "CornerNet_Saccade": SMALL_CORNERS,
+    "CenterNet": SMALL_CENTERS,
+    "FasterRCNN": SMALL_REGIONS,
 }
 # Cells a side, for 255 pixels.
-GOLDEN_CELLS = {"CornerNet": 64, "CornerNet_Squeeze": 32, "CornerNet_Saccade": 64}
+GOLDEN_CELLS = {
+    "CornerNet": 64,
+    "CornerNet_Squeeze": 32,
+    "CornerNet_Saccade": 64,
+    "CenterNet": 64,
+    "FasterRCNN": 64,
+}
 SMALL_DB = {"input_size": [63, 47], "output_sizes": [[16, 12]], "top_k": 10, "num_dets": 20}
 SMALL_DBS = {
     "CornerNet_Saccade": {

@@ -16,7 +16,7 @@ from core.decode.centers import average_mirrored, decode_centers
 from core.decode.soft_nms import SCORE, Method, best_detections, suppress
 from core.inference.corners import center_in, normalize, resize_by
 from core.sample.centers import warp, whole_window
-from core.sample.transforms import Size
+from core.sample.transforms import Size, has_area
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ def detect_centers(
         nms: suppress at one scale too; of several scales, detections are always suppressed.
         nms_algorithm, nms_threshold: see :func:`core.decode.soft_nms.suppress`.
         max_per_image: detections to keep; more where the last ones have equal scores.
-        reference_scoring: keep the rows that the reference's soft-NMS leaves behind.
+        reference_scoring: keep what the reference keeps: the rows that its soft-NMS leaves behind,
+            and boxes whose width or height came out below 0.
 
     Returns:
         Detections in pixels of ``image``; they may reach beyond it.
@@ -104,6 +105,8 @@ def detect_centers(
         passes.append(_decode(maps, view, test_flipped, top_k, kernel))
     found = np.concatenate(passes)
     found = found[found[:, SCORE] > 0]
+    if not reference_scoring:
+        found = found[has_area(found)]
     rows, labels = found[:, : SCORE + 1], found[:, SCORE + 1].astype(np.int64)
     if nms or len(test_scales) > 1:
         rows, labels = suppress(
@@ -116,6 +119,15 @@ def detect_centers(
     return best_detections(rows, labels, max_per_image)
 
 
+def boxes_in_picture(boxes: np.ndarray, view: View, cells: Size) -> np.ndarray:
+    """Takes boxes float32 [n, 4] from the cells of a view, ``cells`` of them, to the picture."""
+    height, width = cells
+    cell = view.canvas.shape[1] / width * view.pixel  # in pixels of the resized picture, both ways
+    middle = np.array([width / 2, height / 2] * 2, np.float32)
+    center = np.array([view.center[1], view.center[0]] * 2, np.float32)
+    return ((boxes - middle) * np.float32(cell) + center) / np.float32(view.scale)
+
+
 def _decode(maps: CenterMaps, view: View, mirrored: bool, top_k: int, kernel: int) -> np.ndarray:
     """float32 [n, 6]: what is found in a view, boxes in pixels of the picture."""
     heatmap, size, offset = (map_.float() for map_ in maps)
@@ -123,9 +135,5 @@ def _decode(maps: CenterMaps, view: View, mirrored: bool, top_k: int, kernel: in
     if mirrored:
         maps = average_mirrored(maps)
     rows = decode_centers(maps, top_k=top_k, kernel=kernel)[0].cpu().numpy()
-    out_height, out_width = heatmap.shape[2:]
-    cell = view.canvas.shape[1] / out_width * view.pixel
-    middle = np.array([out_width / 2, out_height / 2] * 2, np.float32)
-    center = np.array([*view.center[::-1]] * 2, np.float32)
-    rows[:, :4] = ((rows[:, :4] - middle) * cell + center) / view.scale
-    return rows
+    boxes = boxes_in_picture(rows[:, :4], view, (heatmap.shape[2], heatmap.shape[3]))
+    return np.concatenate((boxes, rows[:, 4:]), 1)
