@@ -17,11 +17,12 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 CSRC = Path("cpools_ext", "csrc")
 SOURCES = sorted(str(file) for place in (CSRC, CSRC / "cpu") for file in place.glob("*.cpp"))
+BUILDING = {"build", "build_ext", "bdist_wheel", "develop", "editable_wheel", "install"}
 CUDA_SOURCES = ["cpools_ext/csrc/cuda/corner_pool.cu"]
 
 
 def notice(text: str) -> None:
-    """Tells the user; pip shows it with ``-v`` and whenever a build ends with an error."""
+    """Tells the user; pip shows it with ``-v``."""
     print(f"cornerkit: {text}", file=sys.stderr)
 
 
@@ -54,6 +55,17 @@ def wants_cuda() -> bool:
     return True
 
 
+def architectures() -> str:
+    """The GPU architectures that torch builds for: the variable's, or those of the GPUs here."""
+    import torch
+
+    named = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    if named:
+        return named
+    seen = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+    return ";".join(f"{major}.{minor}" for major, minor in sorted(seen)) or "torch's own list"
+
+
 def openmp_flags() -> list[str]:
     """The flags that give the kernels torch's threads, none where the compiler lacks OpenMP."""
     compiler = os.environ.get("CXX", "c++")
@@ -68,7 +80,7 @@ def openmp_flags() -> list[str]:
 
 def native_extension() -> Extension | None:
     """The extension, or None, with a notice, where torch or a compiler is missing."""
-    if os.environ.get("CPOOLS_NATIVE", "1") == "0":
+    if not BUILDING & set(sys.argv):  # metadata needs no compiler, and no second notice
         return None
     try:
         import torch  # noqa: F401
@@ -86,7 +98,7 @@ def native_extension() -> Extension | None:
     macros = []
     if cuda:
         flags["nvcc"] = ["-O3"]
-        macros.append(("CPOOLS_CUDA", None))
+        macros.append(("CPOOLS_CUDA", f'"{architectures()}"'))
     # The binary holds no Python: torch.ops.load_library reads it, whatever Python runs.
     return (CUDAExtension if cuda else CppExtension)(
         "_cpools_ext",
@@ -120,7 +132,7 @@ setup(
     description="Keypoint detectors in the style of CornerNet-Lite",
     python_requires=">=3.10",
     packages=[*find_packages(include=["core*", "cpools_ext*"]), "configs"],
-    package_data={"configs": ["*.json"], "cpools_ext": ["csrc/*", "csrc/*/*"]},
+    package_data={"configs": ["*.json"]},
     install_requires=[
         "torch>=2.8",
         "torchvision",
@@ -142,4 +154,6 @@ setup(
     },
     ext_modules=[extension] if extension else [],
     cmdclass={"build_ext": build_command()} if extension else {},
+    # Any Python may load the binary; the wheel's tag says so.
+    options={"bdist_wheel": {"py_limited_api": "cp310"}} if extension else {},
 )

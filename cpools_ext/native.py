@@ -18,27 +18,32 @@ def load() -> str | None:
     Returns:
         Why there are no native operators, or None where they were loaded.
     """
-    try:
-        spec = importlib.util.find_spec(BINARY)
-    except (ImportError, ValueError) as error:
-        return str(error)
-    if spec is None or spec.origin is None:
+    path = binary()
+    if path is None:
         return "they were not built"
     try:
-        torch.ops.load_library(spec.origin)
+        torch.ops.load_library(path)
     except (OSError, RuntimeError) as error:
-        return f"{spec.origin} does not load: {str(error).splitlines()[0]}"
+        return f"{path} does not load: {str(error).splitlines()[0]}"
     return None
 
 
+def binary() -> str | None:
+    """The file of the native operators, None where there is none."""
+    try:
+        spec = importlib.util.find_spec(BINARY)
+    except (ImportError, ValueError):
+        return None
+    return None if spec is None else spec.origin
+
+
 @functools.cache
-def announce_fallback(device: str) -> None:
-    """Says once that the operators run without their native kernels."""
+def announce_fallback() -> None:
+    """Says once that operators run without native kernels, and why."""
     logger.info(
-        "corner pooling on %s runs in standard PyTorch, slower than native: %s; "
-        "`pip install --no-build-isolation .` builds the native operators",
-        device,
-        load() or f"the binary was built without {device}",
+        "corner pooling runs in standard PyTorch, slower than native operators would: %s; "
+        "`pip install -v --no-build-isolation .` builds them, or says why it cannot",
+        load() or "the binary has none for this device",
     )
 
 
@@ -46,3 +51,8 @@ def has_kernel(device: str) -> bool:
     """Whether the operators run natively on ``"cpu"`` or ``"cuda"`` tensors."""
     load()
     return torch._C._dispatch_has_kernel_for_dispatch_key("cpools_ext::corner_pool", device.upper())
+
+
+def describe_build() -> str:
+    """How the binary was built: compiler, instruction sets, CUDA and its architectures."""
+    return "none" if load() is not None else torch.ops.cpools_ext.describe_build()

@@ -19,6 +19,7 @@ DIRECTIONS: dict[str, tuple[int, bool]] = {
 
 library = Library("cpools_ext", "DEF")
 library.define("corner_pool(Tensor x, int dim, bool reverse) -> (Tensor, Tensor)")
+library.define("describe_build() -> str")
 library.define("corner_pool_backward(Tensor grad, Tensor record, int dim, bool reverse) -> Tensor")
 
 
@@ -75,7 +76,7 @@ def to_front(x: Tensor, dim: int | None, size: int) -> Tensor:
 
 
 def _corner_pool_fallback(x: Tensor, dim: int, reverse: bool) -> tuple[Tensor, Tensor]:
-    native.announce_fallback(x.device.type)
+    native.announce_fallback()
     layout = layout_of(x)
     maxima, record = reference.corner_pool(x, dim, reverse)
     return maxima.contiguous(memory_format=layout), record.contiguous(memory_format=layout)

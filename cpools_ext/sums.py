@@ -50,7 +50,7 @@ def corner_pool_sum(vertical: Tensor, horizontal: Tensor, corner: str) -> Tensor
 
 
 def _fallback(vertical: Tensor, horizontal: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-    native.announce_fallback(vertical.device.type)
+    native.announce_fallback()
     layout = layout_of(vertical)
     down, down_record = reference.corner_pool(vertical, -2, reverse)
     along, along_record = reference.corner_pool(horizontal, -1, reverse)

@@ -33,17 +33,16 @@ def random_map(shape: tuple[int, ...], dtype: torch.dtype, layout: str, ties: bo
 
 
 def naive(x: np.ndarray, grad: np.ndarray, dim: int, reverse: bool) -> tuple[np.ndarray, ...]:
-    """The maxima and the gradient, by the definition, in float64."""
-    maxima, result = x.copy(), np.zeros_like(grad)
-    for line in np.ndindex(*np.moveaxis(x, dim, -1).shape[:-1]):
-        values, sums = np.moveaxis(x, dim, -1)[line], np.moveaxis(result, dim, -1)[line]
-        out, grads = np.moveaxis(maxima, dim, -1)[line], np.moveaxis(grad, dim, -1)[line]
-        best = None
-        for i in range(len(values))[:: -1 if reverse else 1]:
-            if best is None or values[i] > values[best] or math.isnan(values[i]):
-                best = i
-            out[i] = values[best]
-            sums[best] += grads[i]
+    """The maxima and the gradient, position after position by the definition, in float64."""
+    maxima, result = np.empty_like(x), np.zeros_like(grad)
+    values, out, grads, sums = (np.moveaxis(a, dim, -1) for a in (x, maxima, grad, result))
+    best = np.full(values.shape[:-1], -1)
+    lines = np.indices(best.shape)
+    for i in range(values.shape[-1])[:: -1 if reverse else 1]:
+        newer = (best < 0) | (values[..., i] > values[(*lines, best)]) | np.isnan(values[..., i])
+        best[newer] = i
+        out[..., i] = values[(*lines, best)]
+        sums[(*lines, best)] += grads[..., i]
     return maxima, result
 
 
@@ -163,4 +162,4 @@ def test_the_fallback_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         for _ in range(3):
             ops._corner_pool_fallback(torch.zeros(1, 1, 2, 2), -1, False)
-    assert len(caplog.records) == 1 and "pip install --no-build-isolation" in caplog.text
+    assert len(caplog.records) == 1 and "--no-build-isolation" in caplog.text

@@ -6,6 +6,7 @@
 #include <torch/library.h>
 
 #include <numeric>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -198,6 +199,24 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> corner_pool_sum(
       scan_of(down, rows, reverse, layout), down, down_record,
       scan_of(along, columns, reverse, layout), along, along_record, output);
   return {output, down_record, along_record};
+}
+
+#define CPOOLS_TEXT_OF(x) #x
+#define CPOOLS_TEXT(x) CPOOLS_TEXT_OF(x)
+
+std::string describe_build() {
+  std::string text = "C++ compiler " __VERSION__;
+#if defined(__x86_64__)
+  text += ", kernels for x86-64 and AVX2";
+#endif
+#ifdef CPOOLS_CUDA
+  text += ", CUDA " CPOOLS_TEXT(CUDART_VERSION) " for " CPOOLS_CUDA;
+#endif
+  return text;
+}
+
+TORCH_LIBRARY_IMPL(cpools_ext, CompositeImplicitAutograd, m) {
+  m.impl("describe_build", TORCH_FN(describe_build));
 }
 
 TORCH_LIBRARY_IMPL(cpools_ext, CPU, m) {

@@ -15,9 +15,11 @@ CPOOLS_INLINE void column_strip(
   const int64_t slots = (block.end - block.begin + L::kCount - 1) / L::kCount;
   const int64_t step = kDescending ? -block.inner : block.inner;
   const int64_t scratch_step = kDescending ? -slots : slots;
-  const typename L::Stored* input = block.input + (row + first) * block.inner + column;
-  typename L::Stored* output = block.output + (row + first) * block.inner + column;
-  typename L::Vector* scratch = block.scratch + (row + first) * slots + slot;
+  const typename L::Stored* const input = block.input;
+  typename L::Stored* const output = block.output;
+  typename L::Vector* const scratch = block.scratch;
+  int64_t offset = (row + first) * block.inner + column;
+  int64_t scratch_offset = (row + first) * slots + slot;
   uint8_t* record = block.record + row / 8 * block.inner + column;
   const int bytes = kPartial ? lanes : L::kCount;
 
@@ -38,25 +40,24 @@ CPOOLS_INLINE void column_strip(
     for (int i = 0; i < kVectors; ++i) {
       typename L::Vector in, out;
       if (Pass::kFromScratch) {
-        in = scratch[i];
+        in = scratch[scratch_offset + i];
       } else {
-        load<L, kPartial>(input + i * L::kCount, lanes, in);
+        load<L, kPartial>(input + offset + i * L::kCount, lanes, in);
       }
       state[i].step(in, mark, bits[i], out);
       if (Pass::kToScratch) {
-        scratch[i] = out;
+        scratch[scratch_offset + i] = out;
       } else {
         if (Pass::kAddsToOutput) {
           typename L::Vector addend;
-          load<L, kPartial>(output + i * L::kCount, lanes, addend);
+          load<L, kPartial>(output + offset + i * L::kCount, lanes, addend);
           out += addend;
         }
-        store<L, kPartial, Pass::kExact>(output + i * L::kCount, lanes, out);
+        store<L, kPartial, Pass::kExact>(output + offset + i * L::kCount, lanes, out);
       }
     }
-    input += step;
-    output += step;
-    scratch += scratch_step;
+    offset += step;
+    scratch_offset += scratch_step;
     mark = kDescending ? mark >> 1 : mark << 1;
   }
 #pragma GCC unroll 4

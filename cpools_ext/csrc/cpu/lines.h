@@ -8,7 +8,7 @@ template <class Pass>
 struct LineGroup {
   using L = typename Pass::L;
   int64_t offsets[L::kCount], record_offsets[L::kCount];
-  typename L::Vector* scratch;
+  typename L::Vector* scratch = nullptr;
   Pass state;
   typename L::Bits bits;
 
@@ -30,7 +30,7 @@ CPOOLS_INLINE void line_tile(
   static_assert(!Pass::kAddsToOutput, "lanes past the end would add twice");
   const typename L::Stored* input = block.input + position;
   typename L::Stored* output = block.output + position;
-  typename L::Vector* scratch = group.scratch + position;
+  typename L::Vector* const scratch = group.scratch;
   const int steps = kPartial ? count : L::kCount;
   Pass state = group.state;
   typename L::Bits bits = group.bits >> position % 32;
@@ -40,7 +40,7 @@ CPOOLS_INLINE void line_tile(
     if (!Pass::kFromScratch) {
       load<L, kPartial>(input + group.offsets[i], count, tile[i]);
     } else if (!kPartial || i < count) {
-      tile[i] = scratch[i];
+      tile[i] = scratch[position + i];
     } else {
       tile[i] = typename L::Vector{};
     }
@@ -62,7 +62,7 @@ CPOOLS_INLINE void line_tile(
     if (!Pass::kToScratch) {
       store<L, kPartial, Pass::kExact>(output + group.offsets[i], count, tile[i]);
     } else if (!kPartial || i < count) {
-      scratch[i] = tile[i];
+      scratch[position + i] = tile[i];
     }
   }
 }
@@ -79,7 +79,9 @@ CPOOLS_INLINE void walk_lines(const Block<typename Pass::L>& block, int64_t line
   const int active = needed < kGroups ? static_cast<int>(needed) : kGroups;
   for (int g = 0; g < active; ++g) {
     groups[g].place(block, line + g * L::kCount);
-    groups[g].scratch = block.scratch + g * block.length;
+    if (Pass::kFromScratch || Pass::kToScratch) {
+      groups[g].scratch = block.scratch + g * block.length;
+    }
   }
   for (int64_t step = 0; step < words; ++step) {
     const int64_t word = kDescending ? words - 1 - step : step;
