@@ -84,8 +84,8 @@ class Golden:
         for head, key in HEADS.items():
             self.compare_map(getattr(maps, head), f"{prefix}_{key}{suffix}")
 
-    def compare_map(self, map_: torch.Tensor, key: str):
-        """One map with what is stored under ``key``."""
+    def compare_map(self, map_: torch.Tensor, key: str, tolerance: float | None = None):
+        """One map with what is stored under ``key``; ``tolerance`` of a std, or the model's."""
         map_, std = map_.detach(), float(self[f"{key}_std"])
         assert list(map_.shape) == self[f"{key}_shape"].tolist()
         mean = float(self[f"{key}_mean"])
@@ -95,7 +95,7 @@ class Golden:
             map_.flatten()[self[f"{key}_idx"]],
             self[f"{key}_val"],
             rtol=0,
-            atol=VALUE_TOLERANCE[self.name] * std,
+            atol=(tolerance or VALUE_TOLERANCE[self.name]) * std,
         )
 
     def check_gradients(self, network: nn.Module):
