@@ -60,9 +60,11 @@ class RunLog:
         self._batch_size, self._pictures, self._display = batch_size, pictures, display
         self._writer = _tensorboard_writer(folder, start) if tensorboard else None
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / FILE_NAME).open("a", encoding="utf-8")
-        if self._file.tell():
-            self._file.write("\n")  # the last line may have been cut short
+        path = folder / FILE_NAME
+        cut_short = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
+        self._file = path.open("a", encoding="utf-8")
+        if cut_short:
+            self._file.write("\n")
         self._write({"start": start, **(facts or {})})
         self._bar = tqdm(
             initial=start,
