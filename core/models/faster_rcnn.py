@@ -34,7 +34,7 @@ from core.sample.whole import sample_whole
 from core.sections import parse_section
 from core.targets.regions import region_targets
 
-_MAP = "features"  # the name under which torchvision's parts find the map
+_MAP = "0"  # torchvision's name for the only map of a backbone
 
 
 class FasterRCNN(nn.Module):

@@ -1,0 +1,351 @@
+"""Faster R-CNN as a whole: beside torchvision's, its losses, its configs, weights from ImageNet."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from model_builders import small_config, small_detector
+from torch import nn
+from torchvision.models import VGG16_Weights, vgg16
+from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
+from torchvision.models.vgg import make_layers
+
+from core import models
+from core.batch import collate
+from core.config import config_from_dict, load_config
+from core.errors import UserError
+from core.inference.predict import Predict
+from core.layers.anchors import AnchorGrid
+from core.layers.vgg import vgg_features
+from core.models.faster_rcnn import FasterRCNN
+from core.models.faster_rcnn_architecture import Architecture
+from core.models.imagenet import for_normalized_bgr, load_imagenet_weights_
+from core.sample.color import MEAN, STD
+from core.targets.color import apply_color
+
+NAME = "FasterRCNN"
+TERMS = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
+
+
+def batch_of(detector, *objects, size=(63, 47), augmented=False):
+    """Noise pictures of ``size`` with the given objects, as the loader hands them over."""
+    rng = np.random.default_rng(len(objects))
+    samples = [
+        detector.sample(
+            rng.integers(0, 256, (*size, 3), np.uint8),
+            np.array(boxes, np.float32).reshape(-1, 4),
+            np.arange(len(boxes)) % 3,
+            rng if augmented else None,
+        )
+        for boxes in objects
+    ]
+    return collate(samples, list(range(len(objects))))
+
+
+def losses(detector, batch):
+    targets = detector.targets(batch)
+    images = apply_color(batch.images, batch.color)
+    terms = detector.losses(detector.network(images, *detector.network_inputs(targets)), targets)
+    assert set(terms) == TERMS
+    return {name: term.item() for name, term in terms.items()}
+
+
+def images_of(count, height=63, width=47, seed=0):
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def test_torchvision_s_network_around_the_same_parts_finds_the_same():
+    """Its keys are ours; it too suppresses by class, keeps the best and clips to the picture."""
+    ours = small_detector(NAME).network.eval()
+    a = Architecture(**{k: v for k, v in small_config(NAME).model.items()})
+    grid = AnchorGrid(a.stride, a.anchor_scales, a.anchor_ratios)
+    backbone = vgg_features(a.channels, a.batch_norm)
+    backbone.out_channels = a.channels[-1][-1]
+    theirs = TorchvisionFasterRCNN(
+        backbone,
+        box_head=ours.roi_heads.box_head,
+        box_predictor=ours.roi_heads.box_predictor,
+        rpn_anchor_generator=grid,
+        rpn_pre_nms_top_n_test=a.test_pre_nms,
+        rpn_post_nms_top_n_test=a.test_post_nms,
+        box_roi_pool=ours.roi_heads.box_roi_pool,
+        box_score_thresh=a.min_score,
+        image_mean=[0, 0, 0],
+        image_std=[1, 1, 1],
+        min_size=64,
+        max_size=64,
+    ).eval()
+    theirs.rpn.min_size = a.rpn_min_size
+    theirs.load_state_dict(ours.state_dict())
+    images = images_of(2, 64, 64)
+    with torch.no_grad():
+        found, expected = ours(images), theirs(list(images))
+    for mine, other in zip(found, expected, strict=True):
+        assert len(other["boxes"]) > 5
+        for key, value in other.items():
+            torch.testing.assert_close(mine[key], value)
+
+
+def test_vgg_features_are_torchvision_s():
+    with torch.device("meta"):
+        expected = vgg16().features[:-1].state_dict()
+        own = models.build(config_from_dict({}, NAME, "x.json"), 80).network.backbone.state_dict()
+    assert {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in expected.items()}
+
+
+def test_published_defaults():
+    config = load_config(NAME)
+    given = {k: v for k, v in config.model.items() if k != "backbone_weights"}
+    default = vars(Architecture())
+    for key, value in given.items():
+        assert json.dumps(value) == json.dumps(default[key]) or value == pytest.approx(default[key])
+    with torch.device("meta"):
+        network = models.build(config, 20).network
+        features = network.backbone(torch.zeros(1, 3, 800, 800))
+    assert features.shape == (1, 512, 50, 50)
+    assert network.roi_heads.box_head.fc6.weight.shape == (4096, 25088)
+    assert network.roi_heads.box_predictor.cls_score.weight.shape == (21, 4096)
+    assert network.roi_heads.box_predictor.bbox_pred.weight.shape == (84, 4096)
+    assert network.rpn.min_size == 16
+
+
+@pytest.mark.parametrize(
+    "objects",
+    [
+        [[]],
+        [[], []],
+        [[[5, 6, 30, 40]]],
+        [[[5, 6, 30, 40], [0, 0, 1, 1], [20, 20, 46, 60]], []],
+        [[[0, 0, 47, 63]]],
+    ],
+)
+def test_losses_are_finite_whatever_is_in_the_pictures(objects):
+    detector = small_detector(NAME)
+    batch = batch_of(detector, *objects)
+    for training in (True, False):
+        detector.network.train(training)
+        terms = losses(detector, batch)
+        assert all(np.isfinite(list(terms.values()))), terms
+        if not any(objects):
+            assert terms["loss_rpn_box_reg"] == terms["loss_box_reg"] == 0
+
+
+def test_narrow_pictures_without_a_proposal_left(monkeypatch):
+    detector = small_detector(NAME, model={"rpn_min_size": 40.0})
+    batch = batch_of(detector, [], [[2, 2, 300, 9]], size=(11, 400))
+    assert batch.images.shape[2] == 4  # a cell
+    assert all(np.isfinite(list(losses(detector, batch).values())))
+
+
+def test_validation_loss_repeats_and_leaves_the_random_numbers_alone():
+    detector = small_detector(NAME, model={"rpn_samples": 8, "roi_samples": 8})
+    batch = batch_of(detector, [[5, 6, 30, 40]], [[10, 3, 40, 30]])
+    detector.network.eval()
+    state = torch.get_rng_state()
+    first = losses(detector, batch)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(5)
+    assert losses(detector, batch) == first
+    assert not any(module.training for module in detector.network.modules())
+    detector.network.train()
+    trained = losses(detector, batch)
+    torch.manual_seed(6)
+    assert losses(detector, batch) != trained  # other samples
+
+
+def test_a_validation_that_fails_leaves_evaluation_mode_behind():
+    network = small_detector(NAME).network.eval()
+    with pytest.raises(KeyError):
+        network(images_of(1), [{"size": (63, 47)}])
+    assert not any(module.training for module in network.modules())
+
+
+def test_padding_of_the_batch_does_not_change_a_picture_s_loss():
+    """A picture alone, and in the padding that a larger one gives it."""
+    detector = small_detector(NAME)
+    detector.network.eval()
+    small = batch_of(detector, [[5, 6, 30, 40]], size=(63, 47))
+    sample = detector.sample(np.zeros((47, 63, 3), np.uint8), np.zeros((0, 4)), np.zeros(0), None)
+    targets = detector.targets(small)
+    wide = nn.functional.pad(apply_color(small.images, small.color), (0, 40, 0, 20), value=9.0)
+    alone = losses(detector, small)
+    padded = detector.network(wide, *detector.network_inputs(targets))
+    assert {name: term.item() for name, term in padded.items()} == alone
+    assert sample.image.shape[1:] == (47, 63)
+
+
+def test_pictures_of_two_sizes_in_one_batch():
+    detector = small_detector(NAME)
+    rng = np.random.default_rng(0)
+    samples = [
+        detector.sample(
+            rng.integers(0, 256, (*size, 3), np.uint8),
+            np.array([[2, 3, 30, 35]], np.float32),
+            np.array([1]),
+            rng,
+        )
+        for size in ((40, 50), (70, 40))
+    ]
+    batch = collate(samples, [0, 1])
+    targets = detector.targets(batch)
+    assert [target["size"] for target in targets] == [tuple(s.image.shape[1:]) for s in samples]
+    assert targets[0]["labels"].tolist() == [2] and targets[0]["boxes"].shape == (1, 4)
+    terms = losses(detector, batch)
+    assert all(np.isfinite(list(terms.values())))
+    assert detector.targets(batch[1:])[0]["size"] == targets[1]["size"]
+
+
+def test_a_batch_is_its_pictures():
+    network = small_detector(NAME).network.eval()
+    images = images_of(3)
+    with torch.no_grad():
+        together = network(images)
+        alone = [network(image[None])[0] for image in images]
+    for one, other in zip(together, alone, strict=True):
+        assert len(one["boxes"]) == len(other["boxes"]) > 0
+        torch.testing.assert_close(one["boxes"], other["boxes"], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(one["scores"], other["scores"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_losses_in_bfloat16_and_channels_last_are_near(training):
+    detector = small_detector(NAME)
+    batch = batch_of(detector, [[5, 6, 30, 40]], [[10, 3, 40, 30]])
+    detector.network.train(training)
+    torch.manual_seed(0)
+    expected = losses(detector, batch)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = losses(detector, batch)
+    detector.network.to(memory_format=torch.channels_last)
+    torch.manual_seed(0)
+    last = losses(detector, batch)
+    for name, value in expected.items():
+        assert half[name] == pytest.approx(value, rel=0.1, abs=0.02)
+        assert last[name] == pytest.approx(value, rel=0.1, abs=0.01)
+
+
+def test_detections_lie_in_the_picture_in_its_pixels():
+    """A detector that finds the whole of what it sees, whatever that was scaled to."""
+    detector = small_detector(NAME)
+
+    def predict(images):
+        height, width = images.shape[2:]
+        assert min(height, width) == 47 or max(height, width) == 63
+        rows = [[-3, 0, width, height, 0.9, 2], [0, 0, width / 2, height / 2, 0.5, 0]]
+        return [torch.tensor(rows)]
+
+    for height, width in ((60, 200), (300, 280), (47, 63)):
+        found = detector.infer(np.zeros((height, width, 3), np.uint8), predict)
+        expected = [[0, 0, width, height], [0, 0, width / 2, height / 2]]
+        np.testing.assert_allclose(found.boxes, expected, rtol=1e-5)
+        assert found.labels.tolist() == [2, 0] and found.labels.dtype == np.int64
+        assert found.boxes.dtype == found.scores.dtype == np.float32
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 2), (63, 47)])
+def test_pictures_of_any_size(size):
+    detector = small_detector(NAME)
+    predict = Predict(detector.network.eval(), detector.decode, torch.device("cpu"))
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    with torch.inference_mode():
+        found = detector.infer(image, predict)
+    assert (found.boxes >= 0).all() and (found.boxes <= [size[1], size[0]] * 2).all()
+    assert (np.diff(found.scores) <= 0).all() and set(found.labels) <= {0, 1, 2}
+
+
+def test_training_without_targets_is_a_programmer_s_mistake():
+    with pytest.raises(AssertionError, match="targets"):
+        small_detector(NAME).network(images_of(1))
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"channels": [[8], []]}, "model.channels must hold numbers above 0"),
+        ({"channels": []}, "model.channels must hold"),
+        ({"anchor_scales": []}, "model.anchor_scales must hold"),
+        ({"roi_samples": 0}, "model.roi_samples must hold"),
+        ({"roi_iou": 1.5}, "model.roi_iou 1.5 must be from 0 to 1"),
+        ({"rpn_negative_iou": 0.8}, "must not be above"),
+        ({"shorter_side": 2000}, "model.shorter_side 2000 must be from"),
+        ({"shorter_side": 3}, "a cell of the map"),
+        ({"anchor_scale": [1]}, "did you mean 'anchor_scales'"),
+        ({"channels": [8, 8]}, "must be a list"),
+    ],
+)
+def test_configs_that_are_refused(model, words):
+    with pytest.raises(UserError, match=words.replace("[", r"\[")):
+        models.build(small_config(NAME, model), 3)
+
+
+def narrow_network():
+    """VGG16's layers with a sixteenth of its channels, and the same as torchvision has them."""
+    channels = ((4, 4), (8, 8), (16, 16, 16), (32, 32, 32), (32, 32, 32))
+    a = Architecture(channels=channels, head_channels=16)
+    torch.manual_seed(0)
+    layers = [part for block in channels for part in (*block, "M")]
+    vgg = nn.Module()
+    vgg.features = make_layers(layers)
+    linear = nn.Linear(32 * 49, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+    vgg.classifier = nn.Sequential(
+        linear[0], nn.ReLU(), nn.Dropout(), linear[1], nn.ReLU(), nn.Dropout(), linear[2]
+    )
+    return FasterRCNN(2, a, config_from_dict({}, NAME, "x").db), vgg
+
+
+def test_weights_from_imagenet(tmp_path):
+    """The backbone sees BGR of this frame and gives what torchvision's gives for RGB."""
+    network, vgg = narrow_network()
+    for parameter in vgg.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    path = tmp_path / "vgg16.pth"
+    torch.save(vgg.state_dict(), path)
+    load_imagenet_weights_(network, str(path), "x.json: model.backbone_weights")
+    rgb = torch.rand(1, 3, 64, 64)
+    bgr = rgb.flip(1)
+    own = (bgr - torch.from_numpy(MEAN)[:, None, None]) / torch.from_numpy(STD)[:, None, None]
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    theirs = (rgb - mean[:, None, None]) / std[:, None, None]
+    with torch.no_grad():
+        first, expected = network.backbone[0](own), vgg.features[0](theirs)
+        torch.testing.assert_close(first[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1])
+        assert (first - expected).abs().max() < 0.1  # at the edge, by the padding's colour
+        values = torch.randn(2, 32 * 49)
+        torch.testing.assert_close(
+            network.roi_heads.box_head(values.view(2, 32, 7, 7)),
+            vgg.classifier[3](vgg.classifier[0](values).relu()).relu(),
+        )
+    for key in ("2.weight", "28.bias"):
+        assert torch.equal(network.backbone.state_dict()[key], vgg.features.state_dict()[key])
+
+
+def test_the_first_convolution_is_rewritten_not_changed():
+    weight, bias = torch.randn(4, 3, 3, 3), torch.randn(4)
+    kept = weight.clone(), bias.clone()
+    for_normalized_bgr(weight, bias)
+    assert torch.equal(weight, kept[0]) and torch.equal(bias, kept[1])
+
+
+def test_a_missing_file_of_weights_says_where_to_get_it(tmp_path):
+    network, _ = narrow_network()
+    with pytest.raises(UserError) as caught:
+        load_imagenet_weights_(network, str(tmp_path / "no.pth"), "x.json: model.backbone_weights")
+    message = str(caught.value)
+    assert message.startswith("x.json: model.backbone_weights: there is no file")
+    assert VGG16_Weights.IMAGENET1K_V1.url in message and "from scratch" in message
+
+
+def test_weights_of_another_backbone_are_refused(tmp_path):
+    network, vgg = narrow_network()
+    path = tmp_path / "weights.pth"
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    for key, value in (
+        ("features.7.weight", torch.zeros(3)),
+        ("classifier.0.bias", torch.full((16,), float("nan"))),  # IMAGENET1K_FEATURES has such
+    ):
+        torch.save({**vgg.state_dict(), key: value}, path)
+        with pytest.raises(UserError, match=r"has no weights for .*IMAGENET1K_V1"):
+            load_imagenet_weights_(network, str(path), "x.json: model.backbone_weights")
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
