@@ -9,7 +9,8 @@ from centers_golden import DATA, sparse_heatmap
 from model_builders import load_formula_weights_, manifest, published_detector, small_detector
 from test_models_golden import Golden, set_momentum_
 from test_targets_corners import make_batch
-from torchvision.models import resnet18
+from torch import nn
+from torchvision.models import ResNet18_Weights, resnet18
 
 from core import checkpoint, models
 from core.config import config_from_dict, load_config
@@ -17,6 +18,7 @@ from core.decode.centers import decode_centers
 from core.errors import UserError
 from core.inference.predict import Predict
 from core.layers.resnet import UpsampledResNet18
+from core.sample.color import MEAN, STD
 from core.targets.centers import CenterTargets
 
 NAME = "CenterNet"
@@ -165,6 +167,41 @@ def test_resnet_steps_and_detects():
         with torch.no_grad():
             found = detect(image, predict)
         assert np.isfinite(found.boxes).all() and (found.labels < 3).all()
+
+
+def test_resnet_starts_from_imagenet(tmp_path):
+    """The backbone sees BGR of this frame and gives what torchvision's gives for RGB."""
+    theirs, path = resnet18(weights=None).eval(), tmp_path / "resnet18.pth"
+    nn.init.normal_(theirs.bn1.running_mean)
+    torch.save(theirs.state_dict(), path)
+    model = {"backbone": "resnet18", "backbone_weights": str(path)}
+    detector = models.build(small_config(model), 3)
+    assert detector.load_pretrained_ is not None
+    detector.load_pretrained_()
+    body = detector.network.backbone.body.eval()
+    rgb = torch.rand(1, 3, 64, 64)
+    bgr = rgb.flip(1)
+    own = (bgr - torch.from_numpy(MEAN)[:, None, None]) / torch.from_numpy(STD)[:, None, None]
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        first = body.bn1(body.conv1(own))
+        expected = theirs.bn1(theirs.conv1((rgb - mean[:, None, None]) / std[:, None, None]))
+    torch.testing.assert_close(first[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2])
+    weights = theirs.state_dict()
+    changed = {
+        key for key, value in body.state_dict().items() if not torch.equal(value, weights[key])
+    }
+    assert changed == {"conv1.weight", "bn1.running_mean"}
+
+
+def test_a_missing_file_of_imagenet_s_weights_says_where_to_get_it():
+    model = {"backbone": "resnet18", "backbone_weights": "no.pth"}
+    with pytest.raises(UserError) as error:
+        models.build(small_config(model), 3).load_pretrained_()
+    message = str(error.value)
+    assert "model.backbone_weights: there is no file no.pth" in message
+    assert ResNet18_Weights.IMAGENET1K_V1.url in message and "\n" not in message
+    assert small_resnet().load_pretrained_ is None
 
 
 def test_resnet_class_head_keys():

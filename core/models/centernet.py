@@ -3,7 +3,7 @@
 Two backbones: the stacked hourglasses of CornerNet, and ResNet-18 with transposed convolutions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -20,6 +20,7 @@ from core.losses.centers import center_losses
 from core.models.architecture import HourglassArchitecture, read_architecture, require_counts
 from core.models.corners import sample_unchanged
 from core.models.detector import Detector
+from core.models.imagenet import RESNET18, load_imagenet_weights_
 from core.sample.centers import sample_centers
 from core.targets.centers import center_targets
 
@@ -39,11 +40,14 @@ class OnResNet18:
         backbone: chooses this section.
         up_channels: of the transposed convolutions, each of which doubles the size.
         head_channels: between the two convolutions of a head.
+        backbone_weights: file of torchvision's ResNet-18 weights; None: training starts from
+            scratch.
     """
 
     backbone: Literal["resnet18"] = "resnet18"
     up_channels: tuple[int, int, int] = (256, 256, 256)
     head_channels: int = 64
+    backbone_weights: str | None = None
 
     @property
     def stacks(self) -> int:
@@ -143,8 +147,7 @@ def center_maps(
 
 def build(config: Config, num_classes: int) -> Detector:
     """Builds CenterNet with fresh weights; errors as :func:`core.models.build`."""
-    db = config.db
-    if db.merge_bbox:
+    if config.db.merge_bbox:
         raise UserError(
             f"{config.path}: db.merge_bbox merges boxes by the scores of their corners, and "
             "CenterNet has none; set it to false"
@@ -154,14 +157,24 @@ def build(config: Config, num_classes: int) -> Detector:
         raise UserError(
             f"{config.path}: model.backbone: {backbone!r} must be one of 'hourglass', 'resnet18'"
         )
-    architecture: OnHourglass | OnResNet18
-    network: nn.Module
-    if backbone == "resnet18":
-        architecture = read_architecture(OnResNet18, config)
-        network = CenterResNet18(num_classes, architecture)
-    else:
-        architecture = read_architecture(OnHourglass, config)
-        network = CenterHourglass(num_classes, architecture)
+    if backbone == "hourglass":
+        hourglass = read_architecture(OnHourglass, config)
+        return _detector(config, num_classes, CenterHourglass(num_classes, hourglass), hourglass)
+    resnet = read_architecture(OnResNet18, config)
+    network = CenterResNet18(num_classes, resnet)
+    detector, weights = _detector(config, num_classes, network, resnet), resnet.backbone_weights
+    if weights is None:
+        return detector
+    where = f"{config.path}: model.backbone_weights"
+    load = partial(load_imagenet_weights_, network, weights, where, RESNET18)
+    return replace(detector, load_pretrained_=load)
+
+
+def _detector(
+    config: Config, num_classes: int, network: nn.Module, architecture: OnHourglass | OnResNet18
+) -> Detector:
+    """Puts the functions of a detector of centres around its network."""
+    db = config.db
     sample = partial(
         sample_centers,
         input_size=db.input_size,

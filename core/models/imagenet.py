@@ -1,11 +1,13 @@
-"""Faster R-CNN's start: what VGG16 learnt on ImageNet, from a file of torchvision's weights."""
+"""What backbones learnt on ImageNet, from a file of torchvision's weights."""
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import VGG16_Weights
+from torchvision.models import ResNet18_Weights, VGG16_Weights
 
 from core.checkpoint import read_weights
 from core.errors import UserError
@@ -17,29 +19,68 @@ logger = logging.getLogger(__name__)
 _RGB_MEAN = torch.tensor([0.485, 0.456, 0.406])
 _RGB_STD = torch.tensor([0.229, 0.224, 0.225])
 
-# Our keys begin like the left ones, torchvision's like the right ones.
-_PREFIXES = {
-    "backbone.": "features.",
-    "roi_heads.box_head.fc6.": "classifier.0.",
-    "roi_heads.box_head.fc7.": "classifier.3.",
-}
+
+@dataclass(frozen=True)
+class Source:
+    """Weights of torchvision's, and the place that they take in a network.
+
+    Attributes:
+        weights: names the file and where to get it.
+        prefixes: what our keys begin with, and what torchvision's begin with in its place.
+        first: our key of the first convolution's weight.
+        bias: our key of what is added to its output.
+        subtracted: ``bias`` is the mean that a batch norm subtracts.
+        settings: the settings that must be as they are by default, for messages.
+    """
+
+    weights: ResNet18_Weights | VGG16_Weights
+    prefixes: Mapping[str, str]
+    first: str
+    bias: str
+    subtracted: bool
+    settings: str
 
 
-def load_imagenet_weights_(network: nn.Module, path: str, where: str) -> None:
-    """Gives the backbone and the two linear layers of a Faster R-CNN their weights, in place.
+VGG16 = Source(
+    VGG16_Weights.IMAGENET1K_V1,
+    {
+        "backbone.": "features.",
+        "roi_heads.box_head.fc6.": "classifier.0.",
+        "roi_heads.box_head.fc7.": "classifier.3.",
+    },
+    first="backbone.0.weight",
+    bias="backbone.0.bias",
+    subtracted=False,
+    settings="model.channels, batch_norm, pooled_size and head_channels as they are by default",
+)
+RESNET18 = Source(
+    ResNet18_Weights.IMAGENET1K_V1,
+    {"backbone.body.": ""},
+    first="backbone.body.conv1.weight",
+    bias="backbone.body.bn1.running_mean",
+    subtracted=True,
+    settings="ResNet-18",
+)
+
+
+def load_imagenet_weights_(
+    network: nn.Module, path: str, where: str, source: Source = VGG16
+) -> None:
+    """Gives the parts of a network that ``source`` names their weights, in place.
 
     They were learnt on RGB with ImageNet's mean and deviation. The first convolution takes the
     change from this frame's input, BGR with COCO's, into its weights; nothing else has to know.
 
     Args:
-        network: :class:`core.models.faster_rcnn.FasterRCNN` with the convolutions of VGG16.
-        path: the file of torchvision's ``VGG16_Weights.IMAGENET1K_V1``.
+        network: a Faster R-CNN on VGG16, or a CenterNet on ResNet-18.
+        path: the file of torchvision's weights.
         where: file, section and key that name the path, for messages.
+        source: which weights they are.
 
     Raises:
         UserError: no such file, or its weights are not those of this backbone.
     """
-    origin = f"torchvision's VGG16_Weights.IMAGENET1K_V1, at {VGG16_Weights.IMAGENET1K_V1.url}"
+    origin = f"torchvision's {source.weights}, at {source.weights.url}"
     if not Path(path).is_file():
         raise UserError(
             f"{where}: there is no file {path}; nothing is downloaded here: get {origin}, or set "
@@ -47,19 +88,19 @@ def load_imagenet_weights_(network: nn.Module, path: str, where: str) -> None:
         )
     own, given = network.state_dict(), read_weights(path)
     taken: dict[str, Tensor] = {}
-    for prefix, theirs in _PREFIXES.items():
+    for prefix, theirs in source.prefixes.items():
         for key in own:
             if key.startswith(prefix):
                 value = given.get(theirs + key.removeprefix(prefix))
                 if value is None or value.shape != own[key].shape or not value.isfinite().all():
                     raise UserError(
                         f"{where}: {path} has no weights for {key} {list(own[key].shape)}; "
-                        f"{origin} fits model.channels, batch_norm, pooled_size and head_channels "
-                        "as they are by default"
+                        f"{origin} fits {source.settings}"
                     )
                 taken[key] = value
-    first = taken["backbone.0.weight"], taken["backbone.0.bias"]
-    taken["backbone.0.weight"], taken["backbone.0.bias"] = for_normalized_bgr(*first)
+    sign = -1 if source.subtracted else 1
+    weight, bias = for_normalized_bgr(taken[source.first], sign * taken[source.bias])
+    taken |= {source.first: weight, source.bias: sign * bias}
     network.load_state_dict({**own, **taken})
     logger.info("backbone: %s", path)
 
