@@ -1,8 +1,8 @@
 """Fuzzes the CPU operators under the compiler's sanitizers (``make sanitize``).
 
-Builds the extension with AddressSanitizer and UndefinedBehaviorSanitizer in a folder of its own, and
-runs itself again with the sanitizers' libraries loaded first. ``python tests/sanitize.py [seconds]``
-fuzzes each instruction set so long; the exit code is 0 if nothing was found.
+Builds the extension with AddressSanitizer and UndefinedBehaviorSanitizer in a folder of its own,
+and runs itself again with the sanitizers' libraries loaded first. ``python tests/sanitize.py
+[seconds]`` fuzzes each instruction set so long; the exit code is 0 if nothing was found.
 """
 
 import os
