@@ -131,9 +131,10 @@ def test_losses_are_finite_whatever_is_in_the_pictures(objects):
             assert terms["loss_rpn_box_reg"] == terms["loss_box_reg"] == 0
 
 
-def test_narrow_pictures_without_a_proposal_left(monkeypatch):
+@pytest.mark.parametrize("objects", [[[]], [[], [[2, 2, 300, 9]]]])
+def test_narrow_pictures_without_a_proposal_left(objects):
     detector = small_detector(NAME, model={"rpn_min_size": 40.0})
-    batch = batch_of(detector, [], [[2, 2, 300, 9]], size=(11, 400))
+    batch = batch_of(detector, *objects, size=(11, 400))
     assert batch.images.shape[2] == 4  # a cell
     assert all(np.isfinite(list(losses(detector, batch).values())))
 

@@ -50,30 +50,39 @@ class FasterRCNN(nn.Module):
 
     def __init__(self, num_classes: int, architecture: Architecture, db: Database) -> None:
         super().__init__()
-        a, channels = architecture, architecture.channels[-1][-1]
-        self.backbone = vgg_features(a.channels, a.batch_norm)
+        channels = architecture.channels[-1][-1]
+        shapes = len(architecture.anchor_scales) * len(architecture.anchor_ratios)
+        self.backbone = vgg_features(architecture.channels, architecture.batch_norm)
         self.rpn = RegionProposals(
-            AnchorGrid(a.stride, a.anchor_scales, a.anchor_ratios),
-            RegionHead(channels, len(a.anchor_scales) * len(a.anchor_ratios)),
-            fg_iou_thresh=a.rpn_positive_iou,
-            bg_iou_thresh=a.rpn_negative_iou,
-            batch_size_per_image=a.rpn_samples,
-            positive_fraction=a.rpn_positive_fraction,
-            pre_nms_top_n={"training": a.train_pre_nms, "testing": a.test_pre_nms},
-            post_nms_top_n={"training": a.train_post_nms, "testing": a.test_post_nms},
-            nms_thresh=a.rpn_nms_threshold,
+            AnchorGrid(architecture.stride, architecture.anchor_scales, architecture.anchor_ratios),
+            RegionHead(channels, shapes),
+            fg_iou_thresh=architecture.rpn_positive_iou,
+            bg_iou_thresh=architecture.rpn_negative_iou,
+            batch_size_per_image=architecture.rpn_samples,
+            positive_fraction=architecture.rpn_positive_fraction,
+            pre_nms_top_n={
+                "training": architecture.train_pre_nms,
+                "testing": architecture.test_pre_nms,
+            },
+            post_nms_top_n={
+                "training": architecture.train_post_nms,
+                "testing": architecture.test_post_nms,
+            },
+            nms_thresh=architecture.rpn_nms_threshold,
         )
-        self.rpn.min_size = a.rpn_min_size
+        self.rpn.min_size = architecture.rpn_min_size
         self.roi_heads = RoIHeads(
-            RegionPooling(_MAP, a.stride, a.pooled_size, a.sampling_ratio),
-            TwoMLPHead(channels * a.pooled_size**2, a.head_channels),
-            RegionPredictor(a.head_channels, num_classes + 1),
-            fg_iou_thresh=a.roi_iou,
-            bg_iou_thresh=a.roi_iou,
-            batch_size_per_image=a.roi_samples,
-            positive_fraction=a.roi_positive_fraction,
+            RegionPooling(
+                _MAP, architecture.stride, architecture.pooled_size, architecture.sampling_ratio
+            ),
+            TwoMLPHead(channels * architecture.pooled_size**2, architecture.head_channels),
+            RegionPredictor(architecture.head_channels, num_classes + 1),
+            fg_iou_thresh=architecture.roi_iou,
+            bg_iou_thresh=architecture.roi_iou,
+            batch_size_per_image=architecture.roi_samples,
+            positive_fraction=architecture.roi_positive_fraction,
             bbox_reg_weights=None,
-            score_thresh=a.min_score,
+            score_thresh=architecture.min_score,
             nms_thresh=db.nms_threshold,
             detections_per_img=db.max_per_image,
         )
