@@ -1,5 +1,6 @@
 """Batches: the same for any number of workers and any start, and what happens to bad pictures."""
 
+import itertools
 import logging
 import os
 import signal
@@ -93,6 +94,39 @@ def test_a_start_in_the_middle_gives_the_rest_of_the_stream(database, start):
     expected = batches(training_loader(database, SAMPLE, **options()), start + 2)[start:]
     resumed = training_loader(database, SAMPLE, **options(start_iteration=start))
     assert all(map(same, batches(resumed, 2), expected))
+
+
+@pytest.mark.parametrize("ends", [[4], [1, 4], [3, 4], [1, 2, 3, 4]])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_rows_of_all_ranks_are_the_batch_of_one_process(database, ends, workers):
+    """Samples and order do not depend on who makes which rows, nor on where the stream starts."""
+
+    def made_by(rows):
+        changes = options(workers=workers, start_iteration=2, rows=rows)
+        return batches(training_loader(database, SAMPLE, **changes), 3)
+
+    shares = [made_by(slice(*ends)) for ends in itertools.pairwise([0, *ends])]
+    for whole, *parts in zip(made_by(None), *shares, strict=True):
+        for name in ("images", "counts", "color", "index", "unreadable"):
+            joined = torch.cat([getattr(part, name) for part in parts])
+            assert torch.equal(joined, getattr(whole, name))
+        boxes = [box for part in parts for box in objects(part)]
+        assert all(map(torch.equal, boxes, objects(whole)))
+
+
+def objects(batch):
+    """Boxes and label of every object, picture by picture: the padding depends on the batch."""
+    labelled = torch.cat([batch.boxes, batch.labels[:, :, None]], 2)
+    return [rows[:count] for rows, count in zip(labelled, batch.counts, strict=True)]
+
+
+def test_the_rows_of_all_ranks_are_the_validation_batch(database):
+    def index(rows):
+        arguments = {"batch_size": 4, "workers": 0, "prefetch": 1, "rows": rows}
+        return [b.index for b in batches(validation_loader(database, SAMPLE, **arguments), 4)]
+
+    parts = zip(index(slice(0, 3)), index(slice(3, 4)), strict=True)
+    assert all(map(torch.equal, map(torch.cat, parts), index(None)))
 
 
 def test_every_epoch_holds_every_picture_once_in_another_order():

@@ -132,10 +132,20 @@ class ShuffledStream(Sampler[list[Position]]):
         batch_size: positions a batch; a batch may reach into the next epoch.
         seed: of the permutations; None: the pictures' own order in every epoch.
         start: number of the first batch.
+        rows: which positions of every batch to give; None: all. Of several ranks each makes its
+            rows of the one batch.
     """
 
-    def __init__(self, pictures: int, batch_size: int, seed: int | None, start: int) -> None:
+    def __init__(
+        self,
+        pictures: int,
+        batch_size: int,
+        seed: int | None,
+        start: int,
+        rows: slice | None = None,
+    ) -> None:
         self.pictures, self.batch_size, self.seed, self.start = pictures, batch_size, seed, start
+        self.rows = slice(None) if rows is None else rows
 
     def __iter__(self) -> Iterator[list[Position]]:
         epoch, offset = divmod(self.start * self.batch_size, self.pictures)
@@ -144,7 +154,7 @@ class ShuffledStream(Sampler[list[Position]]):
             ((later, int(i)) for later in itertools.count(epoch + 1) for i in self.order(later)),
         )
         while True:
-            yield list(itertools.islice(positions, self.batch_size))
+            yield list(itertools.islice(positions, self.batch_size))[self.rows]
 
     def order(self, epoch: int) -> np.ndarray:
         """The numbers of the pictures in the order of an epoch: int64 [N]."""
@@ -163,6 +173,7 @@ def training_loader(
     workers: int,
     prefetch: int,
     start_iteration: int = 0,
+    rows: slice | None = None,
     pin_memory: bool = False,
 ) -> DataLoader[Item]:
     """An endless stream of augmented batches in shuffled order.
@@ -170,18 +181,19 @@ def training_loader(
     Args:
         database: where the pictures are.
         sample: see :class:`TrainingPictures`; picklable where workers are spawned.
-        batch_size: pictures a batch.
+        batch_size: pictures a batch, of all ranks together.
         seed: of order and augmentation.
         workers: processes that make batches; 0: they are made where they are used.
         prefetch: about how many batches wait, ready or in work.
         start_iteration: number of the first batch, counted from 0.
+        rows: those of every batch that this process makes, see :class:`ShuffledStream`.
         pin_memory: whether batches come in page-locked memory.
 
     Returns:
         a loader of :class:`core.batch.Batch`; every ``iter`` of it starts at ``start_iteration``.
         The end of a worker, by whatever cause, raises RuntimeError within seconds.
     """
-    order = ShuffledStream(len(database), batch_size, seed, start_iteration)
+    order = ShuffledStream(len(database), batch_size, seed, start_iteration, rows)
     pictures = TrainingPictures(database, sample, seed)
     return _loader(pictures, order, workers, prefetch, pin_memory)
 
@@ -194,13 +206,14 @@ def validation_loader(
     workers: int,
     prefetch: int,
     start_iteration: int = 0,
+    rows: slice | None = None,
     pin_memory: bool = False,
 ) -> DataLoader[Item]:
     """An endless stream of batches, not augmented, in the database's order over and over.
 
     The arguments are those of :func:`training_loader`.
     """
-    order = ShuffledStream(len(database), batch_size, None, start_iteration)
+    order = ShuffledStream(len(database), batch_size, None, start_iteration, rows)
     pictures = TrainingPictures(database, sample)
     return _loader(pictures, order, workers, prefetch, pin_memory)
 
