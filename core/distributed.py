@@ -1,0 +1,155 @@
+"""The processes that train together, started by torchrun or by ``train.py --distributed``.
+
+Every process is a rank, with a device of its own. What they tell one another goes through
+torch.distributed: NCCL between GPUs, gloo between CPUs and for what is not on a device. A process
+that is alone has no process group, and every function here gives its own values back.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from core.errors import UserError
+
+_PATIENCE = timedelta(minutes=30)  # for ranks that read data, evaluate or compile
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One of the processes that train together, and its ways to the others.
+
+    What is called a collective here must be called by all ranks, in the same order. It raises
+    RuntimeError if a rank is gone, or does not come to it in time.
+
+    Attributes:
+        rank: number of this process, from 0.
+        world: number of processes.
+        local_rank: number of this process on its machine, from 0.
+        steps: the process group of the training steps, whose collectives wait no longer than
+            ``system.dist_timeout``; None: the group of all else, which waits half an hour.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    steps: dist.ProcessGroup | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0, which logs and writes files for all."""
+        return self.rank == 0
+
+    def sum(self, numbers: Sequence[int]) -> list[int]:
+        """Adds up the ranks' numbers one by one; every rank has the result. A step's collective."""
+        if self.world == 1:
+            return list(numbers)
+        total = torch.tensor(numbers, dtype=torch.int64)
+        dist.all_reduce(total, group=self.steps)
+        return [int(number) for number in total]
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Adds the ranks' tensors up in place, on their device. A step's collective."""
+        if self.world > 1:
+            dist.all_reduce(tensor, group=self.steps)
+        return tensor
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, by rank, on every rank; picklable. A patient collective."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        """Waits until every rank is here. A patient collective."""
+        self.gather(None)
+
+    def copy_from_first_(self, tensors: Iterable[Tensor]) -> None:
+        """Gives tensors rank 0's values, in place, in one message a type. A step's collective."""
+        if self.world == 1:
+            return
+        by_type: dict[torch.dtype, list[Tensor]] = {}
+        for tensor in tensors:
+            by_type.setdefault(tensor.dtype, []).append(tensor)
+        for same in by_type.values():
+            flat = torch.cat([tensor.detach().reshape(-1) for tensor in same])
+            dist.broadcast(flat, src=0, group=self.steps)
+            parts = flat.split([tensor.numel() for tensor in same])
+            for tensor, part in zip(same, parts, strict=True):
+                tensor.detach().copy_(part.view_as(tensor))
+
+    @contextlib.contextmanager
+    def alike(self) -> Iterator[None]:
+        """Within it, what one rank finds wrong ends all of them, and is told once.
+
+        A patient collective at its end.
+
+        Raises:
+            UserError: on rank 0, of the first rank that raised one; the others leave by SystemExit.
+        """
+        problem = None
+        try:
+            yield
+        except UserError as error:
+            problem = error
+        problems = [(rank, text) for rank, text in enumerate(self.gather(_text(problem))) if text]
+        if not problems:
+            return
+        rank, text = problems[0]
+        if not self.first:
+            raise SystemExit(2)
+        if problem is not None:
+            raise problem
+        raise UserError(f"rank {rank}: {text}")
+
+    def with_steps(self, seconds: float, device: torch.device, backend: str | None) -> "Ranks":
+        """These ranks with a process group for the steps. A patient collective.
+
+        Args:
+            seconds: how long a step's collective waits for other ranks.
+            device: where this rank's network is.
+            backend: of collectives on that device; by default NCCL on GPUs, gloo on CPUs.
+        """
+        if self.world == 1:
+            return self
+        chosen = backend or ("nccl" if device.type == "cuda" else "gloo")
+        backends = f"cpu:gloo,{device.type}:{chosen}" if device.type != "cpu" else "gloo"
+        group = dist.new_group(backend=backends, timeout=timedelta(seconds=seconds))
+        assert isinstance(group, dist.ProcessGroup)
+        return replace(self, steps=group)
+
+
+ALONE = Ranks()
+
+
+@contextlib.contextmanager
+def join_ranks() -> Iterator[Ranks]:
+    """Joins the processes that torchrun started this one with; :data:`ALONE` where it did not.
+
+    Within it every rank but rank 0 logs nothing below warnings.
+    """
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world == 1 or not dist.is_torchelastic_launched():
+        yield ALONE
+        return
+    dist.init_process_group("gloo", timeout=_PATIENCE)
+    ranks = Ranks(dist.get_rank(), world, int(os.environ["LOCAL_RANK"]))
+    if not ranks.first:
+        logging.getLogger().setLevel(logging.WARNING)
+    try:
+        yield ranks
+    finally:
+        dist.destroy_process_group()
+
+
+def _text(error: Exception | None) -> str | None:
+    return None if error is None else str(error)

@@ -1,0 +1,57 @@
+"""Runs a function in several processes that know each other as torchrun's do, without torchrun."""
+
+import multiprocessing
+import os
+import socket
+import traceback
+
+import pytest
+
+from core.distributed import join_ranks
+
+
+def run_ranks(world, function, *arguments, seconds=60):
+    """What ``function(ranks, *arguments)`` returned, by rank; its errors fail the test."""
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("this system cannot fork")
+    context = multiprocessing.get_context("fork")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pipes, processes = [], []
+    for rank in range(world):
+        here, there = context.Pipe(duplex=False)
+        given = (rank, world, port, there, function, arguments)
+        processes.append(context.Process(target=_body, args=given))
+        processes[-1].start()
+        there.close()
+        pipes.append(here)
+    try:
+        return [_result(rank, pipe, seconds) for rank, pipe in enumerate(pipes)]
+    finally:
+        for process in processes:
+            process.join(1)
+            process.kill()
+
+
+def _result(rank, pipe, seconds):
+    assert pipe.poll(seconds), f"rank {rank} is still at work after {seconds} s"
+    result, error = pipe.recv()
+    assert error is None, f"rank {rank}: {error}"
+    return result
+
+
+def _body(rank, world, port, pipe, function, arguments):
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "test",
+    }
+    try:
+        with join_ranks() as ranks:
+            pipe.send((function(ranks, *arguments), None))
+    except BaseException:
+        pipe.send((None, traceback.format_exc()))

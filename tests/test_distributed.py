@@ -1,0 +1,88 @@
+"""Ranks: who they are, what they tell each other, and how they end alike."""
+
+import logging
+
+import pytest
+import torch
+from some_ranks import run_ranks
+
+from core.distributed import ALONE, join_ranks
+from core.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+def collectives(ranks):
+    steps = ranks.with_steps(20, CPU, None)
+    own = [torch.full((2,), float(ranks.rank)), torch.tensor(ranks.rank), torch.ones(1, 2)]
+    own[2] *= ranks.rank + 5
+    steps.copy_from_first_(own)
+    ranks.barrier()
+    return {
+        "who": (ranks.rank, ranks.world, ranks.local_rank, ranks.first),
+        "sum": steps.sum([1, ranks.rank, 2**40]),
+        "sum_": steps.sum_(torch.tensor([1.5, ranks.rank])).tolist(),
+        "gather": ranks.gather({"rank": ranks.rank}),
+        "copied": [tensor.tolist() for tensor in own],
+        "level": logging.getLogger().level,
+    }
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_collectives(world, caplog):
+    caplog.set_level(logging.INFO)
+    for rank, result in enumerate(run_ranks(world, collectives)):
+        assert result["who"] == (rank, world, rank, rank == 0)
+        assert result["sum"] == [world, sum(range(world)), world * 2**40]
+        assert result["sum_"] == [1.5 * world, sum(range(world))]
+        assert result["gather"] == [{"rank": other} for other in range(world)]
+        assert result["copied"] == [[0.0, 0.0], 0, [[5.0, 5.0]]]
+        assert result["level"] == (logging.WARNING if rank else logging.INFO)
+
+
+def test_a_process_that_is_alone_has_no_process_group():
+    with join_ranks() as ranks:
+        assert ranks is ALONE and ranks.first
+    assert not torch.distributed.is_initialized()
+    tensor = torch.ones(2)
+    assert ranks.with_steps(1, CPU, None) is ALONE
+    assert ranks.sum([3]) == [3] and ranks.gather("a") == ["a"]
+    assert ranks.sum_(tensor) is tensor
+    ranks.copy_from_first_([tensor])
+    ranks.barrier()
+    assert tensor.tolist() == [1, 1]
+    with pytest.raises(UserError, match="mine"), ranks.alike():
+        raise UserError("mine")
+
+
+def one_mistake(ranks, guilty):
+    try:
+        with ranks.alike():
+            if ranks.rank in guilty:
+                raise UserError(f"mistake of {ranks.rank}")
+    except UserError as error:
+        return str(error)
+    except SystemExit as end:
+        return end.code
+    return None
+
+
+@pytest.mark.parametrize(
+    ("guilty", "told"),
+    [((), [None, None]), ((0, 1), ["mistake of 0", 2]), ((1,), ["rank 1: mistake of 1", 2])],
+)
+def test_a_mistake_ends_all_ranks_and_is_told_once(guilty, told):
+    assert run_ranks(2, one_mistake, guilty) == told
+
+
+def late(ranks):
+    steps = ranks.with_steps(0.5, CPU, None)
+    if not ranks.first:
+        return True
+    with pytest.raises(RuntimeError, match=r"gloo|Gloo"):
+        steps.sum([1])
+    return True
+
+
+def test_a_rank_that_does_not_come_is_not_waited_for_long():
+    assert run_ranks(2, late, seconds=20) == [True, True]
