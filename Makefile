@@ -1,11 +1,12 @@
-# make demo: from nothing to a trained detector and pictures. make test: what CI runs. make lint.
+# make demo: from nothing to a trained detector and pictures. make test and make lint: what CI runs.
+# make sanitize: the native operators under the compiler's sanitizers.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint sanitize clean
 
 $(INSTALLED): setup.py pyproject.toml $(wildcard cpools_ext/csrc/*.h cpools_ext/csrc/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -24,6 +25,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+sanitize: $(INSTALLED)
+	$(BIN)/python tests/sanitize.py
 
 clean:
 	rm -rf $(VENV) build cache results *.egg-info
