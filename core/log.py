@@ -138,6 +138,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             record = json.loads(line)
         except json.JSONDecodeError:  # cut short when the process was killed
             continue
+        if not isinstance(record, dict) or not {"start", "iteration"} & set(record):
+            continue
         if "start" in record:
             records = [old for old in records if old["iteration"] <= record["start"]]
         else:
