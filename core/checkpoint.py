@@ -4,7 +4,9 @@
 
 - ``<name>_<iteration>.pkl``: the weights, a bare state dict with keys ``module.…``;
 - ``<name>_<iteration>.json``: see :class:`Meta`;
-- ``<name>_<iteration>.train.pt``: the state of the training, whatever the caller gave.
+- ``<name>_<iteration>.train.pt``: the state of the training, whatever the caller gave;
+
+and ``<name>_best.pkl`` with its ``.json``, the weights with the highest AP on the validation split.
 
 Nothing here runs code that a file brings along: every file is read with ``weights_only=True``.
 """
@@ -13,10 +15,10 @@ import dataclasses
 import json
 import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +40,7 @@ class Meta:
         class_names: names of the labels 0 … C-1.
         config: its sections, for :func:`core.config.config_from_dict`.
         versions: of Python and PyTorch, by name.
+        figures: COCO's, of the validation split, where the weights were kept for them.
     """
 
     name: str
@@ -45,11 +48,17 @@ class Meta:
     class_names: tuple[str, ...]
     config: dict[str, Any]
     versions: dict[str, str]
+    figures: dict[str, float | None] | None = None
 
 
 def snapshot_path(cache_dir: str | Path, name: str, iteration: int) -> Path:
     """Where the weights of an iteration are, or would be."""
     return Path(cache_dir) / "nnet" / name / f"{name}_{iteration}.pkl"
+
+
+def best_path(cache_dir: str | Path, name: str) -> Path:
+    """Where the weights with the highest AP of a run are, or would be."""
+    return snapshot_path(cache_dir, name, 0).with_name(f"{name}_best.pkl")
 
 
 def newest_snapshot(cache_dir: str | Path, name: str) -> tuple[Path, int] | None:
@@ -63,30 +72,30 @@ def newest_snapshot(cache_dir: str | Path, name: str) -> tuple[Path, int] | None
 def save_snapshot(
     path: Path,
     network: nn.Module,
-    training_state: Mapping[str, Any],
+    training_state: Mapping[str, Any] | None,
     meta: Meta,
 ) -> None:
-    """Writes the three files of a snapshot.
+    """Writes the files of a snapshot.
 
     Each is written whole beside its place before any takes it, and the weights come last: where
-    there is a ``.pkl``, the other two belong to it, whenever the process was killed.
+    there is a ``.pkl``, the others belong to it, whenever the process was killed.
 
     Args:
-        path: from :func:`snapshot_path`; folders are made.
+        path: from :func:`snapshot_path` or :func:`best_path`; folders are made.
         network: whose state dict is saved.
         training_state: for :func:`load_training_state`; tensors and plain Python values only.
+            None: weights that nobody trains on.
         meta: see :class:`Meta`.
     """
     weights = {_PREFIX + key: value.detach().cpu() for key, value in network.state_dict().items()}
     description = json.dumps(dataclasses.asdict(meta), indent=2, ensure_ascii=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_together(
-        {
-            _meta_path(path): lambda file: file.write(description.encode()),
-            _training_path(path): lambda file: torch.save(dict(training_state), file),
-            path: lambda file: torch.save(weights, file),
-        }
-    )
+    writers: dict[Path, Callable[[BinaryIO], Any]] = {}
+    writers[_meta_path(path)] = lambda file: file.write(description.encode())
+    if training_state is not None:
+        writers[_training_path(path)] = lambda file: torch.save(dict(training_state), file)
+    writers[path] = lambda file: torch.save(weights, file)
+    write_together(writers)
 
 
 def versions() -> dict[str, str]:

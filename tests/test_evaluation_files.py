@@ -21,7 +21,7 @@ def database(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_pictures_come_in_order(database, workers):
-    pictures = list(decoded_pictures(database, workers))
+    pictures = list(decoded_pictures(database, workers, range(3)))
     assert len(pictures) == 3
     for index, picture in enumerate(pictures):
         assert isinstance(picture, np.ndarray) and picture.dtype == np.uint8
@@ -37,7 +37,7 @@ def test_a_bad_picture_ends_the_evaluation(database, workers, harm):
         path.unlink()
     else:
         path.write_bytes(content[harm])
-    pictures = decoded_pictures(database, workers)
+    pictures = decoded_pictures(database, workers, range(3))
     next(pictures)
     with pytest.raises(UserError, match=r"seven\.jpg cannot be decoded") as error:
         next(pictures)

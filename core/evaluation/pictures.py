@@ -1,6 +1,6 @@
 """The pictures of a data set, decoded in worker processes while the network runs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -32,12 +32,15 @@ class Pictures(Dataset[Tensor]):
         return torch.from_numpy(np.empty((0, 0, 3), np.uint8) if image is None else image)
 
 
-def decoded_pictures(database: CocoDetection, workers: int) -> Iterator[np.ndarray]:
-    """Gives every picture of a data set in order.
+def decoded_pictures(
+    database: CocoDetection, workers: int, indices: Sequence[int]
+) -> Iterator[np.ndarray]:
+    """Gives pictures of a data set in order. No global random number is drawn.
 
     Args:
         database: names the files.
         workers: processes that decode ahead; 0 decodes in this one.
+        indices: numbers of the pictures.
 
     Yields:
         uint8 [h, w, 3], BGR.
@@ -50,9 +53,11 @@ def decoded_pictures(database: CocoDetection, workers: int) -> Iterator[np.ndarr
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        sampler=indices,
         worker_init_fn=_one_thread,
+        generator=torch.Generator(),  # or it would draw from the global one
     )
-    for index, picture in enumerate(loader):
+    for index, picture in zip(indices, loader, strict=True):
         image = picture.numpy()
         if image.size == 0:
             raise UserError(

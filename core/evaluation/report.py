@@ -37,7 +37,15 @@ def class_table(ap_by_class: Mapping[str, float | None], columns: int = 3) -> st
     return "\n".join(" " + "    ".join(row) for row in rows)
 
 
-def progress(items: Iterable[T], total: int | None, unit: str) -> Iterator[T]:
-    """Passes items on under a progress bar; where nobody looks on, it is a line now and then."""
+def progress(items: Iterable[T], total: int | None, unit: str, shown: bool = True) -> Iterator[T]:
+    """Passes items on under a progress bar; where nobody looks on, it is a line now and then.
+
+    Args:
+        items: any.
+        total: how many they are; None: nobody knows.
+        unit: the word for one of them.
+        shown: whether there is a bar at all.
+    """
     interval = 0.5 if sys.stderr.isatty() else 30
-    return iter(tqdm(items, total=total, unit=unit, mininterval=interval, dynamic_ncols=True))
+    words: dict[str, Any] = {"total": total, "unit": unit, "disable": not shown}
+    return iter(tqdm(items, mininterval=interval, dynamic_ncols=True, **words))

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from core.batch import Detections
 from core.dbs.coco import CocoDetection
 from core.dbs.splits import open_split
 from core.detectors import LoadedDetector
+from core.distributed import ALONE, Ranks
 from core.errors import UserError
 from core.evaluation.coco import coco_results, score_results
 from core.evaluation.draw import draw_detections, side_by_side
-from core.evaluation.pictures import decoded_pictures
 from core.evaluation.report import class_table, progress, write_json
+from core.evaluation.shares import every_picture
 from core.models.detector import Drawings
 
 logger = logging.getLogger(__name__)
@@ -29,8 +30,10 @@ _DRAWN_PICTURES = 200
 _DRAWN_SCORE = 0.3
 
 
-def evaluate_detector(detector: LoadedDetector, split: str, debug: bool = False) -> dict[str, Any]:
-    """Evaluates a detector on a split of its config's data set.
+def evaluate_detector(
+    detector: LoadedDetector, split: str, debug: bool = False, ranks: Ranks = ALONE
+) -> dict[str, Any]:
+    """Evaluates a detector on a split of its config's data set; the ranks share the pictures.
 
     Files go into ``<result_dir>/<config>/<iteration>/<split>/``; see :func:`evaluate_database`.
 
@@ -38,13 +41,15 @@ def evaluate_detector(detector: LoadedDetector, split: str, debug: bool = False)
         detector: with its weights.
         split: a key of :data:`SPLITS`.
         debug: draw pictures.
+        ranks: this process among those that evaluate together, each with the same detector.
 
     Raises:
         UserError: the data set is not there, cannot be read, or has other classes.
     """
     config = detector.config
-    database = open_split(config.system, config.db, getattr(config.system, SPLITS[split]))
-    check_classes(detector, database)
+    with ranks.alike():
+        database = open_split(config.system, config.db, getattr(config.system, SPLITS[split]))
+        check_classes(detector, database)
     iteration = detector.snapshot.stem if detector.iteration is None else str(detector.iteration)
     about = {
         "config": config.name,
@@ -62,6 +67,7 @@ def evaluate_detector(detector: LoadedDetector, split: str, debug: bool = False)
         workers=config.system.workers,
         reference_scoring=config.db.reference_scoring,
         inspect=detector.inspect if debug else None,
+        ranks=ranks,
     )
 
 
@@ -94,20 +100,23 @@ def evaluate_database(
     workers: int,
     reference_scoring: bool = False,
     inspect: Callable[[np.ndarray], tuple[Detections, Drawings]] | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Detects the objects of every picture and compares them with the annotations.
 
     Writes ``results.json`` and, where there are annotations, ``metrics.json`` into ``folder``.
+    Several ranks share the pictures; rank 0 writes, and every file is as if it were alone.
 
     Args:
         detect: finds the objects in a picture uint8 [h, w, 3].
         database: pictures, and the annotations if it has any.
         folder: takes the files; it is made.
         about: what ``metrics.json`` says besides the figures: config, snapshot and so on.
-        workers: processes that decode pictures.
+        workers: processes that decode pictures, for each rank.
         reference_scoring: see :func:`core.evaluation.coco.coco_results`.
         inspect: as ``detect``, and gives drawings by name; it is called in its place for the first
             pictures, and they are drawn into ``folder/debug``, detections beside ground truth.
+        ranks: this process among those that evaluate together.
 
     Returns:
         The content of ``metrics.json``, without COCO's figures where there are no annotations.
@@ -115,64 +124,90 @@ def evaluate_database(
     Raises:
         UserError: a picture cannot be decoded.
     """
+
+    def look(index: int, image: np.ndarray) -> tuple[Detections, dict[str, bytes]]:
+        if inspect is None or index >= _DRAWN_PICTURES:
+            return detect(image), {}
+        found, drawings = inspect(image)
+        return found, _draw(image, found, drawings, database, index)
+
     start = time.perf_counter()
     found = []
-    pictures = decoded_pictures(database, workers)
-    for index, image in enumerate(progress(pictures, len(database), "picture")):
-        if inspect is None or index >= _DRAWN_PICTURES:
-            found.append(detect(image))
-        else:
-            detections, drawings = inspect(image)
+    with ranks.alike():
+        pictures = every_picture(look, database, workers, ranks)
+        for detections, drawn in progress(pictures, len(database), "picture", ranks.first):
             found.append(detections)
-            _draw(folder / "debug", image, detections, drawings, database, index)
-    seconds = time.perf_counter() - start
+            if ranks.first:
+                _write(folder / "debug", drawn)
+    metrics = dict(about) | _speed(len(database), time.perf_counter() - start)
+    if ranks.first:
+        metrics |= _report(found, database, folder, metrics, reference_scoring)
+    return ranks.gather(metrics)[0]
+
+
+def _speed(pictures: int, seconds: float) -> dict[str, Any]:
+    return {
+        "pictures": pictures,
+        "seconds": round(seconds, 2),
+        "images_per_second": round(pictures / seconds, 2),
+    }
+
+
+def _report(
+    found: Sequence[Detections],
+    database: CocoDetection,
+    folder: Path,
+    metrics: Mapping[str, Any],
+    reference_scoring: bool,
+) -> dict[str, Any]:
+    """Writes and logs what was found and how good it is; returns COCO's figures, if there are."""
     results = coco_results(found, database, reference_scoring)
     write_json(folder / "results.json", results)
-    metrics = {
-        **about,
-        "pictures": len(database),
-        "seconds": round(seconds, 2),
-        "images_per_second": round(len(database) / seconds, 2),
-    }
     if not database.has_annotations:
         logger.info(
             "%s has no annotations to compare with: no figures; the detections are in %s",
             database.annotation_file,
             folder / "results.json",
         )
-        return metrics
+        return {}
     scores = score_results(results, database)
-    metrics |= {**scores.figures, "AP_by_class": scores.ap_by_class}
-    write_json(folder / "metrics.json", metrics, indent=2)
+    figures: dict[str, Any] = {**scores.figures, "AP_by_class": scores.ap_by_class}
+    write_json(folder / "metrics.json", {**metrics, **figures}, indent=2)
     logger.info("%s\n\nAP of each class\n%s\n", scores.table, class_table(scores.ap_by_class))
     logger.info(
         "%d pictures in %.1f s (%.2f a second); files in %s",
-        len(database),
-        seconds,
-        len(database) / seconds,
+        metrics["pictures"],
+        metrics["seconds"],
+        metrics["images_per_second"],
         folder,
     )
-    return metrics
+    return figures
 
 
 def _draw(
-    folder: Path,
     image: np.ndarray,
     found: Detections,
     drawings: Drawings,
     database: CocoDetection,
     index: int,
-) -> None:
-    """Writes picture ``index`` with its detections beside its ground truth, and other drawings."""
+) -> dict[str, bytes]:
+    """JPEG files by name: picture ``index`` with its detections and its truth, and drawings."""
     shown = found.scores > _DRAWN_SCORE
     names = database.class_names
     detected = draw_detections(
         image, found.boxes[shown], found.labels[shown], found.scores[shown], names
     )
     truth = draw_detections(image, database.boxes(index), database.labels(index), None, names)
-    folder.mkdir(parents=True, exist_ok=True)
     stem = f"{index:05d}_{database.image_path(index).stem}"
-    both = side_by_side({"detections": detected, "ground truth": truth})
-    cv2.imwrite(str(folder / f"{stem}.jpg"), both)
-    for name, drawing in drawings.items():
-        cv2.imwrite(str(folder / f"{stem}_{name}.jpg"), drawing)
+    pictures = {stem: side_by_side({"detections": detected, "ground truth": truth})}
+    pictures |= {f"{stem}_{name}": drawing for name, drawing in drawings.items()}
+    return {
+        f"{name}.jpg": cv2.imencode(".jpg", picture)[1].tobytes()
+        for name, picture in pictures.items()
+    }
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)

@@ -1,0 +1,74 @@
+"""The pictures of a data set shared out to the ranks, and what they make of them put together."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from core.dbs.coco import CocoDetection
+from core.distributed import Ranks
+from core.errors import UserError
+from core.evaluation.pictures import decoded_pictures
+
+T = TypeVar("T")
+
+_ROUND = 16  # pictures that a rank looks at before the ranks put together what they have
+
+
+class _Failure(NamedTuple):
+    """What went wrong with a picture of a rank, and whether that is for the user to mend."""
+
+    picture: int
+    rank: int
+    mistake: bool
+    text: str
+
+
+def every_picture(
+    look: Callable[[int, np.ndarray], T], database: CocoDetection, workers: int, ranks: Ranks
+) -> Iterator[T]:
+    """Looks at every picture of a data set; the ranks share them.
+
+    All ranks use this together, to its end or up to the same picture.
+
+    Args:
+        look: ``look(index, image)`` -> what the picture gives, picklable; image uint8 [h, w, 3].
+        database: names the pictures.
+        workers: processes that decode pictures ahead, for each rank.
+        ranks: this process among the others.
+
+    Yields:
+        What ``look`` gave, in the order of the database: on every rank that of all ranks.
+
+    Raises:
+        UserError: a picture cannot be decoded, on whichever rank.
+        RuntimeError: ``look`` failed on another rank; an error of this rank is raised as it is.
+    """
+    pictures = decoded_pictures(database, workers, range(ranks.rank, len(database), ranks.world))
+    size = _ROUND * ranks.world if ranks.world > 1 else 1
+    for start in range(0, len(database), size):
+        indices = range(start, min(start + size, len(database)))
+        found: list[T] = []
+        failure, error = None, None
+        try:
+            for index in indices[ranks.rank :: ranks.world]:
+                found.append(look(index, next(pictures)))
+        except Exception as own:
+            failure = _Failure(index, ranks.rank, isinstance(own, UserError), str(own))
+            error = own
+        shares = ranks.gather((found, failure))
+        _raise_first([failure for _, failure in shares if failure is not None], error, ranks)
+        for position in range(len(indices)):
+            yield shares[position % ranks.world][0][position // ranks.world]
+
+
+def _raise_first(failures: list[_Failure], own: Exception | None, ranks: Ranks) -> None:
+    """Raises the failure with the first picture, if there is one; ``own`` is this rank's."""
+    if not failures:
+        return
+    first = min(failures)
+    if own is not None and first.rank == ranks.rank:
+        raise own
+    if first.mistake:
+        raise UserError(first.text)
+    raise RuntimeError(f"rank {first.rank}: {first.text}") from own

@@ -1,0 +1,161 @@
+"""COCO's figures of the validation split while a run trains, and its best weights so far."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from core import checkpoint
+from core.batch import Detections
+from core.checkpoint import Meta
+from core.config import Config
+from core.dbs.coco import CocoDetection
+from core.distributed import Ranks
+from core.errors import UserError
+from core.evaluation.coco import coco_results, score_results
+from core.evaluation.shares import every_picture
+from core.inference.predict import Predict
+from core.models.detector import Detector
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = ("AP", "AP50", "AP75")  # figures in the line that is logged
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        figures: COCO's, see :data:`core.evaluation.coco.FIGURES`.
+        best: whether AP is above that of every evaluation before.
+        seconds: that it took.
+    """
+
+    figures: dict[str, float | None]
+    best: bool
+    seconds: float
+
+
+class Evaluations:
+    """Evaluates the network of a run after some of its steps; the ranks share the pictures.
+
+    Training does not notice: weights, random numbers and the mode of the network stay as they are.
+    The weights with the highest AP are kept as ``<name>_best.pkl``, and the file beside them says
+    how high it is. So a run that is resumed knows what is to beat, unless it was reached after the
+    step from which the run goes on.
+
+    Args:
+        detector: that is trained; its network is on ``device``.
+        database: the validation split.
+        config: of the run.
+        device: where the network is.
+        ranks: this process among those that train together.
+        start: steps behind the run.
+
+    Raises:
+        UserError: the validation split has no annotations.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        database: CocoDetection,
+        config: Config,
+        device: torch.device,
+        ranks: Ranks,
+        start: int,
+    ) -> None:
+        if not database.has_annotations:
+            raise UserError(
+                f"{database.annotation_file} has no annotations to evaluate with; "
+                "system.eval_iter=0 trains without evaluations"
+            )
+        self._detector, self._database, self._config = detector, database, config
+        self._device, self._ranks = device, ranks
+        self._path = checkpoint.best_path(config.system.cache_dir, config.name)
+        self._highest = _highest_before(self._path, start) if ranks.first else None
+
+    def __call__(self, iteration: int, asked: Callable[[], str | None]) -> Evaluation | None:
+        """Evaluates the weights after step ``iteration``. All ranks call this together.
+
+        An evaluation that fails costs its figures and not the run: a line says so.
+
+        Args:
+            iteration: number of the step.
+            asked: gives the name of a signal that asked the run to end; the evaluation ends, too.
+
+        Returns:
+            What it found, on rank 0; None if it failed, and on other ranks.
+        """
+        network, evaluation = self._detector.network, None
+        network.eval()
+        try:
+            with torch.no_grad():
+                evaluation = self._evaluate(iteration, asked)
+        except Exception as error:
+            if self._ranks.first:
+                cause = None if isinstance(error, UserError) else error
+                logger.error("step %d was not evaluated: %s", iteration, error, exc_info=cause)
+        finally:
+            network.train()
+        self._ranks.barrier()  # rank 0 had to score, for which the next step would not wait
+        return evaluation
+
+    def _evaluate(self, iteration: int, asked: Callable[[], str | None]) -> Evaluation | None:
+        detector, database, system = self._detector, self._database, self._config.system
+        half = system.precision == "bfloat16"
+        predict = Predict(detector.network, detector.decode, self._device, half)
+
+        def look(index: int, image: np.ndarray) -> Detections:
+            if asked():
+                raise UserError(f"{asked()} was received")
+            return detector.infer(image, predict)
+
+        start = time.perf_counter()
+        self._ranks.copy_from_first_(detector.network.buffers())
+        found = list(every_picture(look, database, system.workers, self._ranks))
+        if not self._ranks.first:
+            return None
+        results = coco_results(found, database, self._config.db.reference_scoring)
+        figures = score_results(results, database).figures
+        precision = figures["AP"]
+        best = precision is not None and (self._highest is None or precision > self._highest)
+        evaluation = Evaluation(figures, best, time.perf_counter() - start)
+        shown = ", ".join(f"{name} {figures[name] or 0:.3f}" for name in _SHOWN)
+        seconds = f"{len(database)} pictures in {evaluation.seconds:.1f} s"
+        logger.info("step %d: %s; %s%s", iteration, shown, seconds, "; the best so far" * best)
+        if best:
+            self._highest = precision
+            self._keep(iteration, figures)
+        return evaluation
+
+    def _keep(self, iteration: int, figures: dict[str, float | None]) -> None:
+        meta = Meta(
+            name=self._config.name,
+            iteration=iteration,
+            class_names=self._database.class_names,
+            config=self._config.as_dict(),
+            versions=checkpoint.versions(),
+            figures=figures,
+        )
+        try:
+            checkpoint.save_snapshot(self._path, self._detector.network, None, meta)
+        except OSError as error:
+            logger.error("%s was not written: %s; training goes on", self._path, error)
+
+
+def _highest_before(path: Path, start: int) -> float | None:
+    """AP of the best weights of a run, if they were reached by step ``start``."""
+    try:
+        meta = checkpoint.read_meta(path) if path.is_file() else None
+    except UserError as error:
+        logger.warning("%s; the best AP so far is forgotten", error)
+        return None
+    if meta is None or meta.figures is None or meta.iteration > start:
+        return None
+    return meta.figures["AP"]

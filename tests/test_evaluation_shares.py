@@ -1,0 +1,128 @@
+"""Evaluation by several ranks: the figures, files and messages of one process."""
+
+import json
+
+import pytest
+from some_ranks import run_ranks
+from tiny_detector import write_config, write_snapshot
+
+from core.dbs.coco import CocoDetection
+from core.dbs.shapes import write_shapes
+from core.detectors import load_detector
+from core.distributed import ALONE
+from core.errors import UserError
+from core.evaluation import run, shares
+from core.evaluation.shares import every_picture
+
+PICTURES = 11
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A split of pictures, with a config and a snapshot for them."""
+    root = tmp_path_factory.mktemp("data")
+    write_config(root)
+    write_shapes(root / "data" / "coco", {"val": PICTURES}, size=64, seed=3)
+    write_snapshot(root, 20, val_split(root).class_names)
+    return root
+
+
+def val_split(root):
+    data = root / "data" / "coco"
+    return CocoDetection(data / "annotations" / "instances_val.json", data / "images" / "val")
+
+
+def evaluate(ranks, root, result_dir):
+    detector = load_detector(
+        str(root / "configs" / "CornerNet-tiny.json"),
+        device="cpu",
+        overrides=[f"system.result_dir={result_dir}", "db.test_flipped=false"],
+    )
+    return run.evaluate_detector(detector, "validation", debug=True, ranks=ranks)
+
+
+def files(folder):
+    """Contents by name, those of metrics.json without the time."""
+    found = {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.*")}
+    (name,) = (name for name in found if name.name == "metrics.json")
+    metrics = json.loads(found.pop(name))
+    assert metrics.pop("seconds") > 0 and metrics.pop("images_per_second") > 0
+    return found | {name: metrics}
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_give_the_files_of_one_process(data, tmp_path, world, monkeypatch, capfd):
+    monkeypatch.setattr(shares, "_ROUND", 2)
+    alone = evaluate(ALONE, data, tmp_path / "alone")
+    capfd.readouterr()
+    metrics = run_ranks(world, evaluate, data, tmp_path / "together")
+    assert [m["AP"] for m in metrics] == [alone["AP"]] * world
+    assert capfd.readouterr().err.count(f"{PICTURES}/{PICTURES}") == 1  # one progress bar
+    expected, given = files(tmp_path / "alone"), files(tmp_path / "together")
+    assert len(expected) == PICTURES + 2
+    assert sum(len(json.loads(c)) for n, c in expected.items() if n.name == "results.json") > 50
+    assert given.keys() == expected.keys()
+    for name, content in expected.items():
+        assert given[name] == content, name
+
+
+def look_until(ranks, root, bad):
+    """The pictures that were put together before it ended, and how it ended."""
+
+    def look(index, image):
+        if index in bad:
+            raise bad[index](f"picture {index}")
+        return index
+
+    seen = []
+    try:
+        for index in every_picture(look, val_split(root), 0, ranks):
+            seen.append(index)
+    except Exception as error:
+        return seen, type(error), str(error)
+    return seen, None, None
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_every_rank_has_every_picture_in_order(data, world, monkeypatch):
+    monkeypatch.setattr(shares, "_ROUND", 1)
+    expected = (list(range(PICTURES)), None, None)
+    assert run_ranks(world, look_until, data, {}) == [expected] * world
+
+
+def test_the_first_failure_ends_all_ranks(data, monkeypatch):
+    monkeypatch.setattr(shares, "_ROUND", 2)
+    bad = {9: UserError, 6: UserError, 5: UserError}
+    expected = ([0, 1, 2, 3], UserError, "picture 5")
+    assert run_ranks(2, look_until, data, bad) == [expected] * 2
+    seen, *error = look_until(ALONE, data, bad)
+    assert (seen, error) == ([0, 1, 2, 3, 4], [UserError, "picture 5"])
+
+
+def test_an_error_is_raised_where_it_happened_and_told_elsewhere(data):
+    first, second = run_ranks(2, look_until, data, {3: KeyError})
+    assert first == ([], RuntimeError, "rank 1: 'picture 3'")
+    assert second == ([], KeyError, "'picture 3'")
+
+
+def spoilt(ranks, root, result_dir):
+    try:
+        evaluate(ranks, root, result_dir)
+    except UserError as error:
+        return str(error)
+    except SystemExit as end:
+        return end.code
+
+
+def test_an_unreadable_picture_is_told_once(data, tmp_path):
+    path = val_split(data).image_path(4)
+    content = path.read_bytes()
+    path.write_bytes(b"no picture")
+    try:
+        told, code = run_ranks(2, spoilt, data, tmp_path)
+        assert told == spoilt(ALONE, data, tmp_path)
+    finally:
+        path.write_bytes(content)
+    assert f"{path} cannot be decoded" in told
+    assert code == 2
+    assert not list(tmp_path.rglob("*.json"))
