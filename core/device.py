@@ -25,6 +25,23 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
 
 
 def place_(network: nn.Module, device: torch.device, channels_last: bool) -> None:
-    """Moves a network to a device, its weights in the memory layout that was asked for."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+    """Moves a network to a device, its weights in the memory layout that was asked for.
+
+    Networks that PyTorch 2.15 trains wrongly on CPUs in channels_last keep the other layout there.
+    """
+    safe = device.type != "cpu" or not any(map(_overruns, network.modules()))
+    layout = torch.channels_last if channels_last and safe else torch.contiguous_format
     network.to(device).to(memory_format=layout)
+
+
+def _overruns(module: nn.Module) -> bool:
+    """Whether the backward pass of a convolution writes past its memory, in channels_last.
+
+    Seen with PyTorch 2.15 on a CPU with AVX2: 1 x 1, a stride of 2, input channels not in eights.
+    """
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and module.stride != (1, 1)
+        and module.in_channels % 8 != 0
+    )
