@@ -53,6 +53,7 @@ class System:
     seed: int = 317
     precision: typing.Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = True  # memory layout of the network; the faster one for most devices
+    dist_timeout: int = 300  # seconds that a process waits for the others in a step
 
 
 @dataclass(frozen=True)
@@ -234,6 +235,8 @@ def _problems(system: System, db: Database) -> Iterator[str]:
                 yield f"{'db' if section is db else 'system'}.{key} must be at least 1"
     if system.learning_rate <= 0 or system.decay_rate <= 0:
         yield "system.learning_rate and system.decay_rate must be above 0"
+    if system.dist_timeout < 1:
+        yield "system.dist_timeout must be at least 1 (seconds)"
     if system.val_iter < 0 or system.workers < 0:
         yield "system.val_iter (0: never) and system.workers must be 0 or more"
     chunks = system.chunk_sizes

@@ -6,17 +6,28 @@ from torch import nn
 from core.errors import UserError
 
 
-def choose_device(name: str | torch.device | None = None) -> torch.device:
+def choose_device(
+    name: str | torch.device | None = None, local_rank: int | None = None
+) -> torch.device:
     """The device of a name, or a GPU if there is one.
 
     Args:
         name: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` …; None to choose.
+        local_rank: number of this process on its machine, where each has a GPU of its own: that
+            of this number, unless ``name`` has one.
 
     Raises:
         UserError: there is no such device here.
     """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and local_rank is not None:
+        name = f"cuda:{local_rank}"
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"this machine has {torch.cuda.device_count()} GPUs, one a process, and more "
+                "processes were started: torchrun --nproc_per_node says how many"
+            )
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

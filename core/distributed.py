@@ -6,18 +6,22 @@ that is alone has no process group, and every function here gives its own values
 """
 
 import contextlib
+import inspect
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from core.errors import UserError
+
+T = TypeVar("T")
 
 _PATIENCE = timedelta(minutes=30)  # for ranks that read data, evaluate or compile
 
@@ -69,6 +73,14 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
+    def from_first(self, value: T) -> T:
+        """Rank 0's value, on every rank; picklable. A patient collective."""
+        if self.world == 1:
+            return value
+        values = [value if self.first else None]
+        dist.broadcast_object_list(values, src=0)
+        return cast(T, values[0])
+
     def barrier(self) -> None:
         """Waits until every rank is here. A patient collective."""
         self.gather(None)
@@ -111,6 +123,21 @@ class Ranks:
             raise problem
         raise UserError(f"rank {rank}: {text}")
 
+    def parallel(self, network: nn.Module) -> nn.Module:
+        """The network, such that a backward pass averages the ranks' gradients.
+
+        It starts from rank 0's weights. Its buffers are each rank's own from then on. A step's
+        collective.
+        """
+        if self.world == 1:
+            return network
+        known = inspect.signature(DistributedDataParallel).parameters
+        option = "forward_sync_buffers"  # since PyTorch 2.15
+        own_buffers: dict[str, Any] = {option if option in known else "broadcast_buffers": False}
+        return DistributedDataParallel(
+            network, process_group=self.steps, gradient_as_bucket_view=True, **own_buffers
+        )
+
     def with_steps(self, seconds: float, device: torch.device, backend: str | None) -> "Ranks":
         """These ranks with a process group for the steps. A patient collective.
 
@@ -121,6 +148,8 @@ class Ranks:
         """
         if self.world == 1:
             return self
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         chosen = backend or ("nccl" if device.type == "cuda" else "gloo")
         backends = f"cpu:gloo,{device.type}:{chosen}" if device.type != "cpu" else "gloo"
         group = dist.new_group(backend=backends, timeout=timedelta(seconds=seconds))
@@ -149,6 +178,13 @@ def join_ranks() -> Iterator[Ranks]:
         yield ranks
     finally:
         dist.destroy_process_group()
+
+
+def apart(network: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Within it, backward passes of a parallel network add up gradients on their rank alone."""
+    if isinstance(network, DistributedDataParallel):
+        return network.no_sync()
+    return contextlib.nullcontext()
 
 
 def _text(error: Exception | None) -> str | None:

@@ -1,22 +1,25 @@
 """The training loop. One step is one screen, one run is another; nothing else stands between.
 
-A step is defined by the config, not by the device: ``chunk_sizes`` cut the batch into chunks. Each
-chunk has its own loss and its own batch-norm statistics, the step minimises the mean of the chunks'
-losses, and the running statistics are those of the first chunk, as in the reference's data
-parallelism. Without ``chunk_sizes`` the batch is one chunk.
+A step is defined by the config, not by the devices: ``chunk_sizes`` cut the batch into chunks. Each
+chunk has its own loss, batch-norm statistics and random numbers, the step minimises the mean of the
+chunks' losses, and the running statistics are those of the first chunk, as in the reference's data
+parallelism. Several ranks share the chunks out (:mod:`core.share`), and compute the same step.
 """
 
 import contextlib
-import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from core.agreement import next_batch
 from core.batch import Batch
 from core.config import System
 from core.dbs.coco import CocoDetection
+from core.distributed import ALONE, Ranks, apart
 from core.errors import UserError
 from core.guards import Stopped
 from core.late_report import LateReport
@@ -24,10 +27,9 @@ from core.log import RunLog
 from core.models.detector import Detector
 from core.sample.unreadable import UnreadablePictures
 from core.schedule import learning_rate_at, set_learning_rate_
+from core.share import Share, share_of
 from core.signals import Signals
 from core.targets.color import apply_color
-
-_DYING = 0.2  # seconds; a worker closes its pipes a moment before its death is told
 
 
 def train(
@@ -41,52 +43,55 @@ def train(
     device: torch.device,
     database: CocoDetection,
     save: Callable[[int], object],
-    log: RunLog,
+    log: RunLog | None,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Trains from step ``start + 1`` to step ``system.max_iter``.
 
-    Before a snapshot is saved, every loss up to it is known to be finite.
+    Before a snapshot is saved, every loss up to it is known to be finite. All ranks call this
+    together, and all end at the same step.
 
     Args:
         detector: its network is on ``device`` and trained in place.
         optimizer: of the network's parameters.
-        batches: one a step, without end.
-        validation_batches: one every ``val_iter`` steps, without end; None: no validation.
+        batches: this rank's rows of one a step, without end.
+        validation_batches: the same of one every ``val_iter`` steps; None: no validation.
         start: steps behind these weights.
         system: schedule, chunks and precision.
         device: where the network is.
         database: the training split.
-        save: saves a snapshot of the number of steps that it is given.
-        log: reports every step.
+        save: saves a snapshot of the number of steps that it is given; called on every rank.
+        log: reports every step; None: another rank does.
+        ranks: this process among those that train together.
 
     Raises:
         Stopped: by Ctrl-C or SIGTERM, or because a loader worker died; all steps were saved.
         UserError: too many pictures cannot be read; all steps were saved.
         NonFiniteLoss: see there.
     """
-    network = detector.network.train()
-    unreadable = UnreadablePictures(database)
+    detector = replace(detector, network=ranks.parallel(detector.network).train())
+    unreadable = UnreadablePictures(database, tell=ranks.first)
     done, saved = start, start
-    report = LateReport(log, database)
+    report = LateReport(log, database, ranks)
     schedule = (system.learning_rate, system.stepsize, system.decay_rate)
-    with Signals() as signals, log:
+    with Signals() as signals, log or contextlib.nullcontext():
         stream = iter(batches)
         validation = iter(() if validation_batches is None else validation_batches)
         signals.hold_worker_deaths()
         try:
             for iteration in range(start + 1, system.max_iter + 1):
-                batch = _next_batch(stream, signals)
+                batch = next_batch(stream, signals, ranks)
                 unreadable.note(batch)
                 rate = learning_rate_at(iteration, *schedule)
                 set_learning_rate_(optimizer, rate)
-                terms = train_step(detector, optimizer, batch, system, device)
+                terms = train_step(detector, optimizer, batch, system, device, iteration, ranks)
                 report.step(iteration, terms, batch, rate)
                 done = iteration
                 if validation_batches is not None and iteration % system.val_iter == 0:
                     report.flush()
-                    batch = _next_batch(validation, signals)
-                    log.validation(iteration, validate(detector, batch, system, device))
-                    network.train()
+                    batch = next_batch(validation, signals, ranks)
+                    report.validation(iteration, validate(detector, batch, system, device, ranks))
+                    detector.network.train()
                 if iteration % system.snapshot == 0 or iteration == system.max_iter:
                     report.flush()
                     save(iteration)
@@ -104,35 +109,45 @@ def train_step(
     batch: Batch,
     system: System,
     device: torch.device,
+    iteration: int = 1,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Tensor]:
     """Makes one update of the weights, in place.
 
     Returns:
-        The loss terms, each the mean over the chunks, on ``device``.
+        The loss terms, each the mean over the chunks of all ranks, on ``device``.
     """
     optimizer.zero_grad(set_to_none=True)
-    chunks = _chunks(batch.to(device, non_blocking=True), system.chunk_sizes)
+    share = share_of(system, ranks)
     every_terms = []
-    for number, chunk in enumerate(chunks):
-        with frozen_running_statistics(detector.network if number else nn.Identity()):
+    for number, chunk in _chunks(batch.to(device, non_blocking=True), share):
+        torch.manual_seed(_seed(system.seed, iteration, number))  # networks may draw samples
+        with contextlib.ExitStack() as context:
+            if number > 0:
+                context.enter_context(frozen_running_statistics(detector.network))
+            if number < share.last:
+                context.enter_context(apart(detector.network))
             terms = _loss_terms(detector, chunk, system)
-        torch.stack(list(terms.values())).sum().div(len(chunks)).backward()
+            loss = torch.stack(list(terms.values())).sum()
+            loss.div(share.total / ranks.world).backward()  # ranks' gradients are averaged
         every_terms.append(terms)
     optimizer.step()
-    return _mean(every_terms)
+    return _mean(every_terms, share, ranks)
 
 
 @torch.no_grad()
 def validate(
-    detector: Detector, batch: Batch, system: System, device: torch.device
+    detector: Detector, batch: Batch, system: System, device: torch.device, ranks: Ranks = ALONE
 ) -> dict[str, float]:
     """The loss terms of one batch, by the running statistics; leaves the network in eval mode.
 
     In evaluation mode a network gives its last stack only, and the loss is of that one.
     """
+    ranks.copy_from_first_(detector.network.buffers())
     detector.network.eval()
-    chunks = _chunks(batch.to(device, non_blocking=True), system.chunk_sizes)
-    terms = _mean([_loss_terms(detector, chunk, system) for chunk in chunks])
+    share = share_of(system, ranks)
+    chunks = _chunks(batch.to(device, non_blocking=True), share)
+    terms = _mean([_loss_terms(detector, chunk, system) for _, chunk in chunks], share, ranks)
     return {name: value.item() for name, value in terms.items()}
 
 
@@ -153,11 +168,16 @@ def frozen_running_statistics(network: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
 
 
-def _chunks(batch: Batch, sizes: tuple[int, ...] | None) -> list[Batch]:
-    if sizes is None:
-        return [batch]
-    ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
-    return [batch[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+def _chunks(batch: Batch, share: Share) -> Iterator[tuple[int, Batch]]:
+    """This rank's chunks by their numbers in the step."""
+    end = 0
+    for number, size in enumerate(share.sizes, share.first):
+        end += size
+        yield number, batch[end - size : end]
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def _loss_terms(detector: Detector, chunk: Batch, system: System) -> dict[str, Tensor]:
@@ -169,30 +189,8 @@ def _loss_terms(detector: Detector, chunk: Batch, system: System) -> dict[str, T
     return detector.losses(outputs, targets)
 
 
-def _mean(every_terms: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {
-        name: torch.stack([terms[name].detach() for terms in every_terms]).mean()
-        for name in every_terms[0]
-    }
-
-
-def _next_batch(stream: Iterator[Batch], signals: Signals) -> Batch:
-    """Takes the next batch; looks before and after it whether somebody asked for the end."""
-    death, failure, batch = signals.worker_death(), None, None
-    if death is None and not signals.asked:
-        try:
-            batch = next(stream)
-        except UserError:
-            raise
-        except Exception as error:
-            time.sleep(_DYING)
-            death, failure = signals.worker_death(), error
-            if death is None and str(error).startswith("DataLoader worker (pid"):
-                death = str(error).strip()
-    if signals.asked:  # sent to all processes, the signal ended the workers too
-        raise Stopped(f"{signals.asked} was received")
-    if death is not None:
-        raise Stopped(f"the loader failed: {death}")
-    if batch is None:
-        raise Stopped(f"the loader failed: {failure}") from failure
-    return batch
+def _mean(every_terms: list[dict[str, Tensor]], share: Share, ranks: Ranks) -> dict[str, Tensor]:
+    """The mean of the terms over the chunks of all ranks."""
+    values = torch.stack([torch.stack(list(terms.values())).detach() for terms in every_terms])
+    means = ranks.sum_(values.sum(0).div(share.total))
+    return dict(zip(every_terms[0], means.unbind(), strict=True))

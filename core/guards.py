@@ -1,7 +1,6 @@
 """What ends a training run before its last step."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,35 +17,33 @@ class NonFiniteLoss(RuntimeError):
     """A loss is not a number: the message gives its terms and pictures; nothing more was saved."""
 
 
-def check_finite(
+def non_finite_loss(
     iteration: int,
     terms: Mapping[str, float],
     indices: Sequence[int],
     database: CocoDetection,
-    folder: Path,
-) -> None:
-    """Refuses a step whose loss is not a number, and writes down what it was made of.
+    folder: Path | None,
+) -> NonFiniteLoss:
+    """The error of a step whose loss is not a number; writes down what the step was made of.
 
     Args:
         iteration: number of the step.
         terms: of its loss.
         indices: numbers of its pictures.
         database: the training split.
-        folder: gets ``non_finite_<iteration>.json`` with the terms and all pictures.
-
-    Raises:
-        NonFiniteLoss: a term is infinite or not a number.
+        folder: gets ``non_finite_<iteration>.json`` with the terms and all pictures; None: nothing
+            is written.
     """
-    if all(map(math.isfinite, terms.values())):
-        return
     names = [str(database.image_path(index)) for index in indices]
     words = {name: str(value) for name, value in terms.items()}  # JSON has no word for NaN
-    report = folder / f"non_finite_{iteration}.json"
-    content = {"iteration": iteration, "terms": words, "pictures": names}
-    report.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    more = ", …" if len(names) > _SHOWN else ""
-    raise NonFiniteLoss(
+    more, all_of_them = ", …" if len(names) > _SHOWN else "", ""
+    if folder is not None:
+        report = folder / f"non_finite_{iteration}.json"
+        content = {"iteration": iteration, "terms": words, "pictures": names}
+        report.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        all_of_them = f" (all in {report})"
+    return NonFiniteLoss(
         f"the loss of step {iteration} is not finite: "
         f"{', '.join(f'{name} {value}' for name, value in words.items())}; its pictures: "
-        f"{', '.join(names[:_SHOWN])}{more} (all in {report})"
+        f"{', '.join(names[:_SHOWN])}{more}{all_of_them}"
     )

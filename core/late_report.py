@@ -1,5 +1,8 @@
 """Loss terms that reach the log one step late, so that a GPU never waits for it."""
 
+import math
+from collections.abc import Mapping
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -7,7 +10,8 @@ from torch import Tensor
 
 from core.batch import Batch
 from core.dbs.coco import CocoDetection
-from core.guards import check_finite
+from core.distributed import ALONE, Ranks
+from core.guards import non_finite_loss
 from core.log import RunLog
 
 
@@ -26,12 +30,13 @@ class LateReport:
     """Reports a step once the next one was queued on the device, and sees that its loss is finite.
 
     Args:
-        log: gets the steps.
+        log: gets the steps; None: another rank reports them.
         database: the training split, to name the pictures of a loss that is no number.
+        ranks: those that train together; all see the same losses, each has its own pictures.
     """
 
-    def __init__(self, log: RunLog, database: CocoDetection) -> None:
-        self._log, self._database = log, database
+    def __init__(self, log: RunLog | None, database: CocoDetection, ranks: Ranks = ALONE) -> None:
+        self._log, self._database, self._ranks = log, database, ranks
         self._queued: _Step | None = None
 
     def step(
@@ -69,5 +74,14 @@ class LateReport:
         if step.arrived is not None:
             step.arrived.synchronize()
         terms = dict(zip(step.names, step.values.tolist(), strict=True))
-        check_finite(step.iteration, terms, step.pictures, self._database, self._log.folder)
-        self._log.step(step.iteration, terms, step.learning_rate)
+        if not all(map(math.isfinite, terms.values())):
+            pictures = list(chain.from_iterable(self._ranks.gather(step.pictures)))
+            folder = None if self._log is None else self._log.folder
+            raise non_finite_loss(step.iteration, terms, pictures, self._database, folder)
+        if self._log is not None:
+            self._log.step(step.iteration, terms, step.learning_rate)
+
+    def validation(self, iteration: int, terms: Mapping[str, float]) -> None:
+        """Reports the loss terms of a validation batch after step ``iteration``, at once."""
+        if self._log is not None:
+            self._log.validation(iteration, terms)

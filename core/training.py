@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,11 +15,13 @@ from core.config import Config
 from core.dbs.coco import CocoDetection
 from core.dbs.splits import open_split
 from core.device import place_
+from core.distributed import ALONE, Ranks
 from core.errors import UserError
 from core.log import RunLog
 from core.models.detector import Detector
 from core.sample.loader import training_loader, validation_loader
 from core.schedule import build_optimizer, learning_rate_at
+from core.share import Share, chunk_counts, share_of
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ class Run:
         optimizer: of the network's parameters.
         device: where the network is.
         start: steps behind the weights.
+        ranks: this process among those that train together.
         saved: iteration of the newest snapshot of this run; None before the first.
     """
 
@@ -45,7 +49,13 @@ class Run:
     optimizer: torch.optim.Optimizer
     device: torch.device
     start: int
+    ranks: Ranks = ALONE
     saved: int | None = None
+
+    @property
+    def share(self) -> Share:
+        """What this rank computes of every step."""
+        return share_of(self.config.system, self.ranks)
 
     @property
     def folder(self) -> Path:
@@ -53,7 +63,7 @@ class Run:
         return checkpoint.snapshot_path(self.config.system.cache_dir, self.config.name, 0).parent
 
     def batches(self) -> Iterable[Batch]:
-        """A loader of training batches, the first of them that of step ``start + 1``."""
+        """A loader of this rank's rows of the training batches, from that of step ``start + 1``."""
         system = self.config.system
         return training_loader(
             self.database,
@@ -63,6 +73,7 @@ class Run:
             workers=system.workers,
             prefetch=system.prefetch_size,
             start_iteration=self.start,
+            rows=self.share.rows,
             pin_memory=self.device.type == "cuda",
         )
 
@@ -78,11 +89,14 @@ class Run:
             workers=min(system.workers, 1),
             prefetch=1,
             start_iteration=self.start // system.val_iter,
+            rows=self.share.rows,
             pin_memory=self.device.type == "cuda",
         )
 
-    def open_log(self, tensorboard: bool = False) -> RunLog:
-        """Starts the run's log, and says what the run is about to do."""
+    def open_log(self, tensorboard: bool = False) -> RunLog | None:
+        """Starts the run's log, and says what the run is about to do; None: another rank does."""
+        if not self.ranks.first:
+            return None
         for line in describe(self):
             logger.info("%s", line)
         system = self.config.system
@@ -94,11 +108,18 @@ class Run:
             pictures=len(self.database),
             display=system.display,
             tensorboard=tensorboard,
-            facts={"device": str(self.device), "config": self.config.as_dict()},
+            facts={
+                "device": str(self.device),
+                "processes": self.ranks.world,
+                "config": self.config.as_dict(),
+            },
         )
 
-    def save(self, iteration: int) -> Path:
-        """Saves a snapshot of the run as it is, ``iteration`` steps behind it; returns its path."""
+    def save(self, iteration: int) -> None:
+        """Saves a snapshot of the run as it is, ``iteration`` steps behind it; rank 0 does."""
+        self.saved = iteration
+        if not self.ranks.first:
+            return
         config = self.config
         path = checkpoint.snapshot_path(config.system.cache_dir, config.name, iteration)
         meta = Meta(
@@ -114,22 +135,22 @@ class Run:
             "seed": config.system.seed,
             "opt_algo": config.system.opt_algo,
             "optimizer": self.optimizer.state_dict(),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
         }
         checkpoint.save_snapshot(path, self.detector.network, state, meta)
-        self.saved = iteration
         logger.info("saved %s", path)
-        return path
 
 
 def prepare(
-    config: Config, device: torch.device, iteration: int | None = None, weights: str | None = None
+    config: Config,
+    device: torch.device,
+    iteration: int | None = None,
+    weights: str | None = None,
+    ranks: Ranks = ALONE,
 ) -> Run:
     """Opens the data, builds the detector and gives it the weights to start from.
 
-    Fresh weights are drawn from ``system.seed``, and PyTorch's random numbers start from it, so two
-    runs of a config are alike.
+    Fresh weights are drawn from ``system.seed``, so two runs of a config are alike. All ranks call
+    this together; rank 0 alone reads weights, and the others have them once training starts.
 
     Args:
         config: of the run.
@@ -137,15 +158,36 @@ def prepare(
         iteration: resume from the snapshot of this iteration.
         weights: a file to start from instead, of any number of classes; ``system.pretrain`` by
             default.
+        ranks: this process among those that train together.
 
     Raises:
         UserError: the data or the snapshot is missing or unfit, or the model does not exist.
     """
-    system = config.system
     path = None
     if iteration is not None:
-        path = checkpoint.snapshot_path(system.cache_dir, config.name, iteration)
-        checkpoint.require_snapshot(path)
+        path = checkpoint.snapshot_path(config.system.cache_dir, config.name, iteration)
+    with ranks.alike():
+        if path is not None and ranks.first:
+            checkpoint.require_snapshot(path)
+        run = _fresh_run(config, device, iteration or 0, ranks)
+    optimizer_state = None
+    with ranks.alike():
+        if path is not None and ranks.first:
+            optimizer_state = _resume(run, path)
+        elif ranks.first:
+            _start_from(run, weights or config.system.pretrain)
+    if path is not None:
+        run.saved = iteration
+        optimizer_state = ranks.from_first(optimizer_state)
+    if optimizer_state is not None:
+        run.optimizer.load_state_dict(optimizer_state)
+    return run
+
+
+def _fresh_run(config: Config, device: torch.device, start: int, ranks: Ranks) -> Run:
+    """A run with fresh weights, that is to go on from step ``start``."""
+    system = config.system
+    share_of(system, ranks)
     database = open_split(system, config.db, system.train_split)
     validation = open_split(system, config.db, system.val_split) if system.val_iter else None
     if validation is not None:
@@ -157,16 +199,7 @@ def prepare(
     optimizer = build_optimizer(
         detector.network.parameters(), system.opt_algo, system.learning_rate
     )
-    run = Run(config, database, validation, detector, optimizer, device, iteration or 0)
-    torch.manual_seed(system.seed)  # some networks draw samples in training
-    if path is not None:
-        _resume(run, path)
-        run.saved = iteration
-    elif weights or system.pretrain:
-        _start_from(run, str(weights or system.pretrain))
-    elif detector.load_pretrained_ is not None:
-        detector.load_pretrained_()
-    return run
+    return Run(config, database, validation, detector, optimizer, device, start, ranks)
 
 
 def describe(run: Run) -> list[str]:
@@ -177,6 +210,7 @@ def describe(run: Run) -> list[str]:
     chunks = f" in chunks of {list(system.chunk_sizes)}" if system.chunk_sizes else ""
     lines = [
         f"device: {run.device} {name}".rstrip() + f", {system.precision}",
+        *_shares(run),
         f"network: {run.config.model_name}, {parameters:,} parameters",
         f"steps: {run.start + 1} to {system.max_iter}, {system.batch_size} pictures each{chunks}; "
         f"a snapshot every {system.snapshot}",
@@ -191,6 +225,16 @@ def describe(run: Run) -> list[str]:
     return lines
 
 
+def _shares(run: Run) -> list[str]:
+    """How the ranks share a step, in a line; none for one process."""
+    world = run.ranks.world
+    if world == 1:
+        return []
+    counts = chunk_counts(run.config.system, world)
+    each = ", ".join(map(str, counts)) if len(set(counts)) > 1 else f"{counts[0]} each"
+    return [f"processes: {world} share the {sum(counts)} chunks of a step: {each}"]
+
+
 def _require_classes(names: Sequence[str], database: CocoDetection, owner: str) -> None:
     if tuple(names) != tuple(database.class_names):
         raise UserError(
@@ -199,8 +243,8 @@ def _require_classes(names: Sequence[str], database: CocoDetection, owner: str) 
         )
 
 
-def _resume(run: Run, path: Path) -> None:
-    """Takes weights, optimiser and random state from a snapshot."""
+def _resume(run: Run, path: Path) -> dict[str, Any] | None:
+    """Takes the weights of a snapshot; returns the state of its optimiser, None without one."""
     system = run.config.system
     meta = checkpoint.read_meta(path)
     if meta is not None:
@@ -217,7 +261,7 @@ def _resume(run: Run, path: Path) -> None:
             path,
             rate,
         )
-        return
+        return None
     if state.get("opt_algo") != system.opt_algo:
         raise UserError(
             f"{path} was trained with {state.get('opt_algo')} and system.opt_algo is "
@@ -232,13 +276,16 @@ def _resume(run: Run, path: Path) -> None:
                 state[key],
                 getattr(system, key),
             )
-    run.optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["random"])
-    if run.device.type == "cuda" and len(state["random_cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["random_cuda"])
+    optimizer_state: dict[str, Any] = state["optimizer"]
+    return optimizer_state
 
 
-def _start_from(run: Run, weights: str) -> None:
+def _start_from(run: Run, weights: str | None) -> None:
+    """Takes weights from a file, or what parts of the network learnt elsewhere, if anything."""
+    if weights is None:
+        if run.detector.load_pretrained_ is not None:
+            run.detector.load_pretrained_()
+        return
     left = checkpoint.load_weights(
         run.detector.network, weights, run.detector.class_head_keys, fine_tune=True
     )

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import socket
 import traceback
 
@@ -10,8 +11,13 @@ import pytest
 from core.distributed import join_ranks
 
 
-def run_ranks(world, function, *arguments, seconds=60):
+def run_ranks(world, function, *arguments, seconds=120):
     """What ``function(ranks, *arguments)`` returned, by rank; its errors fail the test."""
+    return run_processes(world, _joined, function, arguments, seconds=seconds)
+
+
+def run_processes(world, function, *arguments, seconds=120):
+    """What ``function(*arguments)`` returned in every process; its errors fail the test."""
     if "fork" not in multiprocessing.get_all_start_methods():
         pytest.skip("this system cannot fork")
     context = multiprocessing.get_context("fork")
@@ -36,7 +42,7 @@ def run_ranks(world, function, *arguments, seconds=60):
 
 def _result(rank, pipe, seconds):
     assert pipe.poll(seconds), f"rank {rank} is still at work after {seconds} s"
-    result, error = pipe.recv()
+    result, error = pickle.loads(pipe.recv_bytes())
     assert error is None, f"rank {rank}: {error}"
     return result
 
@@ -50,8 +56,14 @@ def _body(rank, world, port, pipe, function, arguments):
         "MASTER_PORT": str(port),
         "TORCHELASTIC_RUN_ID": "test",
     }
+    result, error = None, None
     try:
-        with join_ranks() as ranks:
-            pipe.send((function(ranks, *arguments), None))
+        result = function(*arguments)
     except BaseException:
-        pipe.send((None, traceback.format_exc()))
+        error = traceback.format_exc()
+    pipe.send_bytes(pickle.dumps((result, error)))  # by value: memory shared by tensors ends here
+
+
+def _joined(function, arguments):
+    with join_ranks() as ranks:
+        return function(ranks, *arguments)

@@ -1,7 +1,7 @@
 """Faster R-CNN on VGG16 (Ren et al. 2015, arXiv:1506.01497), from torchvision's parts.
 
-torchvision's parts draw their training samples from PyTorch's global random numbers; a run seeds
-them, and its snapshots keep their state.
+torchvision's parts draw their training samples from PyTorch's global random numbers, which the
+training loop seeds before every chunk of a step.
 """
 
 import contextlib

@@ -21,13 +21,14 @@ class UnreadablePictures:
 
     Args:
         database: whose pictures the batches show.
+        tell: warn of them; of several ranks, one does.
 
     Attributes:
         numbers: of the unreadable pictures met so far, in ``database``.
     """
 
-    def __init__(self, database: CocoDetection) -> None:
-        self.database = database
+    def __init__(self, database: CocoDetection, tell: bool = True) -> None:
+        self.database, self.tell = database, tell
         self.numbers: set[int] = set()
 
     def note(self, batch: Batch) -> None:
@@ -40,6 +41,8 @@ class UnreadablePictures:
             if number in self.numbers:
                 continue
             self.numbers.add(number)
+            if not self.tell:
+                continue
             path = self.database.image_path(number)
             problem = "cannot be decoded" if path.is_file() else "does not exist"
             logger.warning("%s %s; the next picture takes its place", path, problem)

@@ -1,0 +1,75 @@
+"""Batches that all ranks take together: where one of them must end, all end, at the same step."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+
+import torch
+
+from core.batch import Batch
+from core.distributed import Ranks
+from core.errors import UserError
+from core.guards import Stopped
+from core.signals import Signals
+
+_DYING = 0.2  # seconds; a worker closes its pipes a moment before its death is told
+
+
+def next_batch(stream: Iterator[Batch], signals: Signals, ranks: Ranks) -> Batch:
+    """Takes the next batch, unless somebody asked for the end. A step's collective.
+
+    Returns:
+        This rank's batch; its list of unreadable pictures is that of all ranks.
+
+    Raises:
+        Stopped: a signal was received, or a loader failed, on any rank.
+        UserError: a loader raised it, on any rank.
+    """
+    batch, problem = None, None
+    try:
+        batch = _take(stream, signals)
+    except (Stopped, UserError) as error:
+        problem = error
+    unreadable = 0 if batch is None else len(batch.unreadable)
+    problems, unreadable = ranks.sum([problem is not None, unreadable])
+    if problems:
+        raise _first_problem(problem, ranks)
+    assert batch is not None
+    if unreadable and ranks.world > 1:
+        every = ranks.gather(batch.unreadable.tolist())
+        numbers = torch.tensor(list(chain.from_iterable(every)), dtype=torch.int64)
+        batch = replace(batch, unreadable=numbers)
+    return batch
+
+
+def _first_problem(own: Stopped | UserError | None, ranks: Ranks) -> Stopped | UserError:
+    """The problem of the first rank that has one. Called by all ranks together."""
+    every = ranks.gather(None if own is None else (type(own), str(own)))
+    rank, (kind, text) = next((rank, told) for rank, told in enumerate(every) if told is not None)
+    if own is not None and rank == ranks.rank:
+        return own
+    problem: Stopped | UserError = kind(f"rank {rank}: {text}")
+    return problem
+
+
+def _take(stream: Iterator[Batch], signals: Signals) -> Batch:
+    """Takes the next batch; looks before and after it whether somebody asked for the end."""
+    death, failure, batch = signals.worker_death(), None, None
+    if death is None and not signals.asked:
+        try:
+            batch = next(stream)
+        except UserError:
+            raise
+        except Exception as error:
+            time.sleep(_DYING)
+            death, failure = signals.worker_death(), error
+            if death is None and str(error).startswith("DataLoader worker (pid"):
+                death = str(error).strip()
+    if signals.asked:  # sent to all processes, the signal ended the workers too
+        raise Stopped(f"{signals.asked} was received")
+    if death is not None:
+        raise Stopped(f"the loader failed: {death}")
+    if batch is None:
+        raise Stopped(f"the loader failed: {failure}") from failure
+    return batch

@@ -1,0 +1,136 @@
+"""train.py in several processes: by torchrun, by --distributed, and what both say when it fails."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from some_ranks import run_processes
+from tiny_training import NAME, words, write_training
+
+import train
+from core import checkpoint, errors
+from core.errors import UserError
+from core.launch import launch
+from core.log import read_log
+
+REPOSITORY = Path(train.__file__).parent
+
+
+def losses(root):
+    lines = read_log(root / "cache" / "nnet" / NAME / "log.jsonl")
+    return [line["loss"] if "loss" in line else line["validation"]["loss"] for line in lines]
+
+
+def weights(root):
+    return checkpoint.read_weights(checkpoint.snapshot_path(root / "cache", NAME, 4))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A run of one process."""
+    root = tmp_path_factory.mktemp("alone")
+    write_training(root)
+    assert train.main(words(root)) == 0
+    return root
+
+
+def start(*command):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=REPOSITORY,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def check_same_run(root, alone):
+    """Four steps of Adam in float32, as one process makes them."""
+    assert losses(root) == pytest.approx(losses(alone), rel=1e-4)
+    mine, theirs = weights(root), weights(alone)
+    for key, value in theirs.items():
+        torch.testing.assert_close(mine[key], value, rtol=0, atol=1e-3, msg=key)
+    folder = root / "cache" / "nnet" / NAME
+    assert len(list(folder.iterdir())) == 7  # two snapshots and one log
+
+
+def test_torchrun(alone, tmp_path):
+    """Takes ten seconds: two processes and torchrun import PyTorch."""
+    write_training(tmp_path)
+    torchrun = ("-m", "torch.distributed.run", "--nproc_per_node", "2")
+    process = start(*torchrun, "train.py", *words(tmp_path))
+    output = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, output
+    check_same_run(tmp_path, alone)
+    assert output.count("processes: 2 share the 2 chunks of a step: 1 each") == 1
+    assert output.count("_4.pkl") == 1
+
+
+def test_distributed_on_two_machines(alone, tmp_path):
+    """Both of them this one, which has one device; takes ten seconds, as above."""
+    write_training(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    more = ("--distributed", "--world-size", "2", "--dist-url", url, "--dist-backend", "gloo")
+    both = [start("train.py", *words(tmp_path, *more, "--rank", str(rank))) for rank in (0, 1)]
+    outputs = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    check_same_run(tmp_path, alone)
+    assert "processes: 2" in outputs[0]
+    assert outputs[1] == ""
+
+
+def script(words):
+    """A rank's train.py as a process runs it: its exit code."""
+    sys.argv = ["train.py", *words]
+    try:
+        errors.run(train.main)
+    except SystemExit as end:
+        return end.code
+
+
+BAD = {
+    "config": (["--set", "system.learning_rat=1"], "did you mean 'learning_rate'"),
+    "data": (["--set", "system.train_split=trian"], "instances_trian.json"),
+    "snapshot": (["--iter", "7"], "there is no snapshot"),
+    "weights": (["--weights", "nowhere.pkl"], "no snapshot nowhere.pkl"),
+    "device": (["--device", "toaster"], "toaster"),
+    "chunks": (["--set", "system.chunk_sizes=[3]"], "2 processes cannot share the 1 chunks"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_mistake_is_told_once_and_ends_all_with_exit_code_2(tmp_path, kind, capfd, monkeypatch):
+    write_training(tmp_path)
+    monkeypatch.setattr("logging.root.handlers", [])  # pytest's
+    more, message = BAD[kind]
+    assert run_processes(2, script, words(tmp_path, *more)) == [2, 2]
+    lines = [line for line in capfd.readouterr().err.splitlines() if "error" in line]
+    assert len(lines) == 1 and message in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--world-size", "2"), "2 machines meet at tcp://HOST:PORT"),
+        (("--world-size", "2", "--dist-url", "udp://a:1"), "--dist-url udp://a:1: 2 machines"),
+        (("--world-size", "2", "--rank", "2", "--dist-url", "tcp://a:1"), "the last 1"),
+        (("--world-size", "0"), "--world-size 0"),
+    ],
+)
+def test_machines_that_cannot_meet(tmp_path, more, message):
+    with pytest.raises(UserError, match=message):
+        train.main(words(tmp_path, "--distributed", *more))
+
+
+def test_an_exit_code_comes_through_the_launcher(tmp_path):
+    exits = tmp_path / "exits.py"
+    exits.write_text("import sys\nsys.exit(int(sys.argv[1]))\n")
+    options = train._parser().parse_args(["CornerNet", "--distributed", "--device", "cpu"])
+    assert [launch(options, str(exits), [code]) for code in ("0", "2", "1")] == [0, 2, 1]
