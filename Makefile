@@ -1,12 +1,12 @@
 # make demo: from nothing to a trained detector and pictures. make test and make lint: what CI runs.
-# make sanitize: the native operators under the compiler's sanitizers.
+# make compare: all detectors on the generated shapes. make sanitize: the native operators under the compiler's sanitizers.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint sanitize clean
+.PHONY: demo compare test lint sanitize clean
 
 $(INSTALLED): setup.py pyproject.toml $(wildcard cpools_ext/csrc/*.h cpools_ext/csrc/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -17,6 +17,9 @@ $(INSTALLED): setup.py pyproject.toml $(wildcard cpools_ext/csrc/*.h cpools_ext/
 demo: STARTED := $(shell date +%s)
 demo: $(INSTALLED)
 	$(BIN)/python -m benchmarks.demo --started $(STARTED)
+
+compare: $(INSTALLED)
+	$(BIN)/python -m benchmarks.compare
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

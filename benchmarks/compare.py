@@ -1,0 +1,100 @@
+"""The detectors side by side: size and work as published, and what they learn of the shapes here.
+
+    python -m benchmarks.compare [--models CornerNet_Squeeze CenterNet] [--trained]
+
+Parameters and GFLOP are those of ``configs/<model>.json`` with 80 classes, of one picture at its
+published input size; a multiplication and an addition count as two. Time and AP are those of ``configs/<model>-shapes.json``: pictures made,
+trained and evaluated by the commands of the README, one after the other, and pictures a second as
+``evaluate.py`` took them. ``--trained`` evaluates the newest snapshots that there are instead of
+training. Prints a Markdown table.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.operators import table
+from core import models
+from core.config import Config, load_config
+
+COCO_CLASSES = 80
+# Pixels of one picture where it is not db.input_size (height, width), as the papers test.
+TEST_SIZES = {"FasterRCNN": (600, 1000)}
+PICTURES = {
+    "shapes": [],
+    "small_shapes": ["--train", "2000", "--val", "200", "--size", "383", "--mostly-small"],
+}
+PUBLISHED = {  # AP on COCO, and where that is written
+    "CornerNet": "40.6 test-dev, arXiv:1808.01244",
+    "CornerNet_Squeeze": "34.4 val, arXiv:1904.08900",
+    "CornerNet_Saccade": "43.2 test-dev, arXiv:1904.08900",
+    "CenterNet": "40.3 val, arXiv:1904.07850",
+    "FasterRCNN": "21.9 test-dev, arXiv:1506.01497",
+}
+
+
+def size_and_work(model: str) -> tuple[int, float]:
+    """Parameters of the published network, and GFLOP of one picture in evaluation."""
+    # Shapes are enough to count by, but Faster R-CNN's depend on what it finds.
+    device = torch.device("cpu" if model == "FasterRCNN" else "meta")
+    config = load_config(model)
+    with device:
+        network = models.build(config, COCO_CLASSES).network.eval()
+        images = torch.zeros(1, 3, *TEST_SIZES.get(model, config.db.input_size))
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(images)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return parameters, counter.get_total_flops() / 1e9
+
+
+def run(*words: str) -> float:
+    """Runs a Python command as a user would; gives its seconds."""
+    print(f"\n== python {' '.join(words)}", file=sys.stderr, flush=True)
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *words], check=True, stdout=sys.stderr)
+    return time.perf_counter() - start
+
+
+def learn(config: Config, trained: bool) -> list[str]:
+    """Trains and evaluates: minutes of training, AP, AP50, pictures a second."""
+    system = config.system
+    folder = Path(system.data_dir) / system.dataset_dir
+    if not folder.exists():
+        run("-m", "core.dbs.shapes", str(folder), *PICTURES[system.dataset_dir])
+    minutes = "" if trained else f"{run('train.py', config.name) / 60:.1f}"
+    run("evaluate.py", config.name, "--split", "validation")
+    results = Path(system.result_dir) / config.name / str(system.max_iter) / "validation"
+    metrics = json.loads((results / "metrics.json").read_text())
+    rate = metrics["images_per_second"]
+    return [minutes, f"{metrics['AP']:.3f}", f"{metrics['AP50']:.3f}", f"{rate:.0f}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=models.MODELS, default=list(models.MODELS))
+    parser.add_argument("--trained", action="store_true", help="evaluate the newest snapshots")
+    options = parser.parse_args()
+    rows = {}
+    for model in options.models:
+        parameters, work = size_and_work(model)
+        size = "x".join(map(str, TEST_SIZES.get(model, load_config(model).db.input_size)))
+        learnt = learn(load_config(f"{model}-shapes"), options.trained)
+        rows[f"[{model}](configs/{model}.json)"] = [
+            f"{parameters / 1e6:.1f} M",
+            f"{work:.0f} at {size}",
+            PUBLISHED[model],
+            *learnt,
+        ]
+    published = ["parameters", "GFLOP", "published AP"]
+    head = [*published, "minutes to train", "AP", "AP50", "pictures a second"]
+    print(table(head, rows))
+
+
+if __name__ == "__main__":
+    main()
