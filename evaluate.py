@@ -2,13 +2,16 @@
 
     python evaluate.py CornerNet_Squeeze                        # newest snapshot, validation split
     python evaluate.py CornerNet --testiter 500000 --suffix multi_scale --reference-scoring
-    python evaluate.py CornerNet --snapshot CornerNet_500000.pkl --split testing
+    python evaluate.py CornerNet --snapshot CornerNet_best.pkl --split testing
+    torchrun --nproc_per_node 4 evaluate.py CornerNet           # four GPUs share the pictures
 
 Writes results.json and metrics.json into <result_dir>/<config>/<iteration>/<split>/, with --debug
 also pictures of detections beside the ground truth.
 """
 
 from core.arguments import add_snapshot_arguments, load_chosen_detector, script_parser
+from core.device import choose_device
+from core.distributed import join_ranks
 from core.errors import run
 from core.evaluation.run import SPLITS, evaluate_detector
 
@@ -31,7 +34,13 @@ def main(words: list[str]) -> int:
         options.set.append("db.reference_scoring=true")
     if options.workers is not None:
         options.set.append(f"system.workers={options.workers}")
-    evaluate_detector(load_chosen_detector(options, options.suffix), options.split, options.debug)
+    with join_ranks() as ranks:
+        with ranks.alike():
+            options.device = choose_device(
+                options.device, ranks.local_rank if ranks.world > 1 else None
+            )
+            detector = load_chosen_detector(options, options.suffix)
+        evaluate_detector(detector, options.split, options.debug, ranks)
     return 0
 
 

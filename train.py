@@ -55,6 +55,7 @@ def _prepare(options: argparse.Namespace, ranks: Ranks) -> Run:
 def _train(training: Run, options: argparse.Namespace) -> int:
     ranks = training.ranks
     with ranks.alike():
+        evaluate = training.evaluations()
         log = training.open_log(options.tensorboard)
     logger.info("to go on after step N: %s", _resume_command(options, "N"))
     try:
@@ -70,6 +71,8 @@ def _train(training: Run, options: argparse.Namespace) -> int:
             save=training.save,
             log=log,
             ranks=ranks,
+            validation_database=training.validation,
+            evaluate=evaluate,
         )
     except UserError:  # all ranks raise the same one
         if ranks.first:

@@ -46,6 +46,7 @@ class System:
     opt_algo: typing.Literal["adam", "sgd"] = "adam"
     snapshot: int = 5000  # iterations between two snapshots
     val_iter: int = 100  # iterations between two validation losses; 0: never
+    eval_iter: int = 0  # iterations between two evaluations of the validation split; 0: never
     display: int = 5  # iterations between two lines of the log
     pretrain: str | None = None  # weights to start from
     prefetch_size: int = 5  # batches that wait in memory
@@ -237,8 +238,8 @@ def _problems(system: System, db: Database) -> Iterator[str]:
         yield "system.learning_rate and system.decay_rate must be above 0"
     if system.dist_timeout < 1:
         yield "system.dist_timeout must be at least 1 (seconds)"
-    if system.val_iter < 0 or system.workers < 0:
-        yield "system.val_iter (0: never) and system.workers must be 0 or more"
+    if min(system.val_iter, system.eval_iter, system.workers) < 0:
+        yield "system.val_iter, system.eval_iter (0: never) and system.workers must be 0 or more"
     chunks = system.chunk_sizes
     if chunks is not None and (min(chunks, default=0) < 1 or sum(chunks) != system.batch_size):
         yield (

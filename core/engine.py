@@ -21,6 +21,7 @@ from core.config import System
 from core.dbs.coco import CocoDetection
 from core.distributed import ALONE, Ranks, apart
 from core.errors import UserError
+from core.evaluation.while_training import Evaluation
 from core.guards import Stopped
 from core.late_report import LateReport
 from core.log import RunLog
@@ -30,6 +31,9 @@ from core.schedule import learning_rate_at, set_learning_rate_
 from core.share import Share, share_of
 from core.signals import Signals
 from core.targets.color import apply_color
+
+# Evaluates after so many steps; see core.evaluation.while_training.
+Evaluate = Callable[[int, Callable[[], str | None]], Evaluation | None]
 
 
 def train(
@@ -45,6 +49,8 @@ def train(
     save: Callable[[int], object],
     log: RunLog | None,
     ranks: Ranks = ALONE,
+    validation_database: CocoDetection | None = None,
+    evaluate: Evaluate | None = None,
 ) -> None:
     """Trains from step ``start + 1`` to step ``system.max_iter``.
 
@@ -63,6 +69,9 @@ def train(
         save: saves a snapshot of the number of steps that it is given; called on every rank.
         log: reports every step; None: another rank does.
         ranks: this process among those that train together.
+        validation_database: the split of ``validation_batches``, where there is one.
+        evaluate: evaluates the network every ``eval_iter`` steps; called on every rank with the
+            number of steps, and what gives the name of a signal that asked for the end.
 
     Raises:
         Stopped: by Ctrl-C or SIGTERM, or because a loader worker died; all steps were saved.
@@ -71,8 +80,9 @@ def train(
     """
     detector = replace(detector, network=ranks.parallel(detector.network).train())
     unreadable = UnreadablePictures(database, tell=ranks.first)
+    validation_unreadable = UnreadablePictures(validation_database or database, tell=ranks.first)
     done, saved = start, start
-    report = LateReport(log, database, ranks)
+    report = LateReport(log, database, device, ranks)
     schedule = (system.learning_rate, system.stepsize, system.decay_rate)
     with Signals() as signals, log or contextlib.nullcontext():
         stream = iter(batches)
@@ -80,22 +90,27 @@ def train(
         signals.hold_worker_deaths()
         try:
             for iteration in range(start + 1, system.max_iter + 1):
-                batch = next_batch(stream, signals, ranks)
+                with report.waiting():
+                    batch = next_batch(stream, signals, ranks)
                 unreadable.note(batch)
                 rate = learning_rate_at(iteration, *schedule)
                 set_learning_rate_(optimizer, rate)
-                terms = train_step(detector, optimizer, batch, system, device, iteration, ranks)
-                report.step(iteration, terms, batch, rate)
+                told = train_step(detector, optimizer, batch, system, device, iteration, ranks)
+                report.step(iteration, *told, batch, rate)
                 done = iteration
                 if validation_batches is not None and iteration % system.val_iter == 0:
                     report.flush()
                     batch = next_batch(validation, signals, ranks)
+                    validation_unreadable.note(batch)
                     report.validation(iteration, validate(detector, batch, system, device, ranks))
                     detector.network.train()
                 if iteration % system.snapshot == 0 or iteration == system.max_iter:
                     report.flush()
                     save(iteration)
                     saved = iteration
+                if evaluate is not None and iteration % system.eval_iter == 0:
+                    report.flush()
+                    report.evaluation(iteration, evaluate(iteration, lambda: signals.asked))
         except (Stopped, UserError):
             report.flush()
             if saved < done:
@@ -111,11 +126,12 @@ def train_step(
     device: torch.device,
     iteration: int = 1,
     ranks: Ranks = ALONE,
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], Tensor]:
     """Makes one update of the weights, in place.
 
     Returns:
-        The loss terms, each the mean over the chunks of all ranks, on ``device``.
+        terms: of the loss, each the mean over the chunks of all ranks, on ``device``.
+        gradient_norm: the L2 norm of the gradients together, on ``device``.
     """
     optimizer.zero_grad(set_to_none=True)
     share = share_of(system, ranks)
@@ -131,8 +147,10 @@ def train_step(
             loss = torch.stack(list(terms.values())).sum()
             loss.div(share.total / ranks.world).backward()  # ranks' gradients are averaged
         every_terms.append(terms)
+    gradients = [weight.grad for weight in detector.network.parameters() if weight.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
     optimizer.step()
-    return _mean(every_terms, share, ranks)
+    return _mean(every_terms, share, ranks), norm
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,8 +16,30 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from core.errors import UserError
+from core.memory_use import memory_use
 
 FILE_NAME = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is reported of a step.
+
+    Attributes:
+        iteration: its number.
+        terms: of its loss.
+        learning_rate: it was made with.
+        gradient_norm: the L2 norm of its gradients together, before they were clipped.
+        ended: when the next one could begin, by ``time.perf_counter``.
+        waited: seconds in which nothing was computed, because its data was not there.
+    """
+
+    iteration: int
+    terms: Mapping[str, float]
+    learning_rate: float
+    gradient_norm: float
+    ended: float
+    waited: float
 
 
 class RunLog:
@@ -26,9 +49,14 @@ class RunLog:
 
     - ``{"start", "device", …}`` whenever a run starts or resumes: ``start`` steps were behind it,
       and what older lines say of later steps is void (:func:`read_log` leaves it out);
-    - ``{"iteration", "loss", "terms", "learning_rate", "seconds_per_step", "images_per_second",
-      "epoch"}`` every ``display`` steps: the loss of that step, the speed since the last line;
-    - ``{"iteration", "validation": {"loss", "terms"}}``, null where a term is not finite.
+    - ``{"iteration", "loss", "terms", "learning_rate", "gradient_norm", "epoch",
+      "seconds_per_step", "images_per_second", "waiting", "memory"}`` every ``display`` steps. The
+      loss and the norm are those of that step; the speed is that since the last line, evaluations
+      left out, and ``waiting`` the share of that time spent waiting for data; ``memory`` see
+      :func:`core.memory_use.memory_use`;
+    - ``{"iteration", "validation": {"loss", "terms"}}``, null where a term is not finite;
+    - ``{"iteration", "evaluation": {"AP", …}, "best", "seconds"}``: COCO's figures of the
+      validation split, and whether AP is the best so far.
 
     Args:
         folder: of the run; made when missing.
@@ -58,6 +86,7 @@ class RunLog:
     ) -> None:
         self.folder = folder
         self._batch_size, self._pictures, self._display = batch_size, pictures, display
+        self._start, self._stop = start, stop
         self._writer = _tensorboard_writer(folder, start) if tensorboard else None
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / FILE_NAME
@@ -66,18 +95,21 @@ class RunLog:
         if cut_short:
             self._file.write("\n")
         self._write({"start": start, **(facts or {})})
+        self._open = contextlib.ExitStack()
+        self._last_line = (start, time.perf_counter())
+        self._waited = 0.0
+        self._words: dict[str, str] = {}
+
+    def __enter__(self) -> "RunLog":
+        self._open.enter_context(logging_redirect_tqdm([logging.getLogger()]))
         self._bar = tqdm(
-            initial=start,
-            total=stop,
+            initial=self._start,
+            total=self._stop,
             unit="step",
             mininterval=0.5 if sys.stderr.isatty() else 30,
             dynamic_ncols=True,
         )
-        self._redirect = contextlib.ExitStack()
-        self._last_line = (start, time.perf_counter())
-
-    def __enter__(self) -> "RunLog":
-        self._redirect.enter_context(logging_redirect_tqdm([logging.getLogger()]))
+        self._open.enter_context(self._bar)
         return self
 
     def __exit__(
@@ -86,48 +118,97 @@ class RunLog:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._bar.close()
+        self._open.close()
         self._file.close()
-        self._redirect.close()
         if self._writer is not None:
             self._writer.close()
 
-    def step(self, iteration: int, terms: Mapping[str, float], learning_rate: float) -> None:
-        """Reports one step: its number, its loss terms and its learning rate."""
-        loss = sum(terms.values())
-        values = {"loss": loss, **terms}
-        self._bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()}, refresh=False)
+    def step(self, step: Step) -> None:
+        """Reports one step."""
+        values = {"loss": sum(step.terms.values()), **step.terms}
+        self._waited += step.waited
+        if step.iteration % self._display == 0:
+            rates, memory = self._rates(step), memory_use()
+            self._words = _in_words(rates, memory)
+            self._write(
+                {
+                    "iteration": step.iteration,
+                    "loss": values["loss"],
+                    "terms": dict(step.terms),
+                    **rates,
+                    "memory": memory,
+                }
+            )
+            self._scalars("training", step.iteration, {**values, **rates})
+            self._scalars("memory", step.iteration, memory)
+        shown = {name: f"{value:.4g}" for name, value in values.items()}
+        self._bar.set_postfix({**shown, **self._words}, refresh=False)
         self._bar.update()
-        if iteration % self._display:
-            return
+
+    def _rates(self, step: Step) -> dict[str, float | None]:
+        """What a line says of a step beside its loss; the time of the next line begins."""
         last, then = self._last_line
-        self._last_line = (iteration, time.perf_counter())
-        seconds = (self._last_line[1] - then) / max(1, iteration - last)
-        rates = {
-            "learning_rate": learning_rate,
-            "seconds_per_step": round(seconds, 6),
-            "images_per_second": round(self._batch_size / seconds, 3),
-            "epoch": round(iteration * self._batch_size / self._pictures, 4),
+        each = (step.ended - then) / max(1, step.iteration - last)
+        waiting = self._waited / (step.ended - then)
+        self._last_line, self._waited = (step.iteration, step.ended), 0.0
+        return {
+            "learning_rate": step.learning_rate,
+            "gradient_norm": _finite(step.gradient_norm),
+            "epoch": round(step.iteration * self._batch_size / self._pictures, 4),
+            "seconds_per_step": round(each, 6),
+            "images_per_second": round(self._batch_size / each, 3),
+            "waiting": round(waiting, 4),
         }
-        self._write({"iteration": iteration, "loss": loss, "terms": dict(terms), **rates})
-        self._scalars("training", iteration, {**values, **rates})
 
     def validation(self, iteration: int, terms: Mapping[str, float]) -> None:
         """Reports the loss terms of a validation batch after step ``iteration``."""
         values = {"loss": sum(terms.values()), **terms}
-        loss, *finite = (v if math.isfinite(v) else None for v in values.values())
+        loss, *finite = map(_finite, values.values())
         record = {"loss": loss, "terms": dict(zip(terms, finite, strict=True))}
         self._write({"iteration": iteration, "validation": record})
         self._scalars("validation", iteration, values)
+
+    def evaluation(
+        self, iteration: int, figures: Mapping[str, float | None], best: bool, seconds: float
+    ) -> None:
+        """Reports COCO's figures of the validation split after step ``iteration``.
+
+        Args:
+            iteration: number of the step.
+            figures: by name, 0 to 1; None where there is no object to find.
+            best: whether AP is above that of every evaluation before.
+            seconds: that the evaluation took; they count for no step.
+        """
+        seconds = round(seconds, 3)
+        record = {"evaluation": dict(figures), "best": best, "seconds": seconds}
+        self._write({"iteration": iteration, **record})
+        self._scalars("evaluation", iteration, figures)
+        last, then = self._last_line
+        self._last_line = (last, then + seconds)
 
     def _write(self, record: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
 
-    def _scalars(self, group: str, iteration: int, values: Mapping[str, float]) -> None:
-        if self._writer is not None:
-            for name, value in values.items():
+    def _scalars(self, group: str, iteration: int, values: Mapping[str, float | None]) -> None:
+        for name, value in values.items():
+            if self._writer is not None and value is not None:
                 self._writer.add_scalar(f"{group}/{name}", value, iteration)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _in_words(rates: Mapping[str, float | None], memory: Mapping[str, int]) -> dict[str, str]:
+    """What the progress bar says of :meth:`RunLog.step` after the loss."""
+    words = {
+        "rate": f"{rates['learning_rate']:.3g}",
+        "gradient": f"{rates['gradient_norm'] or math.nan:.3g}",
+        "images/s": f"{rates['images_per_second']:.4g}",
+        "waiting": f"{rates['waiting']:.0%}",
+    }
+    return words | {kind: f"{size / 2**30:.2f}GiB" for kind, size in memory.items()}
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

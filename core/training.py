@@ -17,6 +17,7 @@ from core.dbs.splits import open_split
 from core.device import place_
 from core.distributed import ALONE, Ranks
 from core.errors import UserError
+from core.evaluation.while_training import Evaluations
 from core.log import RunLog
 from core.models.detector import Detector
 from core.sample.loader import training_loader, validation_loader
@@ -33,7 +34,7 @@ class Run:
     Attributes:
         config: its config.
         database: the training split.
-        validation: the validation split, or None when ``val_iter`` is 0.
+        validation: the validation split, or None when ``val_iter`` and ``eval_iter`` are 0.
         detector: its network is on ``device``.
         optimizer: of the network's parameters.
         device: where the network is.
@@ -79,9 +80,9 @@ class Run:
 
     def validation_batches(self) -> Iterable[Batch] | None:
         """A loader of validation batches, first that of the next validation; None without one."""
-        if self.validation is None:
-            return None
         system = self.config.system
+        if self.validation is None or not system.val_iter:
+            return None
         return validation_loader(
             self.validation,
             self.detector.sample,
@@ -91,6 +92,14 @@ class Run:
             start_iteration=self.start // system.val_iter,
             rows=self.share.rows,
             pin_memory=self.device.type == "cuda",
+        )
+
+    def evaluations(self) -> Evaluations | None:
+        """What evaluates the network every ``eval_iter`` steps; None where that is 0."""
+        if self.validation is None or not self.config.system.eval_iter:
+            return None
+        return Evaluations(
+            self.detector, self.validation, self.config, self.device, self.ranks, self.start
         )
 
     def open_log(self, tensorboard: bool = False) -> RunLog | None:
@@ -189,8 +198,9 @@ def _fresh_run(config: Config, device: torch.device, start: int, ranks: Ranks) -
     system = config.system
     share_of(system, ranks)
     database = open_split(system, config.db, system.train_split)
-    validation = open_split(system, config.db, system.val_split) if system.val_iter else None
-    if validation is not None:
+    validation = None
+    if system.val_iter or system.eval_iter:
+        validation = open_split(system, config.db, system.val_split)
         _require_classes(validation.class_names, database, str(validation.annotation_file))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(system.seed)

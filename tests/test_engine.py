@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import time
 
 import pytest
 import torch
@@ -75,8 +76,38 @@ def test_every_line_of_the_log_has_what_it_promises(tmp_path):
         assert line["loss"] == pytest.approx(sum(line["terms"].values()))
         assert line["epoch"] == pytest.approx(line["iteration"] * 4 / 1000)
         assert line["images_per_second"] == pytest.approx(4 / line["seconds_per_step"], rel=0.01)
+        assert 0 <= line["waiting"] <= 1
+        assert line["memory"]["resident"] > 2**20
     assert [line["learning_rate"] for line in lines] == [0.01] * 4 + [0.001] * 2
     assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+def test_waiting_for_data_is_told(tmp_path):
+    def slow():
+        for number, batch in zip(range(7), stream(), strict=False):
+            time.sleep(0.1 if number % 2 else 0)
+            yield batch
+
+    detector, optimizer = new_run(system())
+    log = RunLog(tmp_path, start=0, stop=6, batch_size=4, pictures=1000)
+    arguments = {"start": 0, "system": system(), "device": CPU, "database": StandInPictures()}
+    engine.train(detector, optimizer, slow(), None, save=lambda step: None, log=log, **arguments)
+    for line in read_log(tmp_path / FILE_NAME):
+        waited = line["waiting"] * line["seconds_per_step"]
+        if line["iteration"] % 2:
+            assert waited < 0.05
+        else:
+            assert waited == pytest.approx(0.1, abs=0.05)
+
+
+def test_the_gradient_norm_is_that_of_all_gradients(tmp_path):
+    settings, detector = system(chunk_sizes=(1, 3)), stand_in()
+    optimizer = torch.optim.SGD(detector.network.parameters(), lr=0.1)
+    _, norm = engine.train_step(detector, optimizer, make_batch(0), settings, CPU)
+    squares = [gradient.square().sum() for gradient in gradients(detector).values()]
+    torch.testing.assert_close(norm, torch.stack(squares).sum().sqrt())
+    _, lines = run(tmp_path, *new_run(settings), settings)
+    assert lines[0]["gradient_norm"] == pytest.approx(norm.item())
 
 
 def test_the_last_step_is_saved_once(tmp_path):
@@ -114,7 +145,7 @@ def test_a_step_is_the_mean_of_its_chunks(sizes):
         copies.append(replica)
         every_terms.append(terms)
     optimizer = torch.optim.SGD(detector.network.parameters(), lr=0.0)
-    terms = engine.train_step(detector, optimizer, batch, system(chunk_sizes=sizes), CPU)
+    terms, _ = engine.train_step(detector, optimizer, batch, system(chunk_sizes=sizes), CPU)
     for name, value in terms.items():
         expected = sum(terms[name] for terms in every_terms) / len(sizes)
         torch.testing.assert_close(value, expected)
@@ -149,7 +180,7 @@ def test_a_step_leaves_its_batch_and_the_batch_norms_as_they_were():
 def test_a_step_of_one_picture():
     detector = stand_in()
     optimizer = torch.optim.SGD(detector.network.parameters(), lr=0.1)
-    terms = engine.train_step(detector, optimizer, make_batch(0, 1), system(batch_size=1), CPU)
+    terms, _ = engine.train_step(detector, optimizer, make_batch(0, 1), system(batch_size=1), CPU)
     assert all(torch.isfinite(value) for value in terms.values())
 
 
@@ -195,7 +226,7 @@ def test_precision_is_that_of_the_network_alone(precision):
     detector.network.register_forward_hook(lambda *call: dtypes.append(call[2][0].dtype))
     optimizer = torch.optim.SGD(detector.network.parameters(), lr=0.1)
     settings = system(precision=precision)
-    terms = engine.train_step(detector, optimizer, make_batch(0), settings, CPU)
+    terms, _ = engine.train_step(detector, optimizer, make_batch(0), settings, CPU)
     engine.validate(detector, make_batch(0), settings, CPU)
     assert dtypes == [getattr(torch, precision)] * 2
     assert {value.dtype for value in terms.values()} == {torch.float32}
@@ -255,6 +286,6 @@ def test_terms_fetched_late_are_those_of_their_step(tmp_path):
     for iteration, batch in zip(range(1, 21), stream(), strict=False):
         rate = learning_rate_at(iteration, 0.01, 4, 10)
         optimizer.param_groups[0]["lr"] = rate
-        terms = engine.train_step(detector, optimizer, batch, settings, device)
+        terms, _ = engine.train_step(detector, optimizer, batch, settings, device)
         expected.append(sum(value.item() for value in terms.values()))
     assert [line["loss"] for line in read_log(tmp_path / FILE_NAME)] == pytest.approx(expected)

@@ -116,7 +116,7 @@ def first_gradients(ranks, root):
     detector = copy.copy(run.detector)
     object.__setattr__(detector, "network", ranks.parallel(run.detector.network).train())
     system = run.config.system
-    terms = engine.train_step(detector, run.optimizer, batch, system, CPU, 1, ranks)
+    terms, _ = engine.train_step(detector, run.optimizer, batch, system, CPU, 1, ranks)
     gradients = {key: p.grad for key, p in run.detector.network.named_parameters()}
     return {key: value.clone() for key, value in {**gradients, **terms}.items()}
 

@@ -1,6 +1,10 @@
 """Evaluation by several ranks: the figures, files and messages of one process."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from some_ranks import run_ranks
@@ -14,6 +18,7 @@ from core.errors import UserError
 from core.evaluation import run, shares
 from core.evaluation.shares import every_picture
 
+REPOSITORY = Path(__file__).parent.parent
 PICTURES = 11
 
 
@@ -126,3 +131,23 @@ def test_an_unreadable_picture_is_told_once(data, tmp_path):
     assert f"{path} cannot be decoded" in told
     assert code == 2
     assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.slow  # three processes that import torch
+def test_torchrun(data, tmp_path):
+    config = str(data / "configs" / "CornerNet-tiny.json")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    words = ["evaluate.py", config, "--device", "cpu", "--set", f"system.result_dir={tmp_path}"]
+    done = subprocess.run(
+        [*launcher, *words, "--set", "db.test_flipped=false", "--debug"],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all") == 1
+    evaluate(ALONE, data, tmp_path / "alone")
+    together = files(tmp_path / "CornerNet-tiny")
+    assert together == files(tmp_path / "alone" / "CornerNet-tiny")

@@ -1,23 +1,33 @@
 """What a run reports: the JSON-lines file, the progress bar, TensorBoard."""
 
 import json
+import logging
+import math
+import re
 import sys
+import time
 import types
 
 import pytest
 
+from core import memory_use
 from core.errors import UserError
-from core.log import FILE_NAME, RunLog, read_log
+from core.log import FILE_NAME, RunLog, Step, read_log
 
 
 def open_log(folder, start=0, **settings):
     return RunLog(folder, start=start, stop=10, batch_size=4, pictures=8, **settings)
 
 
+def step_of(iteration, terms, ended=None, waited=0.0):
+    ended = time.perf_counter() if ended is None else ended
+    return Step(iteration, terms, 0.1, 2.5, ended, waited)
+
+
 def report(log, steps):
     with log:
-        for step in steps:
-            log.step(step, {"map": 1 / step, "offset": 0.5}, 0.1)
+        for iteration in steps:
+            log.step(step_of(iteration, {"map": 1 / iteration, "offset": 0.5}))
 
 
 def test_a_line_every_display_steps(tmp_path):
@@ -57,12 +67,56 @@ def test_a_validation_that_is_no_number_is_null(tmp_path):
         json.loads(text, parse_constant=pytest.fail)
 
 
-def test_every_term_is_in_the_progress_bar(tmp_path, capsys):
+def test_speed_and_waiting_are_those_since_the_last_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "perf_counter", lambda: 100.0)
+    with open_log(tmp_path, display=2) as log:
+        log.step(step_of(1, {"map": 1.0}, ended=101.0, waited=0.5))
+        log.step(step_of(2, {"map": 1.0}, ended=104.0, waited=1.5))
+        log.evaluation(2, {"AP": 0.5}, False, 30.0)
+        log.step(step_of(3, {"map": 1.0}, ended=135.0))
+        log.step(step_of(4, {"map": 1.0}, ended=136.0, waited=0.5))
+    first, evaluated, second = read_log(tmp_path / FILE_NAME)
+    assert (first["seconds_per_step"], first["images_per_second"]) == (2.0, 2.0)
+    assert first["waiting"] == 0.5
+    assert (second["seconds_per_step"], second["images_per_second"]) == (1.0, 4.0)
+    assert second["waiting"] == 0.25
+    assert evaluated["evaluation"] == {"AP": 0.5}
+    assert (evaluated["best"], evaluated["seconds"]) == (False, 30.0)
+
+
+def test_a_gradient_that_is_no_number_is_null(tmp_path):
+    with open_log(tmp_path) as log:
+        log.step(Step(1, {"map": 1.0}, 0.1, math.inf, time.perf_counter(), 0.0))
+    assert read_log(tmp_path / FILE_NAME)[0]["gradient_norm"] is None
+
+
+def test_memory_is_that_of_the_process():
+    before = memory_use.memory_use()["resident"]
+    held = bytearray(200 * 2**20)
+    held[:: 2**10] = b"x" * len(held[:: 2**10])
+    assert 150 * 2**20 < memory_use.memory_use()["resident"] - before < 300 * 2**20
+
+
+def test_everything_is_in_the_progress_bar(tmp_path, capsys):
     report(open_log(tmp_path), range(1, 11))
     shown = capsys.readouterr().err
     assert "10/10" in shown
-    for part in ("loss=0.6", "map=0.1", "offset=0.5"):
+    for part in ("loss=0.6", "map=0.1", "offset=0.5", "rate=0.1", "gradient=2.5"):
         assert part in shown
+    assert re.search(r"images/s=[\d.e+]+, waiting=0%, resident=\d\.\d\dGiB", shown)
+
+
+def test_the_bar_begins_with_the_run(tmp_path, capsys):
+    log = open_log(tmp_path)
+    assert capsys.readouterr().err == ""
+    handler = logging.StreamHandler(sys.stderr)
+    logging.getLogger().addHandler(handler)
+    try:
+        with log:
+            logging.getLogger().warning("a line of its own")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert "a line of its own" in re.split(r"[\r\n]+", capsys.readouterr().err)
 
 
 def test_tensorboard_gets_every_value(tmp_path, monkeypatch):
@@ -82,11 +136,16 @@ def test_tensorboard_gets_every_value(tmp_path, monkeypatch):
     module = types.SimpleNamespace(SummaryWriter=SummaryWriter)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     with open_log(tmp_path, start=2, tensorboard=True) as log:
-        log.step(3, {"map": 0.25}, 0.1)
+        log.step(step_of(3, {"map": 0.25}))
         log.validation(3, {"map": 0.5})
+        log.evaluation(3, {"AP": 0.75, "AP_small": None}, True, 2.0)
     assert written["training/loss", 3] == written["training/map", 3] == 0.25
     assert written["training/learning_rate", 3] == 0.1
+    assert written["training/gradient_norm", 3] == 2.5
+    assert written["memory/resident", 3] > 2**20
     assert written["validation/map", 3] == 0.5
+    assert written["evaluation/AP", 3] == 0.75
+    assert ("evaluation/AP_small", 3) not in written
     assert written["closed"]
 
 

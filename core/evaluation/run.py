@@ -142,7 +142,7 @@ def evaluate_database(
     metrics = dict(about) | _speed(len(database), time.perf_counter() - start)
     if ranks.first:
         metrics |= _report(found, database, folder, metrics, reference_scoring)
-    return ranks.gather(metrics)[0]
+    return ranks.from_first(metrics)
 
 
 def _speed(pictures: int, seconds: float) -> dict[str, Any]:
