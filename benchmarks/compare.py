@@ -3,10 +3,10 @@
     python -m benchmarks.compare [--models CornerNet_Squeeze CenterNet] [--trained]
 
 Parameters and GFLOP are those of ``configs/<model>.json`` with 80 classes, of one picture at its
-published input size; a multiplication and an addition count as two. Time and AP are those of ``configs/<model>-shapes.json``: pictures made,
-trained and evaluated by the commands of the README, one after the other, and pictures a second as
-``evaluate.py`` took them. ``--trained`` evaluates the newest snapshots that there are instead of
-training. Prints a Markdown table.
+published input size; a multiplication and an addition count as two. Time and AP are those of
+``configs/<model>-shapes.json``: pictures made, trained and evaluated by the commands of the README,
+one after the other, and pictures a second as ``evaluate.py`` took them. ``--trained`` evaluates the
+newest snapshots that there are instead of training. Prints a Markdown table.
 """
 
 import argparse

@@ -45,6 +45,11 @@ def place_(network: nn.Module, device: torch.device, channels_last: bool) -> Non
     network.to(device).to(memory_format=layout)
 
 
+def slow_in_bfloat16(device: torch.device) -> bool:
+    """Whether convolutions in bfloat16 run without vector instructions, several times slower."""
+    return device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def _overruns(module: nn.Module) -> bool:
     """Whether the backward pass of a convolution writes past its memory, in channels_last.
 

@@ -14,7 +14,7 @@ from core.checkpoint import Meta
 from core.config import Config
 from core.dbs.coco import CocoDetection
 from core.dbs.splits import open_split
-from core.device import place_
+from core.device import place_, slow_in_bfloat16
 from core.distributed import ALONE, Ranks
 from core.errors import UserError
 from core.evaluation.while_training import Evaluations
@@ -226,6 +226,11 @@ def describe(run: Run) -> list[str]:
         f"a snapshot every {system.snapshot}",
         f"snapshots and log: {run.folder}",
     ]
+    if system.precision == "bfloat16" and slow_in_bfloat16(run.device):
+        lines.append(
+            "note: this processor has no instructions for bfloat16 (AVX-512 or AMX); "
+            "--set system.precision=float32 trains several times faster"
+        )
     newest = checkpoint.newest_snapshot(system.cache_dir, run.config.name)
     if newest is not None and newest[1] > run.start:
         lines.append(

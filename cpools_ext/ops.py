@@ -83,6 +83,12 @@ def _corner_pool_fallback(x: Tensor, dim: int, reverse: bool) -> tuple[Tensor, T
 
 
 def _corner_pool_backward_fallback(grad: Tensor, record: Tensor, dim: int, reverse: bool) -> Tensor:
+    expected = empty_record(grad, dim, torch.contiguous_format).shape
+    if record.dtype != torch.uint8 or record.shape != expected:
+        raise ValueError(
+            f"the record of a scan of {tuple(grad.shape)} is uint8 {tuple(expected)}, "
+            f"not {record.dtype} {tuple(record.shape)}"
+        )
     result = reference.corner_pool_backward(grad, record, dim, reverse)
     return result.contiguous(memory_format=layout_of(grad))
 
