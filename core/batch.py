@@ -19,7 +19,7 @@ class Sample:
     """One training picture as a worker made it.
 
     Attributes:
-        image: uint8 [3, height, width], BGR, without any change of colour.
+        image: uint8 [3, height, width], BGR, without any change of colour; of any strides.
         boxes: float32 [n, 4], pixels of ``image``.
         labels: int64 [n].
         color: float32 [3, 4]: normalised pixel = ``color[:, :3] @ pixel + color[:, 3]``.
@@ -75,22 +75,6 @@ class Batch:
         """The pictures of ``rows``; the list of unreadable pictures stays whole."""
         unreadable = self.unreadable
         return replace(self._map(lambda tensor: tensor[rows]), unreadable=unreadable)
-
-    def __getstate__(self) -> dict[str, Tensor | np.ndarray | None]:
-        """What travels between processes: the images in shared memory, all else by value.
-
-        A tensor in shared memory costs a connection between the processes: more than small tensors
-        are worth. The batch must be on the CPU.
-        """
-        return {
-            name: tensor if tensor is None or name == "images" else tensor.numpy()
-            for name, tensor in vars(self).items()
-        }
-
-    def __setstate__(self, state: dict[str, Tensor | np.ndarray | None]) -> None:
-        for name, value in state.items():
-            tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-            object.__setattr__(self, name, tensor)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         """Applies ``function`` to every tensor."""

@@ -54,7 +54,6 @@ def test_without_augmentation_equals_the_reference(number):
 def test_a_sample_has_the_promised_types():
     result = sample(np.random.default_rng(0))
     assert result.image.shape == (3, 96, 128) and result.image.dtype == np.uint8
-    assert result.image.flags.c_contiguous
     assert result.boxes.dtype == np.float32 and result.labels.dtype == np.int64
     assert result.color.shape == (3, 4) and result.color.dtype == np.float32
 

@@ -1,6 +1,5 @@
 """What is done to every training picture in the end."""
 
-import cv2
 import numpy as np
 
 from core.batch import Sample
@@ -17,7 +16,7 @@ def finish_sample(
     color: bool,
     lighting: bool,
 ) -> Sample:
-    """Mirrors every second picture, draws its change of colour and takes its channels apart.
+    """Mirrors every second picture and draws its change of colour.
 
     Args:
         image: uint8 [height, width, 3], BGR.
@@ -32,6 +31,4 @@ def finish_sample(
     matrix = NORMALIZE
     if rng is not None and color:
         matrix = color_matrix(image, rng, lighting=lighting)
-    planes = np.empty((3, *image.shape[:2]), np.uint8)
-    cv2.split(image, list(planes))
-    return Sample(planes, boxes, labels.astype(np.int64), matrix)
+    return Sample(image.transpose(2, 0, 1), boxes, labels.astype(np.int64), matrix)

@@ -5,8 +5,8 @@ So batches are the same for any number of workers, and a resumed run goes on whe
 without replaying anything.
 """
 
+import gc
 import itertools
-import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,11 +17,12 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from core.batch import Batch, Sample, collate
 from core.dbs.coco import CocoDetection
 from core.dbs.pictures import decode_picture
+from core.sample.memory import ImageMemory, Parcel, give_back, hand_over, keep_freed_memory
 from core.sample.unreadable import most_tolerated
 
 SampleFunction = Callable[[np.ndarray, np.ndarray, np.ndarray, np.random.Generator | None], Sample]
@@ -50,6 +51,7 @@ class TrainingPictures(Dataset[Item]):
         self, database: CocoDetection, sample: SampleFunction, seed: int | None = None
     ) -> None:
         self.database, self.sample, self.seed = database, sample, seed
+        self.memory = ImageMemory()
 
     def __len__(self) -> int:
         return len(self.database)
@@ -77,7 +79,7 @@ class TrainingPictures(Dataset[Item]):
         nothing = np.zeros((64, 64, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, int)
         return self.sample(*nothing, rng), index, unreadable
 
-    def __getitems__(self, positions: list[Position]) -> Batch:
+    def __getitems__(self, positions: list[Position]) -> Batch | Parcel:
         """Makes a batch; the loader calls this in place of ``self[position]`` one by one."""
         samples: list[Sample] = []
         numbers: list[int] = []
@@ -85,43 +87,36 @@ class TrainingPictures(Dataset[Item]):
         images = torch.empty((len(positions), 3, 0, 0), dtype=torch.uint8)
         for row, position in enumerate(positions):
             sample, number, passed_over = self[position]
-            images = _with_room(images, row, sample.image.shape)
+            images = self._with_room(images, row, sample.image.shape)
             # Written to its place at once, the sample's own copy is freed for the next one's use:
             # fresh memory costs a worker more time than filling it.
             _, height, width = sample.image.shape
             place = images.numpy()[row]
-            place[:, :height, :width] = sample.image
+            cv2.split(sample.image.transpose(1, 2, 0), list(place[:, :height, :width]))
             place[:, height:] = 0
             place[:, :, width:] = 0
             samples.append(replace(sample, image=place[:, :height, :width]))
             numbers.append(number)
             unreadable += passed_over
-        return collate(samples, numbers, unreadable, images)
+        return hand_over(collate(samples, numbers, unreadable, images))
 
+    def _with_room(self, images: Tensor, filled: int, shape: tuple[int, ...]) -> Tensor:
+        """``images``, or where a picture of ``shape`` does not fit into their rows, larger ones.
 
-def _with_room(images: Tensor, filled: int, shape: tuple[int, ...]) -> Tensor:
-    """``images``, or where a picture of ``shape`` does not fit into a row of them, a larger copy.
-
-    Args:
-        images: uint8 [B, 3, height, width].
-        filled: rows to copy; in the copy they are padded with 0.
-        shape: (3, height, width).
-    """
-    height, width = images.shape[2:]
-    if shape[1] <= height and shape[2] <= width:
-        return images
-    larger = _empty_images((len(images), 3, max(height, shape[1]), max(width, shape[2])))
-    larger[:filled] = 0
-    larger[:filled, :, :height, :width] = images[:filled]
-    return larger
-
-
-def _empty_images(shape: tuple[int, ...]) -> Tensor:
-    """uint8 memory, in a worker such that the training process can map it instead of a copy."""
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape))
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+        Args:
+            images: uint8 [B, 3, height, width].
+            filled: rows to copy; in the copy they are padded with 0.
+            shape: (3, height, width).
+        """
+        height, width = images.shape[2:]
+        if shape[1] <= height and shape[2] <= width:
+            return images
+        larger = self.memory.take((len(images), 3, max(height, shape[1]), max(width, shape[2])))
+        if filled:
+            larger[:filled] = 0
+            larger[:filled, :, :height, :width] = images[:filled]
+            give_back(images)
+        return larger
 
 
 class ShuffledStream(Sampler[list[Position]]):
@@ -221,6 +216,8 @@ def validation_loader(
 def _loader(
     pictures: TrainingPictures, order: ShuffledStream, workers: int, prefetch: int, pin_memory: bool
 ) -> DataLoader[Item]:
+    if not workers:
+        keep_freed_memory()
     return DataLoader(
         pictures,
         batch_sampler=order,
@@ -241,4 +238,6 @@ def _as_it_is(batch: Any) -> Any:
 def _start_worker(worker: int) -> None:
     """One thread a worker, and no part in Ctrl-C: signals to the run's group are for the run."""
     cv2.setNumThreads(0)
+    keep_freed_memory()
     os.setpgid(0, 0)
+    gc.freeze()  # a collection would write to, and so copy, all objects that the run shares with it
