@@ -1,6 +1,7 @@
 """Trains a detector.
 
     python train.py CornerNet_Squeeze                    # configs/CornerNet_Squeeze.json
+    python train.py CornerNet_Squeeze --resume           # goes on from the latest snapshot, if any
     python train.py CornerNet_Squeeze --iter 5000        # goes on from the snapshot of step 5000
     python train.py CornerNet_Squeeze-mine --weights CornerNet_Squeeze_500000.pkl   # fine-tunes
     python train.py CornerNet --set system.batch_size=4 --set 'system.chunk_sizes=[4]'
@@ -15,30 +16,53 @@ import argparse
 import logging
 import shlex
 
+import torch.distributed as dist
+
 from core import engine
 from core.arguments import script_parser
-from core.config import CONFIG_DIR, load_config
+from core.config import load_config
 from core.device import choose_device
 from core.distributed import Ranks, join_ranks
 from core.errors import UserError, run
 from core.guards import NonFiniteLoss, Stopped
 from core.launch import add_distributed_arguments, is_launcher, launch
+from core.snapshots import latest_whole
 from core.training import Run, prepare
 
 logger = logging.getLogger(__name__)
 
+_START = ("config", "iter", "weights", "initialize", "resume", "set")  # options of a start
+
 
 def main(words: list[str]) -> int:
     """The command line; returns the exit code."""
-    options = _parser().parse_args(words)
+    parser = _parser()
+    options = parser.parse_args(words)
+    if options.resume and (options.initialize or options.iter is not None):
+        parser.error("argument --resume: not allowed with --iter or --initialize")
     if is_launcher(options):
         return launch(options, __file__, words)
     with join_ranks() as ranks:
         training = _prepare(options, ranks)
-        if options.initialize:
-            training.save(0)
-            return 0
-        return _train(training, options)
+        try:
+            with training.snapshots:
+                if options.initialize:
+                    training.save(0)
+                else:
+                    _train(training, options)
+        except UserError:  # all ranks raise the same one
+            if ranks.first:
+                raise
+            return 2
+        except (Stopped, NonFiniteLoss) as reason:
+            if ranks.first:
+                logger.error("training stopped: %s", reason, exc_info=reason.__cause__)
+        else:
+            if not training.snapshots.failed:
+                return 0
+        if training.snapshots.saved is not None:
+            logger.error("to go on: %s", _resume_command(options, training.snapshots.saved))
+        return 1
 
 
 def _prepare(options: argparse.Namespace, ranks: Ranks) -> Run:
@@ -49,46 +73,44 @@ def _prepare(options: argparse.Namespace, ranks: Ranks) -> Run:
         config = load_config(options.config, overrides=overrides, config_dir=options.config_dir)
         device = choose_device(options.device, ranks.local_rank if ranks.world > 1 else None)
     ranks = ranks.with_steps(config.system.dist_timeout, device, options.dist_backend)
-    return prepare(config, device, options.iter, options.weights, ranks)
+    iteration = options.iter
+    if options.resume:
+        with ranks.alike():
+            if ranks.first:
+                iteration = latest_whole(config.system.cache_dir, config.name)
+        iteration = ranks.from_first(iteration)
+    return prepare(config, device, iteration, options.weights, ranks)
 
 
-def _train(training: Run, options: argparse.Namespace) -> int:
-    ranks = training.ranks
-    with ranks.alike():
+def _train(training: Run, options: argparse.Namespace) -> None:
+    with training.ranks.alike():
         evaluate = training.evaluations()
         log = training.open_log(options.tensorboard)
     logger.info("to go on after step N: %s", _resume_command(options, "N"))
-    try:
-        engine.train(
-            training.detector,
-            training.optimizer,
-            training.batches(),
-            training.validation_batches(),
-            start=training.start,
-            system=training.config.system,
-            device=training.device,
-            database=training.database,
-            save=training.save,
-            log=log,
-            ranks=ranks,
-            validation_database=training.validation,
-            evaluate=evaluate,
-        )
-    except UserError:  # all ranks raise the same one
-        if ranks.first:
-            raise
-        return 2
-    except (Stopped, NonFiniteLoss) as reason:
-        if ranks.first:
-            logger.error("training stopped: %s", reason, exc_info=reason.__cause__)
-            if training.saved is not None:
-                logger.error("to go on: %s", _resume_command(options, training.saved))
-        return 1
-    return 0
+    engine.train(
+        training.detector,
+        training.optimizer,
+        training.batches(),
+        training.validation_batches(),
+        start=training.start,
+        system=training.config.system,
+        device=training.device,
+        database=training.database,
+        save=training.save,
+        log=log,
+        ranks=training.ranks,
+        validation_database=training.validation,
+        evaluate=evaluate,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="from the latest whole snapshot; where there is none, start as without it",
+    )
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--iter", type=int, metavar="N", help="resume from the snapshot of step N")
     start.add_argument(
@@ -108,12 +130,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _resume_command(options: argparse.Namespace, iteration: int | str) -> str:
-    words = ["python", "train.py", options.config, "--iter", str(iteration)]
+    words, parser = ["train.py", options.config, "--iter", str(iteration)], _parser()
     for name, value in vars(options).items():
-        if name in ("workers", "device", "config_dir") and value not in (None, str(CONFIG_DIR)):
-            words += [f"--{name.replace('_', '-')}", str(value)]
+        if name not in _START and value != parser.get_default(name):
+            option = f"--{name.replace('_', '-')}"
+            words += [option] if value is True else [option, str(value)]
     words += [word for override in options.set for word in ("--set", override)]
-    return shlex.join(words + ["--tensorboard"] * options.tensorboard)
+    by_torchrun = dist.is_torchelastic_launched() and not options.distributed
+    return f"{'torchrun …' if by_torchrun else 'python'} {shlex.join(words)}"
 
 
 if __name__ == "__main__":

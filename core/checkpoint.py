@@ -4,7 +4,8 @@
 
 - ``<name>_<iteration>.pkl``: the weights, a bare state dict with keys ``module.…``;
 - ``<name>_<iteration>.json``: see :class:`Meta`;
-- ``<name>_<iteration>.train.pt``: the state of the training, whatever the caller gave;
+- ``<name>_<iteration>.train.pt``: the state of the training, whatever the caller gave, with the
+  newest snapshots (:mod:`core.snapshots`);
 
 and ``<name>_best.pkl`` with its ``.json``, the weights with the highest AP on the validation split.
 
@@ -41,6 +42,7 @@ class Meta:
         config: its sections, for :func:`core.config.config_from_dict`.
         versions: of Python and PyTorch, by name.
         figures: COCO's, of the validation split, where the weights were kept for them.
+        sha256: of the snapshot's other files, by the end of their names.
     """
 
     name: str
@@ -49,11 +51,17 @@ class Meta:
     config: dict[str, Any]
     versions: dict[str, str]
     figures: dict[str, float | None] | None = None
+    sha256: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
 
 def snapshot_path(cache_dir: str | Path, name: str, iteration: int) -> Path:
     """Where the weights of an iteration are, or would be."""
     return Path(cache_dir) / "nnet" / name / f"{name}_{iteration}.pkl"
+
+
+def training_path(path: Path) -> Path:
+    """Where the training state of the snapshot ``path`` is, or would be."""
+    return path.with_suffix(".train.pt")
 
 
 def best_path(cache_dir: str | Path, name: str) -> Path:
@@ -63,15 +71,18 @@ def best_path(cache_dir: str | Path, name: str) -> Path:
 
 def newest_snapshot(cache_dir: str | Path, name: str) -> tuple[Path, int] | None:
     """The snapshot with the highest iteration and that iteration; None when there is none."""
-    iterations = _iterations(snapshot_path(cache_dir, name, 0))
-    if not iterations:
-        return None
-    return snapshot_path(cache_dir, name, iterations[-1]), iterations[-1]
+    there = iterations(cache_dir, name)
+    return (snapshot_path(cache_dir, name, there[-1]), there[-1]) if there else None
+
+
+def iterations(cache_dir: str | Path, name: str) -> list[int]:
+    """Iterations of the snapshots of a run, ascending."""
+    return _iterations(snapshot_path(cache_dir, name, 0))
 
 
 def save_snapshot(
     path: Path,
-    network: nn.Module,
+    network: nn.Module | Mapping[str, Tensor],
     training_state: Mapping[str, Any] | None,
     meta: Meta,
 ) -> None:
@@ -82,20 +93,29 @@ def save_snapshot(
 
     Args:
         path: from :func:`snapshot_path` or :func:`best_path`; folders are made.
-        network: whose state dict is saved.
+        network: whose state dict is saved; or a state dict.
         training_state: for :func:`load_training_state`; tensors and plain Python values only.
             None: weights that nobody trains on.
-        meta: see :class:`Meta`.
+        meta: see :class:`Meta`; its sha256 are filled in.
+
+    Raises:
+        OSError: a file could not be written; what was there before is still there.
     """
-    weights = {_PREFIX + key: value.detach().cpu() for key, value in network.state_dict().items()}
-    description = json.dumps(dataclasses.asdict(meta), indent=2, ensure_ascii=False)
+    state_dict = network.state_dict() if isinstance(network, nn.Module) else network
+    weights = {_PREFIX + key: value.detach().cpu() for key, value in state_dict.items()}
+
+    digests: dict[Path, str] = {}
+
+    def describe(file: BinaryIO) -> None:
+        sha256 = {other.name.removeprefix(path.stem): digests[other] for other in digests}
+        content = dataclasses.asdict(dataclasses.replace(meta, sha256=sha256))
+        file.write(json.dumps(content, indent=2, ensure_ascii=False).encode())
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    writers: dict[Path, Callable[[BinaryIO], Any]] = {}
-    writers[_meta_path(path)] = lambda file: file.write(description.encode())
+    writers: dict[Path, Callable[[BinaryIO], Any]] = {path: lambda file: torch.save(weights, file)}
     if training_state is not None:
-        writers[_training_path(path)] = lambda file: torch.save(dict(training_state), file)
-    writers[path] = lambda file: torch.save(weights, file)
-    write_together(writers)
+        writers[training_path(path)] = lambda file: torch.save(dict(training_state), file)
+    write_together({**writers, _meta_path(path): describe}, digests)
 
 
 def versions() -> dict[str, str]:
@@ -207,16 +227,12 @@ def load_training_state(path: str | Path) -> dict[str, Any] | None:
     Raises:
         UserError: the file is cut short, or has code in it.
     """
-    state_path = _training_path(Path(path))
+    state_path = training_path(Path(path))
     return read_torch_file(state_path) if state_path.is_file() else None
 
 
 def _meta_path(path: Path) -> Path:
     return path.with_suffix(".json")
-
-
-def _training_path(path: Path) -> Path:
-    return path.with_suffix(".train.pt")
 
 
 def _iterations(path: Path) -> list[int]:

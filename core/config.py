@@ -45,6 +45,7 @@ class System:
     learning_rate: float = 0.00025
     opt_algo: typing.Literal["adam", "sgd"] = "adam"
     snapshot: int = 5000  # iterations between two snapshots
+    keep: int = 3  # newest snapshots that keep the state of the training beside the weights
     val_iter: int = 100  # iterations between two validation losses; 0: never
     eval_iter: int = 0  # iterations between two evaluations of the validation split; 0: never
     display: int = 5  # iterations between two lines of the log
@@ -236,8 +237,8 @@ def _problems(system: System, db: Database) -> Iterator[str]:
                 yield f"{'db' if section is db else 'system'}.{key} must be at least 1"
     if system.learning_rate <= 0 or system.decay_rate <= 0:
         yield "system.learning_rate and system.decay_rate must be above 0"
-    if system.dist_timeout < 1:
-        yield "system.dist_timeout must be at least 1 (seconds)"
+    if system.keep < 1 or system.dist_timeout < 1:
+        yield "system.keep and system.dist_timeout (seconds) must be at least 1"
     if min(system.val_iter, system.eval_iter, system.workers) < 0:
         yield "system.val_iter, system.eval_iter (0: never) and system.workers must be 0 or more"
     chunks = system.chunk_sizes

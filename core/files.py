@@ -1,44 +1,88 @@
 """Files that must not break a run: written whole or not at all, read without running their code."""
 
+import hashlib
+import io
 import os
 import pickle
 import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 
 from core.errors import UserError
 
+_UNFINISHED = ".unfinished"
 
-def write_together(writers: Mapping[Path, Callable[[BinaryIO], Any]]) -> None:
+
+class _Digested(io.RawIOBase):
+    """A file that is written through it, and the sha256 of what was."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.sha256 = file, hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        return self._file.write(data)
+
+
+def write_together(
+    writers: Mapping[Path, Callable[[BinaryIO], Any]], sha256: dict[Path, str] | None = None
+) -> None:
     """Writes files that belong together.
 
-    Each is written and flushed beside its place before any takes it, and then they take it in
-    order. So where the last one is, the others belong to it, whenever the process was killed.
+    Each is written and flushed beside its place before any takes it, and then they take it, the
+    first of them last. So where the first one is, the others belong to it, whenever the process
+    was killed.
 
     Args:
         writers: by place, what writes the content into an open binary file.
+        sha256: is given the sha256 of every file, by place, before the next is written.
 
     Raises:
         OSError: a file could not be written; nothing has changed.
     """
-    *_, last = writers
-    places = {path.with_name(f".{path.name}.{os.getpid()}.tmp"): path for path in writers}
+    first = next(iter(writers))
+    temporaries = {path: _temporary(path) for path in writers}
+    sha256 = {} if sha256 is None else sha256
     try:
-        for temporary, path in places.items():
+        for path, temporary in temporaries.items():
             with temporary.open("wb") as file:
-                writers[path](file)
+                digested = _Digested(file)
+                writers[path](cast(BinaryIO, digested))
                 file.flush()
                 os.fsync(file.fileno())
-        last.unlink(missing_ok=True)
-        for temporary, path in places.items():
-            os.replace(temporary, path)
+            sha256[path] = digested.sha256.hexdigest()
+        first.unlink(missing_ok=True)
+        for path in reversed(temporaries):
+            os.replace(temporaries[path], path)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # torch.save covers it
+            raise error.__context__ from None
+        raise
     finally:
-        for temporary in places:
+        for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what processes that were killed while they wrote left of their files in a folder."""
+    for path in folder.glob(f".*{_UNFINISHED}"):
+        path.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal; OSError where it cannot be read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_torch_file(path: Path) -> Any:
@@ -68,3 +112,7 @@ def read_torch_file(path: Path) -> Any:
         reason = error
     summary = " ".join(str(reason).split())[:120].strip() or type(reason).__name__
     raise UserError(f"{path} is cut short, or not a snapshot ({summary}); take another one")
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")

@@ -18,6 +18,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from core.errors import UserError
 from core.memory_use import memory_use
 
+logger = logging.getLogger(__name__)
+
 FILE_NAME = "log.jsonl"
 
 
@@ -91,7 +93,7 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / FILE_NAME
         cut_short = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
-        self._file = path.open("a", encoding="utf-8")
+        self._file, self._unwritten = path.open("a", encoding="utf-8"), False
         if cut_short:
             self._file.write("\n")
         self._write({"start": start, **(facts or {})})
@@ -119,7 +121,8 @@ class RunLog:
         traceback: TracebackType | None,
     ) -> None:
         self._open.close()
-        self._file.close()
+        with contextlib.suppress(OSError):  # that it is not written was told
+            self._file.close()
         if self._writer is not None:
             self._writer.close()
 
@@ -187,8 +190,14 @@ class RunLog:
         self._last_line = (last, then + seconds)
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        """Appends a line. What cannot be written, on a full disk, is written with a later line."""
+        try:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        except OSError as error:
+            if not self._unwritten:
+                logger.error("%s: %s; training goes on", self._file.name, error)
+            self._unwritten = True
 
     def _scalars(self, group: str, iteration: int, values: Mapping[str, float | None]) -> None:
         for name, value in values.items():

@@ -44,7 +44,7 @@ def share_of(system: System, ranks: Ranks) -> Share:
     Raises:
         UserError: there are more ranks than chunks, or the batch cannot be split evenly.
     """
-    sizes = _chunk_sizes(system, ranks.world)
+    sizes = chunk_sizes(system, ranks.world)
     counts = chunk_counts(system, ranks.world)
     first = sum(counts[: ranks.rank])
     ends = [0, *accumulate(sizes)]
@@ -54,7 +54,7 @@ def share_of(system: System, ranks: Ranks) -> Share:
 
 def chunk_counts(system: System, world: int) -> list[int]:
     """How many chunks each of ``world`` ranks computes; errors as :func:`share_of`."""
-    chunks = len(_chunk_sizes(system, world))
+    chunks = len(chunk_sizes(system, world))
     if chunks < world:
         raise UserError(
             f"{world} processes cannot share the {chunks} chunks of system.chunk_sizes "
@@ -63,8 +63,8 @@ def chunk_counts(system: System, world: int) -> list[int]:
     return [chunks // world + (rank < chunks % world) for rank in range(world)]
 
 
-def _chunk_sizes(system: System, world: int) -> tuple[int, ...]:
-    """The chunks of a step of all ranks."""
+def chunk_sizes(system: System, world: int) -> tuple[int, ...]:
+    """Pictures of every chunk of a step of ``world`` ranks; errors as :func:`share_of`."""
     if system.chunk_sizes is not None:
         return system.chunk_sizes
     each, left = divmod(system.batch_size, world)

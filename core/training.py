@@ -1,10 +1,9 @@
 """What a training run is made of, put together from a config."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,13 +15,15 @@ from core.dbs.coco import CocoDetection
 from core.dbs.splits import open_split
 from core.device import place_, slow_in_bfloat16
 from core.distributed import ALONE, Ranks
-from core.errors import UserError
 from core.evaluation.while_training import Evaluations
+from core.files import remove_unfinished
 from core.log import RunLog
 from core.models.detector import Detector
+from core.resume import require_classes, take_snapshot_, take_weights_
 from core.sample.loader import training_loader, validation_loader
-from core.schedule import build_optimizer, learning_rate_at
-from core.share import Share, chunk_counts, share_of
+from core.schedule import build_optimizer
+from core.share import Share, chunk_counts, chunk_sizes, share_of
+from core.snapshots import SnapshotWriter
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class Run:
         device: where the network is.
         start: steps behind the weights.
         ranks: this process among those that train together.
-        saved: iteration of the newest snapshot of this run; None before the first.
+        snapshots: writes them; of several ranks, rank 0's does.
     """
 
     config: Config
@@ -50,8 +51,8 @@ class Run:
     optimizer: torch.optim.Optimizer
     device: torch.device
     start: int
-    ranks: Ranks = ALONE
-    saved: int | None = None
+    ranks: Ranks
+    snapshots: SnapshotWriter
 
     @property
     def share(self) -> Share:
@@ -108,6 +109,7 @@ class Run:
             return None
         for line in describe(self):
             logger.info("%s", line)
+        remove_unfinished(self.folder)
         system = self.config.system
         return RunLog(
             self.folder,
@@ -125,12 +127,10 @@ class Run:
         )
 
     def save(self, iteration: int) -> None:
-        """Saves a snapshot of the run as it is, ``iteration`` steps behind it; rank 0 does."""
-        self.saved = iteration
+        """Starts to save a snapshot of the run as it is, ``iteration`` steps behind it."""
         if not self.ranks.first:
             return
-        config = self.config
-        path = checkpoint.snapshot_path(config.system.cache_dir, config.name, iteration)
+        config, system = self.config, self.config.system
         meta = Meta(
             name=config.name,
             iteration=iteration,
@@ -140,13 +140,14 @@ class Run:
         )
         state = {
             "iteration": iteration,
-            "batch_size": config.system.batch_size,
-            "seed": config.system.seed,
-            "opt_algo": config.system.opt_algo,
+            "batch_size": system.batch_size,
+            "chunks": list(chunk_sizes(system, self.ranks.world)),
+            "seed": system.seed,
+            "opt_algo": system.opt_algo,
             "optimizer": self.optimizer.state_dict(),
         }
-        checkpoint.save_snapshot(path, self.detector.network, state, meta)
-        logger.info("saved %s", path)
+        path = checkpoint.snapshot_path(system.cache_dir, config.name, iteration)
+        self.snapshots.write(path, self.detector.network, state, meta)
 
 
 def prepare(
@@ -182,11 +183,14 @@ def prepare(
     optimizer_state = None
     with ranks.alike():
         if path is not None and ranks.first:
-            optimizer_state = _resume(run, path)
+            chunks = chunk_sizes(config.system, ranks.world)
+            optimizer_state = take_snapshot_(
+                run.detector, path, run.start, run.database, config.system, chunks
+            )
+            run.snapshots.saved = iteration
         elif ranks.first:
-            _start_from(run, weights or config.system.pretrain)
+            take_weights_(run.detector, weights or config.system.pretrain)
     if path is not None:
-        run.saved = iteration
         optimizer_state = ranks.from_first(optimizer_state)
     if optimizer_state is not None:
         run.optimizer.load_state_dict(optimizer_state)
@@ -201,7 +205,7 @@ def _fresh_run(config: Config, device: torch.device, start: int, ranks: Ranks) -
     validation = None
     if system.val_iter or system.eval_iter:
         validation = open_split(system, config.db, system.val_split)
-        _require_classes(validation.class_names, database, str(validation.annotation_file))
+        require_classes(validation.class_names, database, str(validation.annotation_file))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(system.seed)
         detector = models.build(config, len(database.class_names))
@@ -209,7 +213,8 @@ def _fresh_run(config: Config, device: torch.device, start: int, ranks: Ranks) -
     optimizer = build_optimizer(
         detector.network.parameters(), system.opt_algo, system.learning_rate
     )
-    return Run(config, database, validation, detector, optimizer, device, start, ranks)
+    snapshots = SnapshotWriter(system.keep)
+    return Run(config, database, validation, detector, optimizer, device, start, ranks, snapshots)
 
 
 def describe(run: Run) -> list[str]:
@@ -248,62 +253,3 @@ def _shares(run: Run) -> list[str]:
     counts = chunk_counts(run.config.system, world)
     each = ", ".join(map(str, counts)) if len(set(counts)) > 1 else f"{counts[0]} each"
     return [f"processes: {world} share the {sum(counts)} chunks of a step: {each}"]
-
-
-def _require_classes(names: Sequence[str], database: CocoDetection, owner: str) -> None:
-    if tuple(names) != tuple(database.class_names):
-        raise UserError(
-            f"{owner} has the classes {', '.join(names)}, and {database.annotation_file} has "
-            f"{', '.join(database.class_names)}; they must be the same"
-        )
-
-
-def _resume(run: Run, path: Path) -> dict[str, Any] | None:
-    """Takes the weights of a snapshot; returns the state of its optimiser, None without one."""
-    system = run.config.system
-    meta = checkpoint.read_meta(path)
-    if meta is not None:
-        _require_classes(meta.class_names, run.database, str(path))
-    state = checkpoint.load_training_state(path)
-    checkpoint.load_weights(run.detector.network, path, run.detector.class_head_keys)
-    if state is None:
-        rate = learning_rate_at(
-            run.start + 1, system.learning_rate, system.stepsize, system.decay_rate
-        )
-        logger.warning(
-            "%s has weights alone: the optimiser starts anew, the learning rate is %g by the "
-            "iteration",
-            path,
-            rate,
-        )
-        return None
-    if state.get("opt_algo") != system.opt_algo:
-        raise UserError(
-            f"{path} was trained with {state.get('opt_algo')} and system.opt_algo is "
-            f"{system.opt_algo}; --weights {path} starts from its weights alone"
-        )
-    for key in ("batch_size", "seed"):
-        if state[key] != getattr(system, key):
-            logger.warning(
-                "system.%s was %s and is %s: the pictures of the steps to come are not those that "
-                "the run would have seen",
-                key,
-                state[key],
-                getattr(system, key),
-            )
-    optimizer_state: dict[str, Any] = state["optimizer"]
-    return optimizer_state
-
-
-def _start_from(run: Run, weights: str | None) -> None:
-    """Takes weights from a file, or what parts of the network learnt elsewhere, if anything."""
-    if weights is None:
-        if run.detector.load_pretrained_ is not None:
-            run.detector.load_pretrained_()
-        return
-    left = checkpoint.load_weights(
-        run.detector.network, weights, run.detector.class_head_keys, fine_tune=True
-    )
-    logger.info("weights: %s", weights)
-    if left:
-        logger.info("another number of classes: freshly initialised: %s", ", ".join(left))

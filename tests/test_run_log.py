@@ -7,6 +7,7 @@ import re
 import sys
 import time
 import types
+from pathlib import Path
 
 import pytest
 
@@ -154,3 +155,11 @@ def test_without_tensorboard_nothing_is_opened(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="pip install"):
         open_log(tmp_path / "run", tensorboard=True)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_disk_is_told_once_and_ends_nothing(tmp_path, caplog):
+    (tmp_path / FILE_NAME).symlink_to("/dev/full")
+    report(open_log(tmp_path), range(1, 4))
+    (message,) = caplog.messages
+    assert "No space left on device; training goes on" in message

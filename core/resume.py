@@ -1,0 +1,117 @@
+"""The weights that a run starts from: those of one of its snapshots, or of another file."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from core import checkpoint
+from core.config import System
+from core.dbs.coco import CocoDetection
+from core.errors import UserError
+from core.models.detector import Detector
+from core.schedule import learning_rate_at
+from core.snapshots import damage
+
+logger = logging.getLogger(__name__)
+
+
+def take_snapshot_(
+    detector: Detector,
+    path: Path,
+    iteration: int,
+    database: CocoDetection,
+    system: System,
+    chunks: Sequence[int],
+) -> dict[str, Any] | None:
+    """Gives a detector the weights of a snapshot of its run.
+
+    Args:
+        detector: takes the weights.
+        path: the snapshot.
+        iteration: steps behind it.
+        database: the training split.
+        system: of the run that goes on.
+        chunks: pictures of every chunk of its steps.
+
+    Returns:
+        The state of the optimiser; None where the weights stand alone.
+
+    Raises:
+        UserError: the snapshot is damaged, or of another network, other classes, another optimiser.
+    """
+    meta = checkpoint.read_meta(path)
+    if meta is not None:
+        require_classes(meta.class_names, database, str(path))
+    state = checkpoint.load_training_state(path)
+    checkpoint.load_weights(detector.network, path, detector.class_head_keys)
+    if state is None:
+        rate = learning_rate_at(
+            iteration + 1, system.learning_rate, system.stepsize, system.decay_rate
+        )
+        logger.warning(
+            "%s has weights alone: the optimiser starts anew, the learning rate is %g by the "
+            "iteration",
+            path,
+            rate,
+        )
+        return None
+    if meta is not None and meta.sha256 and (problem := damage(path)):
+        raise UserError(f"{path} is damaged: {problem}; --resume goes on from the latest whole one")
+    if state.get("opt_algo") != system.opt_algo:
+        raise UserError(
+            f"{path} was trained with {state.get('opt_algo')} and system.opt_algo is "
+            f"{system.opt_algo}; --weights {path} starts from its weights alone"
+        )
+    now = {"batch_size": system.batch_size, "seed": system.seed}
+    for key, value in now.items():
+        if state[key] != value:
+            logger.warning(
+                "system.%s was %s and is %s: the pictures of the steps to come are not those that "
+                "the run would have seen",
+                key,
+                state[key],
+                value,
+            )
+    if state.get("chunks", list(chunks)) != list(chunks):
+        logger.warning(
+            "the chunks of a step were %s and are %s: the steps to come are not those that the "
+            "run would have made",
+            state["chunks"],
+            list(chunks),
+        )
+    optimizer_state: dict[str, Any] = state["optimizer"]
+    return optimizer_state
+
+
+def take_weights_(detector: Detector, weights: str | None) -> None:
+    """Gives a detector the weights of a file of any number of classes.
+
+    Args:
+        detector: takes the weights; the heads of the classes start anew where the number differs.
+        weights: see :func:`core.checkpoint.read_weights`. None: what the detector has learnt
+            elsewhere, if anything.
+    """
+    if weights is None:
+        if detector.load_pretrained_ is not None:
+            detector.load_pretrained_()
+        return
+    left = checkpoint.load_weights(
+        detector.network, weights, detector.class_head_keys, fine_tune=True
+    )
+    logger.info("weights: %s", weights)
+    if left:
+        logger.info("another number of classes: freshly initialised: %s", ", ".join(left))
+
+
+def require_classes(names: Sequence[str], database: CocoDetection, owner: str) -> None:
+    """Refuses classes that are not those of the training split.
+
+    Raises:
+        UserError: naming ``owner``, whose classes they are.
+    """
+    if tuple(names) != tuple(database.class_names):
+        raise UserError(
+            f"{owner} has the classes {', '.join(names)}, and {database.annotation_file} has "
+            f"{', '.join(database.class_names)}; they must be the same"
+        )
