@@ -95,6 +95,7 @@ def train_together(ranks, root, name):
         validation_database=run.validation,
         evaluate=evaluations,
     )
+    run.snapshots.wait()
     return [parameter.tolist() for parameter in run.detector.network.parameters()]
 
 
