@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -20,6 +21,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from core.errors import UserError
+from core.interface import choose_interface
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -164,20 +168,33 @@ ALONE = Ranks()
 def join_ranks() -> Iterator[Ranks]:
     """Joins the processes that torchrun started this one with; :data:`ALONE` where it did not.
 
-    Within it every rank but rank 0 logs nothing below warnings.
+    Within it every rank but rank 0 logs nothing below warnings. A rank that loses the others, when
+    one has ended or the network is cut, says so in one line and leaves by SystemExit.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world == 1 or not dist.is_torchelastic_launched():
         yield ALONE
         return
-    dist.init_process_group("gloo", timeout=_PATIENCE)
-    ranks = Ranks(dist.get_rank(), world, int(os.environ["LOCAL_RANK"]))
-    if not ranks.first:
-        logging.getLogger().setLevel(logging.WARNING)
+    choose_interface()
     try:
+        dist.init_process_group("gloo", timeout=_PATIENCE)
+        ranks = Ranks(dist.get_rank(), world, int(os.environ["LOCAL_RANK"]))
+        if not ranks.first:
+            logging.getLogger().setLevel(logging.WARNING)
         yield ranks
+    except RuntimeError as error:
+        if not _of_the_network(error):
+            raise
+        logger.error(
+            "error: rank %s lost the other processes: %s. Whichever failed first says why; "
+            "train.py --resume goes on from the newest snapshot",
+            os.environ["RANK"],
+            re.sub(r"^\[.*?\] ", "", " ".join(str(error).split())).partition(". ")[0],
+        )
+        raise SystemExit(1) from None
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def apart(network: nn.Module) -> contextlib.AbstractContextManager[None]:
@@ -185,6 +202,11 @@ def apart(network: nn.Module) -> contextlib.AbstractContextManager[None]:
     if isinstance(network, DistributedDataParallel):
         return network.no_sync()
     return contextlib.nullcontext()
+
+
+def _of_the_network(error: RuntimeError) -> bool:
+    """Whether a collective failed because of other processes."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
 
 def _text(error: Exception | None) -> str | None:

@@ -1,10 +1,12 @@
 """Ranks: who they are, what they tell each other, and how they end alike."""
 
 import logging
+import re
+import time
 
 import pytest
 import torch
-from some_ranks import run_ranks
+from some_ranks import run_processes, run_ranks
 
 from core.distributed import ALONE, join_ranks
 from core.errors import UserError
@@ -86,3 +88,25 @@ def late(ranks):
 
 def test_a_rank_that_does_not_come_is_not_waited_for_long():
     assert run_ranks(2, late, seconds=20) == [True, True]
+
+
+def deserted(how):
+    """Rank 1 goes, in one way or another; what rank 0's process ends with."""
+    try:
+        with join_ranks() as ranks:
+            steps = ranks.with_steps(1, CPU, None)
+            if ranks.first:
+                steps.sum([1])
+            elif how == "silent":
+                time.sleep(2)
+    except SystemExit as end:
+        return end.code
+
+
+@pytest.mark.parametrize(("how", "reason"), [("gone", "onnection"), ("silent", "Timed out")])
+def test_a_rank_that_loses_the_others_says_so_and_ends(how, reason, capfd, monkeypatch):
+    monkeypatch.setattr("logging.root.handlers", [])  # pytest's
+    assert run_processes(2, deserted, how) == [1, None]
+    lines = [line for line in capfd.readouterr().err.splitlines() if "error" in line]
+    assert len(lines) == 1
+    assert re.search(rf"rank 0 lost the other processes: .*{reason}.*--resume", lines[0])
