@@ -34,7 +34,7 @@ _MARK = 9  # pixels between two marked points
 _FONT, _SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.44
 _SUBPIXEL = 4  # bits
 _OUTLIERS = 0.5  # percent of the pale points on either side that may leave the frame
-_LOGARITHMIC = 10.0  # at this ratio of the largest to the smallest value
+_LOGARITHMIC = 5.0  # at this ratio of the largest to the smallest value
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _draw_panel_(image: np.ndarray, panel: Panel, end: float) -> None:
         cv2.line(plot, (0, y), (width, y), _GRID)
         text = f"{value:g}"
         _write_(image, text, _LEFT - 8 - _length(text), _ABOVE + y + 4)
-    for step in filter(float.is_integer, ticks(0, end)):
+    for step in filter(float.is_integer, ticks(0, end, 8)):
         x = round(width * step / end)
         cv2.line(plot, (x, 0), (x, height), _GRID)
         text = f"{step:,.0f}"

@@ -105,7 +105,8 @@ def evaluate_database(
     """Detects the objects of every picture and compares them with the annotations.
 
     Writes ``results.json`` and, where there are annotations, ``metrics.json`` into ``folder``.
-    Several ranks share the pictures; rank 0 writes, and every file is as if it were alone.
+    Several ranks share the pictures; rank 0 writes, and every file is as if it were alone, with as
+    many threads: on CPUs their number changes a network's last digits.
 
     Args:
         detect: finds the objects in a picture uint8 [h, w, 3].
