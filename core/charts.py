@@ -190,7 +190,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
     """Round numbers from ``low`` to ``high``, both positive, for a logarithmic axis."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for digits, every in (((1, 2, 5), 1), ((1,), 1), ((1,), 2), ((1,), 5)):
+    for digits, every in (((1, 2, 3, 5, 7), 1), ((1, 2, 5), 1), ((1,), 1), ((1,), 2), ((1,), 5)):
         values = [digit * 10.0**power for power in powers[::every] for digit in digits]
         inside = [value for value in values if low <= value <= high]
         if len(inside) <= most:

@@ -111,6 +111,7 @@ def test_ticks_are_round():
     assert ticks(0, 240) == [0, 50, 100, 150, 200]
     assert ticks(0.21, 0.8) == [0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
     assert ticks(-0.1, 0.1) == [-0.1, -0.05, 0, 0.05, 0.1]
+    assert log_ticks(1.8, 13) == [2, 3, 5, 7, 10]
     assert log_ticks(0.004, 0.3) == pytest.approx([0.005, 0.01, 0.02, 0.05, 0.1, 0.2])
     assert log_ticks(0.02, 3e4) == pytest.approx([0.1, 1, 10, 100, 1000, 10000])
     assert len(log_ticks(1e-12, 1e12)) < 8
