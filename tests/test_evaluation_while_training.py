@@ -174,14 +174,29 @@ def test_what_fails_costs_the_figures_alone(root, caplog, monkeypatch):
     assert evaluations(30, nobody).best
     assert "best.pkl was not written: [Errno 28]" in caplog.text
 
-    monkeypatch.setattr(while_training, "score_results", None)
+    monkeypatch.setattr(while_training, "Predict", lambda *arguments: None)
     assert evaluations(35, nobody) is None
-    assert "step 35 was not evaluated" in caplog.text
-    assert caplog.records[-1].exc_info[0] is TypeError
+    path = val_split(root).image_path(0)
+    assert f"step 35 was not evaluated: {path}: TypeError: 'NoneType'" in caplog.text
+    assert isinstance(caplog.records[-1].exc_info[1].__cause__, TypeError)
 
 
 def full_disk(*arguments):
     raise OSError(28, "No space left on device")
+
+
+def lose_the_others(ranks, root):
+    evaluations, _ = open_evaluations(root, ranks.with_steps(60, CPU, None))
+    try:
+        return evaluations(25, nobody) if ranks.first else None
+    except RuntimeError as error:
+        return str(error)
+
+
+def test_a_rank_that_is_gone_ends_the_run(root, capfd):
+    lost, _ = run_ranks(2, lose_the_others, root)
+    assert "gloo" in lost.lower()  # core.distributed.join_ranks tells it
+    assert "was not evaluated" not in capfd.readouterr().err
 
 
 def test_who_asks_for_the_end_does_not_wait_for_it(root, caplog):

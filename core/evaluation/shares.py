@@ -15,11 +15,14 @@ T = TypeVar("T")
 _ROUND = 16  # pictures that a rank looks at before the ranks put together what they have
 
 
+class PictureError(RuntimeError):
+    """A picture could not be looked at: the message says which one and why."""
+
+
 class _Failure(NamedTuple):
     """What went wrong with a picture of a rank, and whether that is for the user to mend."""
 
     picture: int
-    rank: int
     mistake: bool
     text: str
 
@@ -42,33 +45,34 @@ def every_picture(
 
     Raises:
         UserError: a picture cannot be decoded, on whichever rank.
-        RuntimeError: ``look`` failed on another rank; an error of this rank is raised as it is.
+        PictureError: ``look`` failed, on whichever rank; the cause is with the rank's own.
     """
     pictures = decoded_pictures(database, workers, range(ranks.rank, len(database), ranks.world))
     size = _ROUND * ranks.world if ranks.world > 1 else 1
     for start in range(0, len(database), size):
         indices = range(start, min(start + size, len(database)))
         found: list[T] = []
-        failure, error = None, None
+        failure: _Failure | None = None
+        error: Exception | None = None
         try:
             for index in indices[ranks.rank :: ranks.world]:
                 found.append(look(index, next(pictures)))
+        except UserError as mistake:
+            failure, error = _Failure(index, True, str(mistake)), mistake
         except Exception as own:
-            failure = _Failure(index, ranks.rank, isinstance(own, UserError), str(own))
-            error = own
+            text = f"{database.image_path(index)}: {type(own).__name__}: {own}"
+            failure, error = _Failure(index, False, text), own
         shares = ranks.gather((found, failure))
-        _raise_first([failure for _, failure in shares if failure is not None], error, ranks)
+        _raise_first([failure for _, failure in shares if failure is not None], error)
         for position in range(len(indices)):
             yield shares[position % ranks.world][0][position // ranks.world]
 
 
-def _raise_first(failures: list[_Failure], own: Exception | None, ranks: Ranks) -> None:
+def _raise_first(failures: list[_Failure], own: Exception | None) -> None:
     """Raises the failure with the first picture, if there is one; ``own`` is this rank's."""
     if not failures:
         return
     first = min(failures)
-    if own is not None and first.rank == ranks.rank:
-        raise own
     if first.mistake:
         raise UserError(first.text)
-    raise RuntimeError(f"rank {first.rank}: {first.text}") from own
+    raise PictureError(first.text) from own

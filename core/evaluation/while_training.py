@@ -17,7 +17,7 @@ from core.dbs.coco import CocoDetection
 from core.distributed import Ranks
 from core.errors import UserError
 from core.evaluation.coco import coco_results, score_results
-from core.evaluation.shares import every_picture
+from core.evaluation.shares import PictureError, every_picture
 from core.inference.predict import Predict
 from core.models.detector import Detector
 
@@ -83,7 +83,7 @@ class Evaluations:
     def __call__(self, iteration: int, asked: Callable[[], str | None]) -> Evaluation | None:
         """Evaluates the weights after step ``iteration``. All ranks call this together.
 
-        An evaluation that fails costs its figures and not the run: a line says so.
+        A picture that cannot be looked at costs the figures and not the run: a line says so.
 
         Args:
             iteration: number of the step.
@@ -92,22 +92,25 @@ class Evaluations:
         Returns:
             What it found, on rank 0; None if it failed, and on other ranks.
         """
-        network, evaluation = self._detector.network, None
-        network.eval()
+        self._detector.network.eval()
+        start, evaluation = time.perf_counter(), None
         try:
-            with torch.no_grad():
-                evaluation = self._evaluate(iteration, asked)
-        except Exception as error:
+            found = self._look(asked)
+            if self._ranks.first:
+                evaluation = self._score(iteration, found, start)
+        except (UserError, PictureError) as error:
             if self._ranks.first:
                 cause = None if isinstance(error, UserError) else error
                 logger.error("step %d was not evaluated: %s", iteration, error, exc_info=cause)
         finally:
-            network.train()
+            self._detector.network.train()
         self._ranks.barrier()  # rank 0 had to score, for which the next step would not wait
         return evaluation
 
-    def _evaluate(self, iteration: int, asked: Callable[[], str | None]) -> Evaluation | None:
-        detector, database, system = self._detector, self._database, self._config.system
+    @torch.no_grad()
+    def _look(self, asked: Callable[[], str | None]) -> list[Detections]:
+        """What all ranks find, picture by picture."""
+        detector, system = self._detector, self._config.system
         half = system.precision == "bfloat16"
         predict = Predict(detector.network, detector.decode, self._device, half)
 
@@ -116,18 +119,18 @@ class Evaluations:
                 raise UserError(f"{asked()} was received")
             return detector.infer(image, predict)
 
-        start = time.perf_counter()
         self._ranks.copy_from_first_(detector.network.buffers())
-        found = list(every_picture(look, database, system.workers, self._ranks))
-        if not self._ranks.first:
-            return None
-        results = coco_results(found, database, self._config.db.reference_scoring)
-        figures = score_results(results, database).figures
+        return list(every_picture(look, self._database, system.workers, self._ranks))
+
+    def _score(self, iteration: int, found: list[Detections], start: float) -> Evaluation:
+        """The figures, logged; the weights are kept if they are the best."""
+        results = coco_results(found, self._database, self._config.db.reference_scoring)
+        figures = score_results(results, self._database).figures
         precision = figures["AP"]
         best = precision is not None and (self._highest is None or precision > self._highest)
         evaluation = Evaluation(figures, best, time.perf_counter() - start)
         shown = ", ".join(f"{name} {figures[name] or 0:.3f}" for name in _SHOWN)
-        seconds = f"{len(database)} pictures in {evaluation.seconds:.1f} s"
+        seconds = f"{len(found)} pictures in {evaluation.seconds:.1f} s"
         logger.info("step %d: %s; %s%s", iteration, shown, seconds, "; the best so far" * best)
         if best:
             self._highest = precision
