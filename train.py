@@ -101,6 +101,7 @@ def _train(training: Run, options: argparse.Namespace) -> None:
         ranks=training.ranks,
         validation_database=training.validation,
         evaluate=evaluate,
+        finish=training.finish,
     )
 
 

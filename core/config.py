@@ -55,6 +55,7 @@ class System:
     seed: int = 317
     precision: typing.Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = True  # memory layout of the network; the faster one for most devices
+    sync_batchnorm: bool = False  # statistics of the chunks that all GPUs compute at a time
     dist_timeout: int = 300  # seconds that a process waits for the others in a step
 
 

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(minutes=30)  # for ranks that read data, evaluate or compile
+_PATIENCE = timedelta(minutes=10)  # for ranks that read data or evaluate
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Ranks:
     """One of the processes that train together, and its ways to the others.
 
     What is called a collective here must be called by all ranks, in the same order. It raises
-    RuntimeError if a rank is gone, or does not come to it in time.
+    RuntimeError if a rank is gone, or does not come to it in time; see :func:`join_ranks`.
 
     Attributes:
         rank: number of this process, from 0.
         world: number of processes.
         local_rank: number of this process on its machine, from 0.
         steps: the process group of the training steps, whose collectives wait no longer than
-            ``system.dist_timeout``; None: the group of all else, which waits half an hour.
+            ``system.dist_timeout``; None: the group of all else, which waits ten minutes.
     """
 
     rank: int = 0
@@ -186,15 +186,14 @@ def join_ranks() -> Iterator[Ranks]:
         if not _of_the_network(error):
             raise
         logger.error(
-            "error: rank %s lost the other processes: %s. Whichever failed first says why; "
-            "train.py --resume goes on from the newest snapshot",
+            "error: rank %s lost the other processes: %s. Which failed first says why (slow ones "
+            "need more system.dist_timeout); train.py --resume goes on from the newest snapshot",
             os.environ["RANK"],
             re.sub(r"^\[.*?\] ", "", " ".join(str(error).split())).partition(". ")[0],
         )
         raise SystemExit(1) from None
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    else:
+        dist.destroy_process_group()
 
 
 def apart(network: nn.Module) -> contextlib.AbstractContextManager[None]:

@@ -22,7 +22,7 @@ from core.dbs.coco import CocoDetection
 from core.distributed import ALONE, Ranks, apart
 from core.errors import UserError
 from core.evaluation.while_training import Evaluation
-from core.guards import Stopped
+from core.guards import NonFiniteLoss, Stopped
 from core.late_report import LateReport
 from core.log import RunLog
 from core.models.detector import Detector
@@ -51,6 +51,7 @@ def train(
     ranks: Ranks = ALONE,
     validation_database: CocoDetection | None = None,
     evaluate: Evaluate | None = None,
+    finish: Callable[[], object] = lambda: None,
 ) -> None:
     """Trains from step ``start + 1`` to step ``system.max_iter``.
 
@@ -72,6 +73,8 @@ def train(
         validation_database: the split of ``validation_batches``, where there is one.
         evaluate: evaluates the network every ``eval_iter`` steps; called on every rank with the
             number of steps, and what gives the name of a signal that asked for the end.
+        finish: called on every rank once no step follows, while signals are still held back; not
+            where one rank ends alone.
 
     Raises:
         Stopped: by Ctrl-C or SIGTERM, or because a loader worker died; all steps were saved.
@@ -84,7 +87,7 @@ def train(
     done, saved = start, start
     report = LateReport(log, database, device, ranks)
     schedule = (system.learning_rate, system.stepsize, system.decay_rate)
-    with Signals() as signals, log or contextlib.nullcontext():
+    with Signals() as signals, _finishing(finish), log or contextlib.nullcontext():
         stream = iter(batches)
         validation = iter(() if validation_batches is None else validation_batches)
         signals.hold_worker_deaths()
@@ -139,7 +142,7 @@ def train_step(
     for number, chunk in _chunks(batch.to(device, non_blocking=True), share):
         torch.manual_seed(_seed(system.seed, iteration, number))  # networks may draw samples
         with contextlib.ExitStack() as context:
-            if number > 0:
+            if number > (share.first if system.sync_batchnorm else 0):
                 context.enter_context(frozen_running_statistics(detector.network))
             if number < share.last:
                 context.enter_context(apart(detector.network))
@@ -184,6 +187,17 @@ def frozen_running_statistics(network: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
+
+
+@contextlib.contextmanager
+def _finishing(finish: Callable[[], object]) -> Iterator[None]:
+    """Calls ``finish`` at an end that all ranks come to."""
+    try:
+        yield
+    except (Stopped, UserError, NonFiniteLoss):
+        finish()
+        raise
+    finish()
 
 
 def _chunks(batch: Batch, share: Share) -> Iterator[tuple[int, Batch]]:

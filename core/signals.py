@@ -8,6 +8,8 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch.distributed as dist
+
 _NOTICE = b"\n%s: finishing this step, then saving; once more ends at once\n"
 
 
@@ -16,9 +18,13 @@ class Signals:
 
     Outside the main thread, where Python lets nobody handle signals, it holds none back.
 
+    A second signal of the kind that asked for the end does what it would have done without this
+    class. Not so in a process that torchrun started: there signals come from torchrun and from
+    whoever ends the whole job, and torchrun itself ends a process that takes too long. Such a
+    process holds them back to its end, while it writes its last snapshot as well.
+
     Attributes:
-        asked: name of the signal that asked the process to end, or None. A second one of its kind
-            does what it would have done without this class.
+        asked: name of the signal that asked the process to end, or None.
     """
 
     def __init__(self) -> None:
@@ -26,6 +32,7 @@ class Signals:
         self._previous: dict[int, Any] = {}
         self._child_died = False
         self._process = os.getpid()
+        self._by_torchrun = dist.is_torchelastic_launched()
 
     def __enter__(self) -> "Signals":
         # Workers forked from here on inherit the handlers: a Ctrl-C in a terminal reaches them too.
@@ -40,7 +47,8 @@ class Signals:
         traceback: TracebackType | None,
     ) -> None:
         for number in list(self._previous):
-            self._restore(number)
+            if not (self._by_torchrun and number in (signal.SIGINT, signal.SIGTERM)):
+                self._restore(number)
 
     def hold_worker_deaths(self) -> None:
         """Holds back PyTorch's handler of dead loader workers; call it once they were started.
@@ -77,6 +85,8 @@ class Signals:
         if os.getpid() != self._process:  # a worker: its parent ends it
             return
         self.asked = signal.Signals(number).name
+        if self._by_torchrun:
+            return
         self._restore(number)
         os.write(2, _NOTICE % self.asked.encode())  # logging may be in the middle of a line
 

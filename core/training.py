@@ -24,6 +24,7 @@ from core.sample.loader import training_loader, validation_loader
 from core.schedule import build_optimizer
 from core.share import Share, chunk_counts, chunk_sizes, share_of
 from core.snapshots import SnapshotWriter
+from core.sync_batchnorm import synchronise_batch_norms_
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +150,11 @@ class Run:
         path = checkpoint.snapshot_path(system.cache_dir, config.name, iteration)
         self.snapshots.write(path, self.detector.network, state, meta)
 
+    def finish(self) -> None:
+        """Waits until all snapshots are written; all ranks call this together."""
+        self.snapshots.wait()
+        self.ranks.barrier()
+
 
 def prepare(
     config: Config,
@@ -210,6 +216,8 @@ def _fresh_run(config: Config, device: torch.device, start: int, ranks: Ranks) -
         torch.manual_seed(system.seed)
         detector = models.build(config, len(database.class_names))
     place_(detector.network, device, system.channels_last)
+    if system.sync_batchnorm:
+        synchronise_batch_norms_(detector.network, device, system, ranks)
     optimizer = build_optimizer(
         detector.network.parameters(), system.opt_algo, system.learning_rate
     )

@@ -11,16 +11,19 @@ import pytest
 from core.distributed import join_ranks
 
 
-def run_ranks(world, function, *arguments, seconds=120):
-    """What ``function(ranks, *arguments)`` returned, by rank; its errors fail the test."""
-    return run_processes(world, _joined, function, arguments, seconds=seconds)
+def run_ranks(world, function, *arguments, seconds=120, method="fork"):
+    """What ``function(ranks, *arguments)`` returned, by rank; its errors fail the test.
+
+    CUDA needs the method "spawn".
+    """
+    return run_processes(world, _joined, function, arguments, seconds=seconds, method=method)
 
 
-def run_processes(world, function, *arguments, seconds=120):
+def run_processes(world, function, *arguments, seconds=120, method="fork"):
     """What ``function(*arguments)`` returned in every process; its errors fail the test."""
-    if "fork" not in multiprocessing.get_all_start_methods():
-        pytest.skip("this system cannot fork")
-    context = multiprocessing.get_context("fork")
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system cannot {method}")
+    context = multiprocessing.get_context(method)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -2,6 +2,8 @@
 
 import copy
 import itertools
+import os
+import signal
 
 import pytest
 import torch
@@ -141,13 +143,18 @@ def spoilt(ranks, folder, how):
             if number == 4 and ranks.rank == 1:
                 if how == "unreadable":
                     object.__setattr__(batch, "unreadable", torch.arange(11))
+                elif how == "SIGTERM":
+                    for _ in range(2):  # the second from whoever ends the whole job
+                        os.kill(os.getpid(), signal.SIGTERM)
                 elif how == "nan":
                     batch.color.fill_(float("nan"))
                 else:
                     raise how
             yield batch
 
-    return train_here(ranks, folder, settings, stand_in(), given())
+    result = train_here(ranks, folder, settings, stand_in(), given())
+    os.kill(os.getpid(), signal.SIGTERM)  # torchrun's, once another rank has ended
+    return result
 
 
 @pytest.mark.parametrize(
@@ -155,6 +162,7 @@ def spoilt(ranks, folder, how):
     [
         (ValueError("broken"), [3], "Stopped: rank 1: the loader failed: broken", "Stopped: the l"),
         (UserError("mine"), [3], "UserError: rank 1: mine", "UserError: mine"),
+        ("SIGTERM", [3], "Stopped: rank 1: SIGTERM was received", "Stopped: SIGTERM was received"),
         ("unreadable", [3], "UserError: 11 of the 1000 pictures", "UserError: 11 of the 1000"),
         (
             "nan",
@@ -163,7 +171,7 @@ def spoilt(ranks, folder, how):
             "NonFiniteLoss: the loss of step 4",
         ),
     ],
-    ids=["loader", "mistake", "unreadable", "not a number"],
+    ids=["loader", "mistake", "signal", "unreadable", "not a number"],
 )
 def test_trouble_on_one_rank_ends_all_at_the_same_step(tmp_path, how, saved, first, second):
     results = run_ranks(2, spoilt, tmp_path, how)

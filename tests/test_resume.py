@@ -4,6 +4,8 @@ import json
 import logging
 import resource
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -150,6 +152,25 @@ def test_a_full_disk_is_told_and_the_last_snapshot_stays_whole(tmp_path, world, 
     assert damage(path(tmp_path, 2)) is None
     names = {file.name for file in path(tmp_path, 2).parent.iterdir()}
     assert not [name for name in names if "_3" in name or "_4" in name or name.startswith(".")]
+
+
+def slow_writing(given):
+    """Rank 0 takes its time to write; whether the last snapshot is there when a rank ends."""
+    save_snapshot = checkpoint.save_snapshot
+
+    def slow(*snapshot):
+        time.sleep(0.5)
+        save_snapshot(*snapshot)
+
+    checkpoint.save_snapshot = slow
+    code = train.main(given)
+    return code, path(Path(given[0]).parent.parent, 4).is_file()
+
+
+def test_no_process_ends_before_the_last_snapshot_is_written(tmp_path):
+    """torchrun sends SIGTERM to the others once one has ended with a failure."""
+    write_training(tmp_path)
+    assert run_processes(2, slow_writing, words(tmp_path)) == [(0, True)] * 2
 
 
 def test_what_killed_processes_left_is_removed(tmp_path):
