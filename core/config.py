@@ -57,6 +57,10 @@ class System:
     channels_last: bool = True  # memory layout of the network; the faster one for most devices
     sync_batchnorm: bool = False  # statistics of the chunks that all GPUs compute at a time
     dist_timeout: int = 300  # seconds that a process waits for the others in a step
+    compile: bool = False  # training by torch.compile; the first steps then take minutes
+    # parts whose activations are computed twice instead of kept: slower, with less memory
+    checkpointing: typing.Literal["none", "stack", "residual"] = "none"
+    clip_norm: float | None = None  # a step's gradient of a larger norm is scaled down to it
 
 
 @dataclass(frozen=True)
@@ -242,6 +246,8 @@ def _problems(system: System, db: Database) -> Iterator[str]:
         yield "system.keep and system.dist_timeout (seconds) must be at least 1"
     if min(system.val_iter, system.eval_iter, system.workers) < 0:
         yield "system.val_iter, system.eval_iter (0: never) and system.workers must be 0 or more"
+    if system.clip_norm is not None and not system.clip_norm > 0:
+        yield "system.clip_norm must be above 0, or null"
     chunks = system.chunk_sizes
     if chunks is not None and (min(chunks, default=0) < 1 or sum(chunks) != system.batch_size):
         yield (

@@ -7,6 +7,7 @@ parallelism. Several ranks share the chunks out (:mod:`core.share`), and compute
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
@@ -96,6 +97,8 @@ def train(
                 with report.waiting():
                     batch = next_batch(stream, signals, ranks)
                 unreadable.note(batch)
+                if system.compile and iteration == start + 1:
+                    _rehearse(detector, batch, system, device, ranks)
                 rate = learning_rate_at(iteration, *schedule)
                 set_learning_rate_(optimizer, rate)
                 told = train_step(detector, optimizer, batch, system, device, iteration, ranks)
@@ -134,12 +137,25 @@ def train_step(
 
     Returns:
         terms: of the loss, each the mean over the chunks of all ranks, on ``device``.
-        gradient_norm: the L2 norm of the gradients together, on ``device``.
+        gradient_norm: the L2 norm of the gradients together, before they are clipped, on
+            ``device``.
     """
     optimizer.zero_grad(set_to_none=True)
     share = share_of(system, ranks)
+    batch = batch.to(device, non_blocking=True)
+    every_terms = _add_gradients_(detector, batch, system, iteration, share, ranks)
+    weights, limit = detector.network.parameters(), system.clip_norm
+    norm = nn.utils.clip_grad_norm_(weights, math.inf if limit is None else limit)
+    optimizer.step()
+    return _mean(every_terms, share, ranks), norm
+
+
+def _add_gradients_(
+    detector: Detector, batch: Batch, system: System, iteration: int, share: Share, ranks: Ranks
+) -> list[dict[str, Tensor]]:
+    """Adds the gradients of this rank's chunks to the weights'; returns the chunks' loss terms."""
     every_terms = []
-    for number, chunk in _chunks(batch.to(device, non_blocking=True), share):
+    for number, chunk in _chunks(batch, share):
         torch.manual_seed(_seed(system.seed, iteration, number))  # networks may draw samples
         with contextlib.ExitStack() as context:
             if number > (share.first if system.sync_batchnorm else 0):
@@ -150,10 +166,24 @@ def train_step(
             loss = torch.stack(list(terms.values())).sum()
             loss.div(share.total / ranks.world).backward()  # ranks' gradients are averaged
         every_terms.append(terms)
-    gradients = [weight.grad for weight in detector.network.parameters() if weight.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    optimizer.step()
-    return _mean(every_terms, share, ranks), norm
+    return every_terms
+
+
+def _rehearse(
+    detector: Detector, batch: Batch, system: System, device: torch.device, ranks: Ranks
+) -> None:
+    """Computes a step without taking it, so that each of several ranks compiles in its own time.
+
+    A patient collective: others in a step would end the run after ``system.dist_timeout``.
+    """
+    if ranks.world == 1:
+        return
+    buffers = [(buffer, buffer.clone()) for buffer in detector.network.buffers()]
+    with apart(detector.network):
+        _add_gradients_(detector, batch.to(device), system, 1, share_of(system, ranks), ranks)
+    for buffer, before in buffers:
+        buffer.copy_(before)
+    ranks.barrier()
 
 
 @torch.no_grad()

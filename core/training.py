@@ -10,6 +10,7 @@ import torch
 from core import checkpoint, models
 from core.batch import Batch
 from core.checkpoint import Meta
+from core.compilation import compile_
 from core.config import Config
 from core.dbs.coco import CocoDetection
 from core.dbs.splits import open_split
@@ -19,6 +20,7 @@ from core.evaluation.while_training import Evaluations
 from core.files import remove_unfinished
 from core.log import RunLog
 from core.models.detector import Detector
+from core.recomputation import recompute_
 from core.resume import require_classes, take_snapshot_, take_weights_
 from core.sample.loader import training_loader, validation_loader
 from core.schedule import build_optimizer
@@ -218,6 +220,10 @@ def _fresh_run(config: Config, device: torch.device, start: int, ranks: Ranks) -
     place_(detector.network, device, system.channels_last)
     if system.sync_batchnorm:
         synchronise_batch_norms_(detector.network, device, system, ranks)
+    if system.checkpointing != "none":
+        recompute_(detector.network, system.checkpointing)
+    if system.compile:
+        compile_(detector.compilable or detector.network)
     optimizer = build_optimizer(
         detector.network.parameters(), system.opt_algo, system.learning_rate
     )

@@ -110,6 +110,24 @@ def test_the_gradient_norm_is_that_of_all_gradients(tmp_path):
     assert lines[0]["gradient_norm"] == pytest.approx(norm.item())
 
 
+def test_gradients_above_the_clip_norm_are_scaled_down_to_it():
+    """All together: every weight's gradient keeps its part, and the norm told is that before."""
+    plain, clipped, untouched = stand_in(), stand_in(), stand_in()
+    told = []
+    for detector, limit in ((plain, None), (clipped, 0.25), (untouched, 1e6)):
+        optimizer = torch.optim.SGD(detector.network.parameters(), lr=1.0)
+        settings = system(chunk_sizes=(1, 3), clip_norm=limit)
+        told.append(engine.train_step(detector, optimizer, make_batch(0), settings, CPU)[1])
+    assert told[0] == told[1] == told[2] > 0.25
+    start = stand_in().network.state_dict()
+    for name, gradient in gradients(plain).items():
+        expected = gradient * 0.25 / told[0]
+        torch.testing.assert_close(gradients(clipped)[name], expected, rtol=1e-4, atol=1e-7)
+        moved = start[name] - clipped.network.get_parameter(name)
+        torch.testing.assert_close(moved, expected, rtol=1e-3, atol=1e-6)
+        assert torch.equal(gradients(untouched)[name], gradient)
+
+
 def test_the_last_step_is_saved_once(tmp_path):
     settings = system(snapshot=4)
     assert [s[0] for s in run(tmp_path, *new_run(settings), settings)[0]] == [4, 6]

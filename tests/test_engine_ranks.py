@@ -12,6 +12,7 @@ from some_ranks import run_ranks
 from tiny_training import words, write_training
 
 from core import engine
+from core.compilation import compile_
 from core.config import load_config
 from core.errors import UserError
 from core.guards import NonFiniteLoss, Stopped
@@ -23,6 +24,7 @@ from core.training import describe, prepare
 CPU = torch.device("cpu")
 CHUNKS = (1, 2, 1, 3)
 SETTINGS = {"batch_size": 7, "chunk_sizes": CHUNKS, "max_iter": 10, "val_iter": 5, "stepsize": 8}
+SETTINGS["clip_norm"] = 1.0  # less than most norms
 
 
 def exact_stand_in():
@@ -85,6 +87,12 @@ def exact_run(ranks, folder):
     return train_here(ranks, folder, system(opt_algo="sgd", **SETTINGS), exact_stand_in())
 
 
+def compiled_run(ranks, folder):
+    detector = exact_stand_in()
+    compile_(detector.network, "aot_eager")
+    return train_here(ranks, folder, system(opt_algo="sgd", compile=True, **SETTINGS), detector)
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """Ten steps by one process: the weights, the log."""
@@ -92,11 +100,13 @@ def alone(tmp_path_factory):
     return saved[-1][1], lines
 
 
-@pytest.mark.parametrize("world", [2, 3, 4])
-def test_any_number_of_processes_computes_the_same_steps(alone, tmp_path, world):
+@pytest.mark.parametrize(
+    ("world", "one_run"), [(2, exact_run), (3, exact_run), (4, exact_run), (2, compiled_run)]
+)
+def test_any_number_of_processes_computes_the_same_steps(alone, tmp_path, world, one_run):
     """In float64 what is left is the order of additions; three do not divide the four chunks."""
     weights, lines = alone
-    results = run_ranks(world, exact_run, tmp_path)
+    results = run_ranks(world, one_run, tmp_path)
     (_, last), (_, own_lines, _) = results[0][0][-1], results[0]
     torch.testing.assert_close(losses(own_lines), losses(lines), rtol=1e-9, atol=1e-9)
     assert len(own_lines) == 12

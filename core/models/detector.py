@@ -41,6 +41,7 @@ class Detector:
             called where a run starts from no other weights. None: there is nothing to load.
         inspect: as ``infer``, and gives also drawings by name, uint8 [h, w, 3], of how the
             detections came about; None for a detector that has nothing to show.
+        compilable: the part of the network that can be compiled without graph breaks; None: all.
     """
 
     network: nn.Module
@@ -53,3 +54,4 @@ class Detector:
     inspect: Callable[[np.ndarray, Predict], tuple[Detections, Drawings]] | None = None
     network_inputs: Callable[[Any], tuple[Any, ...]] = no_inputs
     load_pretrained_: Callable[[], None] | None = None
+    compilable: nn.Module | None = None

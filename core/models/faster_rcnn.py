@@ -176,4 +176,5 @@ def build(config: Config, num_classes: int) -> Detector:
             if weights is not None
             else None
         ),
+        compilable=network.backbone,
     )

@@ -1,0 +1,51 @@
+"""A network whose training runs compiled, or as it is where the compiler fails."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch._functorch.config
+from torch import nn
+from torch._dynamo.exc import TorchDynamoException
+
+logger = logging.getLogger(__name__)
+
+
+def compile_(network: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Makes a network run compiled in training mode, in place.
+
+    The network and its state-dict keys stay what they are. Compilation begins with the first call.
+    If it fails, then or for inputs that come later, one warning says so and the network runs from
+    there on as if it had not been asked for. Evaluation mode, with its pictures of many sizes, is
+    not compiled.
+
+    Args:
+        network: should have no graph breaks.
+        backend: see :func:`torch.compile`.
+    """
+    # Else the backward pass would be compiled, and fail, after the forward pass has run.
+    torch._functorch.config.force_non_lazy_backward_lowering = True
+    try:
+        network.compile(backend=backend)
+    except RuntimeError as error:  # there is no compiler for this system or this Python
+        _warn(error)
+        return
+    compiled, plain = network._compiled_call_impl, network._call_impl
+    assert compiled is not None
+
+    def call(*inputs: Any) -> Any:
+        if network.training:
+            try:
+                return compiled(*inputs)
+            except TorchDynamoException as error:
+                _warn(error)
+                network._compiled_call_impl = None
+        return plain(*inputs)
+
+    network._compiled_call_impl = call
+
+
+def _warn(error: Exception) -> None:
+    reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
+    logger.warning("system.compile: training goes on without, as compiling failed: %s", reason)
