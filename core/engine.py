@@ -158,7 +158,7 @@ def _add_gradients_(
     for number, chunk in _chunks(batch, share):
         torch.manual_seed(_seed(system.seed, iteration, number))  # networks may draw samples
         with contextlib.ExitStack() as context:
-            if number > (share.first if system.sync_batchnorm else 0):
+            if number > share.first:  # of the ranks' first chunks, those of rank 0 count
                 context.enter_context(frozen_running_statistics(detector.network))
             if number < share.last:
                 context.enter_context(apart(detector.network))

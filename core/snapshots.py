@@ -131,10 +131,11 @@ class SnapshotWriter:
         except Exception as error:
             self.failed = True
             logger.error(
-                "step %d was not saved (%s: %s); the newest snapshot is that of step %s",
+                "step %d was not saved (%s: %s) in %s; the newest snapshot is that of step %s",
                 meta.iteration,
                 type(error).__name__,
                 error,
+                path.parent,
                 self.saved,
             )
             return
