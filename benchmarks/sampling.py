@@ -1,10 +1,18 @@
-"""CPU time of a training picture, from its file to the hands of the training process.
+"""Speed of the loader, from a picture's file to the hands of the training process.
 
-    python -m benchmarks.sampling [FOLDER]
+    python -m benchmarks.sampling [FOLDER] [--step SECONDS] [--batch PICTURES] [--workers W …]
 
 FOLDER holds pictures; without it 640 x 480 JPEG files of cells on a noisy ground are generated. The
 config is CornerNet's: crops of 0.6 to 1.3 times 511 pixels, resized to 511 x 511, flipped, colours
-drawn. Times are CPU times of all processes, also as multiples of `cv2.imread` on the same files.
+drawn. Three tables:
+
+- CPU time a picture of every stage, in one process;
+- CPU and elapsed time a picture and pictures a second by the number of workers, of our loader and
+  of a plain one of torchvision's (:mod:`benchmarks.sampling_loaders`);
+- what of their time the workers cannot hide: the share of a step spent waiting for its batch, where
+  the rest of the step takes SECONDS, in which the processors are free, as with a GPU.
+
+Everything is also given as a multiple of `cv2.imread` of the same files, timed in turn with it.
 """
 
 import argparse
@@ -13,6 +21,7 @@ import resource
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,175 +29,195 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
+from benchmarks.sampling_loaders import (
+    DB,
+    OBJECTS,
+    SAMPLE,
+    SIZE,
+    Folder,
+    generate,
+    our_loader,
+    plain_loader,
+)
 from core.batch import collate
-from core.config import Database
+from core.dbs.pictures import decode_picture
 from core.sample import transforms
 from core.sample.color import color_matrix
-from core.sample.corners import sample_corners
-from core.sample.loader import read_image, training_loader
+from core.sample.loader import TrainingPictures, read_image
+from core.sample.memory import keep_freed_memory
 
-BATCH = 8
-OBJECTS = 20
-PREFETCH = 5
-ROUNDS = 7
+BATCHES = {"ours": 60, "torchvision v2": 20}  # measured of each loader
+LOADERS = {"ours": our_loader, "torchvision v2": plain_loader}
 SUFFIXES = {".jpg", ".jpeg", ".png"}
-SIZE = (511, 511)
-DB = Database()
-SAMPLE = partial(
-    sample_corners,
-    input_size=SIZE,
-    scales=DB.scales,
-    border=DB.border,
-    crop=True,
-    color=True,
-    lighting=True,
-)
+UNIT = "cv2.imread"
 
 
-class Folder:
-    """Pictures of a folder, each with the same random boxes, in the place of a CocoDetection."""
-
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
-        low = np.random.default_rng(0).uniform(0, 400, (OBJECTS, 2))
-        self.random_boxes = np.concatenate([low, low + 60], 1).astype(np.float32)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def image_path(self, index: int) -> Path:
-        return self.paths[index]
-
-    def boxes(self, index: int) -> np.ndarray:
-        return self.random_boxes
-
-    def labels(self, index: int) -> np.ndarray:
-        return np.zeros(OBJECTS, np.int64)
+def cpu_seconds() -> np.ndarray:
+    """CPU time, user and system, of this process and of its ended children: [2]."""
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return np.array([usage.ru_utime + usage.ru_stime for usage in usages])
 
 
-def generate(folder: Path, count: int = 64) -> None:
-    """Writes pictures of red cells on a noisy ground, of the size of a small photo."""
-    for number in range(count):
-        rng = np.random.default_rng(number)
-        image = np.full((480, 640, 3), (205, 215, 225), np.uint8)
-        for _ in range(14):
-            center, axes = rng.integers(0, (640, 480)).tolist(), rng.integers(35, 60, 2).tolist()
-            color = rng.integers((130, 130, 180), (160, 160, 210)).tolist()
-            cv2.ellipse(image, center, axes, float(rng.uniform(0, 180)), 0, 360, color, -1)
-        image = cv2.GaussianBlur(image, (0, 0), 2).astype(np.float32)
-        image += cv2.GaussianBlur(rng.normal(0, 25, image.shape), (0, 0), 1.5)
-        cv2.imwrite(str(folder / f"{number:03}.jpg"), image.clip(0, 255).astype(np.uint8))
-
-
-def milliseconds(function: Callable[..., object], *inputs: Sequence) -> float:
-    """CPU time of one call of a function on a row of inputs: the median of some rounds over all."""
-    times = []
-    for _ in range(ROUNDS):
-        start = time.process_time()
-        for row in zip(*inputs, strict=True):
-            function(*row)
-        times.append(time.process_time() - start)
-    return statistics.median(times) / len(inputs[0]) * 1e3
-
-
-def cpu_seconds() -> float:
-    """CPU time, user and system, of this process and of its ended children."""
-    return sum(
-        usage.ru_utime + usage.ru_stime
-        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    )
-
-
-def loader_milliseconds(database: Folder, workers: int) -> tuple[float, float]:
-    """CPU time and elapsed time a picture of a training loader.
-
-    Two runs of different length, the shorter subtracted from the longer: what it costs to start and
-    to end workers, and the batches they have made ahead, cancel.
-    """
-
-    def run(batches: int) -> tuple[float, float]:
-        cpu, start = cpu_seconds(), time.perf_counter()
-        stream = iter(
-            training_loader(
-                database,  # type: ignore[arg-type]
-                SAMPLE,
-                batch_size=BATCH,
-                seed=0,
-                workers=workers,
-                prefetch=PREFETCH,
-            )
-        )
-        for _ in range(batches):
-            next(stream)
-        elapsed = time.perf_counter() - start
-        del stream  # ends the workers, whose time then counts as that of children
-        return cpu_seconds() - cpu, elapsed
-
-    short, long = 10, 110
-    differences = [np.subtract(run(long), run(short)) for _ in range(ROUNDS)]
-    cpu, elapsed = np.median(differences, 0) / ((long - short) * BATCH) * 1e3
-    return float(cpu), float(elapsed)
-
-
-def stages(paths: list[Path]) -> dict[str, float]:
-    """CPU time a picture of every step of a sample, in one process."""
+def stages(paths: list[Path]) -> dict[str, Callable[[], object]]:
+    """Every stage of a sample, done to all pictures."""
     rng = np.random.default_rng(0)
-    boxes, labels = Folder(paths).random_boxes, np.zeros(OBJECTS, np.int64)
-    names = [str(path) for path in paths]
-    images = [cv2.imread(name) for name in names]
+    folder = Folder(paths)
+    boxes, labels = folder.random_boxes, np.zeros(OBJECTS, np.int64)
+    contents = [path.read_bytes() for path in paths]
+    images = [cv2.imread(str(path)) for path in paths]
     draws = [transforms.draw_crop(i.shape[:2], SIZE, DB.scales, DB.border, rng) for i in images]
     windows = [transforms.crop(i, boxes, *draw)[0] for i, draw in zip(images, draws, strict=True)]
     resized = [transforms.resize(window, boxes, SIZE)[0] for window in windows]
     planes = np.empty((3, *SIZE), np.uint8)
-    samples = [[SAMPLE(image, boxes, labels, rng) for image in images[:BATCH]]]
+    samples = [SAMPLE(image, boxes, labels, rng) for image in images[:8]]
+    pictures = TrainingPictures(folder, SAMPLE, 0)  # type: ignore[arg-type]
+
+    def each(function: Callable[..., object], *inputs: Sequence) -> Callable[[], object]:
+        return lambda: [function(*row) for row in zip(*inputs, strict=True)]
+
+    def batches() -> None:
+        for start in range(0, len(paths), 8):
+            pictures.__getitems__([(0, index) for index in range(len(paths))[start : start + 8]])
+
     return {
-        "cv2.imread": milliseconds(cv2.imread, names),
-        "read": milliseconds(read_image, paths),
-        "crop": milliseconds(lambda i, draw: transforms.crop(i, boxes, *draw), images, draws),
-        "resize": milliseconds(lambda i: transforms.resize(i, boxes, SIZE), windows),
-        "flip (half the pictures)": milliseconds(lambda i: transforms.flip(i, boxes), resized) / 2,
-        "colour draws": milliseconds(lambda i: color_matrix(i, rng), resized),
-        "to planes": milliseconds(lambda i: cv2.split(i, list(planes)), resized),
-        "sample, all but reading": milliseconds(lambda i: SAMPLE(i, boxes, labels, rng), images),
-        "collate": milliseconds(lambda s: collate(s, [0] * BATCH), samples) / BATCH,
+        UNIT: each(cv2.imread, list(map(str, paths))),
+        "read": each(Path.read_bytes, paths),
+        "decode": each(decode_picture, contents),
+        "read and decode": each(read_image, paths),
+        "crop": each(lambda i, draw: transforms.crop(i, boxes, *draw), images, draws),
+        "resize": each(lambda i: transforms.resize(i, boxes, SIZE), windows),
+        "flip (half the pictures)": each(lambda i: transforms.flip(i, boxes), resized[::2]),
+        "colour draws": each(lambda i: color_matrix(i, rng), resized),
+        "to planes": each(lambda i: cv2.split(i, list(planes)), resized),
+        "sample, all but reading": each(lambda i: SAMPLE(i, boxes, labels, rng), images),
+        "collate": each(lambda _: collate(samples, [0] * 8), images[::8]),
+        "a batch, all of it": batches,
     }
 
 
-def bytes_of_a_batch(size: int) -> int:
-    """What is handed over for a batch of ``size`` pictures."""
-    image = np.zeros((480, 640, 3), np.uint8)
-    boxes = Folder([]).random_boxes
-    samples = [
-        SAMPLE(image, boxes, np.zeros(OBJECTS, np.int64), np.random.default_rng(i))
-        for i in range(size)
-    ]
-    batch = collate(samples, [0] * size)
-    return sum(tensor.nbytes for tensor in vars(batch).values() if tensor is not None)
+def stage_table(paths: list[Path], rounds: int) -> None:
+    """Prints CPU milliseconds a picture of every stage and their multiples of the unit."""
+    functions = stages(paths)
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            start = time.process_time()
+            function()
+            times[name].append((time.process_time() - start) / len(paths) * 1e3)
+    print(f"{'CPU time, one process':28}ms a picture   x imread")
+    for name, row in times.items():
+        ratio = statistics.median(np.divide(row, times[UNIT]))
+        print(f"{name:28}{statistics.median(row):12.3f}{ratio:11.2f}")
+
+
+def run(make_loader: Callable[[], DataLoader], batches: int) -> np.ndarray:
+    """CPU time of this process, CPU time of the workers, elapsed time: [3], in seconds."""
+    cpu, start = cpu_seconds(), time.perf_counter()
+    stream = iter(make_loader())
+    for _ in range(batches):
+        next(stream)
+    elapsed = time.perf_counter() - start
+    del stream  # ends the workers, whose time then counts as that of children
+    return np.append(cpu_seconds() - cpu, elapsed)
+
+
+def loader_table(paths: list[Path], workers: list[int], batch: int, rounds: int) -> None:
+    """Prints what a picture costs with so many workers.
+
+    Two runs of different length, the shorter subtracted from the longer: what it costs to start and
+    to end workers, and the batches they have made ahead, cancel.
+    """
+    times: dict[tuple[str, int], list] = {(name, w): [] for name in LOADERS for w in workers}
+    for _ in range(rounds):
+        for (name, count), row in times.items():
+            start = time.process_time()
+            for path in paths:
+                cv2.imread(str(path))
+            unit = (time.process_time() - start) / len(paths) * 1e3
+            short = 8 if count < 4 else 2 * count
+            make_loader = partial(LOADERS[name], Folder(paths), batch, count)
+            spent = run(make_loader, BATCHES[name] + short) - run(make_loader, short)
+            row.append([*spent / (BATCHES[name] * batch) * 1e3, unit])
+    print(f"\n{'loader, workers':28}ms CPU: here, workers   x imread   pictures a second")
+    ratios = {}
+    for (name, count), row in times.items():
+        here, there, elapsed, _ = np.median(row, 0)
+        ratios[name, count] = np.median([(line[0] + line[1]) / line[3] for line in row])
+        print(
+            f"{f'{name}, {count}':28}{here:13.3f}{there:9.3f}{ratios[name, count]:11.2f}"
+            f"{1e3 / elapsed:20.0f}"
+        )
+    for name in LOADERS:
+        if {(name, 0), (name, 1)} <= set(ratios):
+            difference = ratios[name, 1] - ratios[name, 0]
+            print(f"{f'{name}, handing over (1 - 0)':50}{difference:11.2f}")
+
+
+def waiting_table(
+    paths: list[Path], workers: list[int], batch: int, rounds: int, step: float
+) -> None:
+    """Prints the share of a step that is spent waiting for its batch."""
+    print(f"\nwaiting, where the rest of a step of {batch} pictures takes {step} s")
+    for name, make_loader in LOADERS.items():
+        for count in workers:
+            shares = [
+                waiting_share(make_loader(Folder(paths), batch, count), step) for _ in range(rounds)
+            ]
+            print(f"{f'{name}, {count}':28}{statistics.median(shares):12.1%}", flush=True)
+
+
+def waiting_share(loader: DataLoader, step: float, steps: int = 20) -> float:
+    """The share of a step that is spent waiting for its batch."""
+    stream = iter(loader)
+    waited = 0.0
+    for number in range(steps + 5):
+        start = time.perf_counter()
+        next(stream)
+        if number >= 5:
+            waited += time.perf_counter() - start
+        time.sleep(step)
+    return waited / (waited + steps * step)
+
+
+def bytes_table(paths: list[Path]) -> None:
+    """Prints what crosses from files to workers and from workers to the training process."""
+    files = sum(path.stat().st_size for path in paths) / len(paths)
+    ours = next(iter(our_loader(Folder(paths), 49, 0)))
+    images = ours.images.nbytes
+    rest = sum(tensor.nbytes for tensor in vars(ours).values() if tensor is not None) - images
+    plain = next(iter(plain_loader(Folder(paths), 2, 0)))[0].nbytes / 2 * 49
+    print(
+        f"\nbytes: {files / 1e3:.0f} kB a file; a batch of 49 at 511 pixels: "
+        f"{(images + rest) / 1e6:.1f} MB, {images / 1e6:.1f} in shared memory and {rest / 1e3:.0f} "
+        f"kB by value; torchvision v2: {plain / 1e6:.1f} MB"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, help="pictures; default: generated ones")
-    folder = parser.parse_args().folder
+    parser.add_argument("--step", type=float, default=0.1, help="seconds (%(default)s)")
+    parser.add_argument("--batch", type=int, default=8, help="pictures (%(default)s)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4, 8])
+    parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    keep_freed_memory()  # as loaders do
     with tempfile.TemporaryDirectory() as generated:
+        folder = options.folder
         if folder is None:
             folder = Path(generated)
             generate(folder)
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)[:64]
-        times = stages(paths)
-        unit = times["cv2.imread"]
         print(f"{len(paths)} pictures, {platform.machine()}, cv2 {cv2.__version__}")
-        print(f"{'':28}ms a picture   x imread")
-        for name, value in times.items():
-            print(f"{name:28}{value:12.3f}{value / unit:11.2f}")
-        for workers in (0, 1):
-            cpu, elapsed = loader_milliseconds(Folder(paths), workers)
-            name = f"in all, {workers} worker{'s' * (workers != 1)}"
-            print(f"{name:28}{cpu:12.3f}{cpu / unit:11.2f}   ({elapsed:.3f} ms elapsed)")
-    print(f"a batch of 49 at 511 pixels: {bytes_of_a_batch(49) / 1e6:.1f} MB")
+        stage_table(paths, options.rounds)
+        loader_table(paths, options.workers, options.batch, options.rounds)
+        waiting_table(paths, options.workers, options.batch, options.rounds, options.step)
+        bytes_table(paths)
 
 
 if __name__ == "__main__":
