@@ -143,17 +143,27 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     share = share_of(system, ranks)
     batch = batch.to(device, non_blocking=True)
-    every_terms = _add_gradients_(detector, batch, system, iteration, share, ranks)
+    every_terms = add_gradients_(detector, batch, system, iteration, share, ranks)
     weights, limit = detector.network.parameters(), system.clip_norm
     norm = nn.utils.clip_grad_norm_(weights, math.inf if limit is None else limit)
     optimizer.step()
     return _mean(every_terms, share, ranks), norm
 
 
-def _add_gradients_(
+def add_gradients_(
     detector: Detector, batch: Batch, system: System, iteration: int, share: Share, ranks: Ranks
 ) -> list[dict[str, Tensor]]:
-    """Adds the gradients of this rank's chunks to the weights'; returns the chunks' loss terms."""
+    """Adds the gradients of this rank's chunks to the weights'.
+
+    Args:
+        detector, batch, system: see :func:`train`; the batch is on the network's device.
+        iteration: number of the step.
+        share: what this rank computes of it.
+        ranks: this process among those that train together.
+
+    Returns:
+        the loss terms of each chunk.
+    """
     every_terms = []
     for number, chunk in _chunks(batch, share):
         torch.manual_seed(_seed(system.seed, iteration, number))  # networks may draw samples
@@ -180,7 +190,7 @@ def _rehearse(
         return
     buffers = [(buffer, buffer.clone()) for buffer in detector.network.buffers()]
     with apart(detector.network):
-        _add_gradients_(detector, batch.to(device), system, 1, share_of(system, ranks), ranks)
+        add_gradients_(detector, batch.to(device), system, 1, share_of(system, ranks), ranks)
     for buffer, before in buffers:
         buffer.copy_(before)
     ranks.barrier()

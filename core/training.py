@@ -7,26 +7,23 @@ from pathlib import Path
 
 import torch
 
-from core import checkpoint, models
+from core import checkpoint
 from core.batch import Batch
 from core.checkpoint import Meta
-from core.compilation import compile_
 from core.config import Config
 from core.dbs.coco import CocoDetection
 from core.dbs.splits import open_split
-from core.device import place_, slow_in_bfloat16
+from core.device import slow_in_bfloat16
 from core.distributed import ALONE, Ranks
 from core.evaluation.while_training import Evaluations
 from core.files import remove_unfinished
+from core.fresh import fresh_detector
 from core.log import RunLog
 from core.models.detector import Detector
-from core.recomputation import recompute_
 from core.resume import require_classes, take_snapshot_, take_weights_
 from core.sample.loader import training_loader, validation_loader
-from core.schedule import build_optimizer
 from core.share import Share, chunk_counts, chunk_sizes, share_of
 from core.snapshots import SnapshotWriter
-from core.sync_batchnorm import synchronise_batch_norms_
 
 logger = logging.getLogger(__name__)
 
@@ -214,19 +211,7 @@ def _fresh_run(config: Config, device: torch.device, start: int, ranks: Ranks) -
     if system.val_iter or system.eval_iter:
         validation = open_split(system, config.db, system.val_split)
         require_classes(validation.class_names, database, str(validation.annotation_file))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(system.seed)
-        detector = models.build(config, len(database.class_names))
-    place_(detector.network, device, system.channels_last)
-    if system.sync_batchnorm:
-        synchronise_batch_norms_(detector.network, device, system, ranks)
-    if system.checkpointing != "none":
-        recompute_(detector.network, system.checkpointing)
-    if system.compile:
-        compile_(detector.compilable or detector.network)
-    optimizer = build_optimizer(
-        detector.network.parameters(), system.opt_algo, system.learning_rate
-    )
+    detector, optimizer = fresh_detector(config, len(database.class_names), device, ranks)
     snapshots = SnapshotWriter(system.keep)
     return Run(config, database, validation, detector, optimizer, device, start, ranks, snapshots)
 
