@@ -100,16 +100,19 @@ def stages(paths: list[Path]) -> dict[str, Callable[[], object]]:
 def stage_table(paths: list[Path], rounds: int) -> None:
     """Prints CPU milliseconds a picture of every stage and their multiples of the unit."""
     functions = stages(paths)
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds):
-        for name, function in functions.items():
-            start = time.process_time()
-            function()
-            times[name].append((time.process_time() - start) / len(paths) * 1e3)
+    unit = functions[UNIT]
+
+    def milliseconds(function: Callable[[], object]) -> float:
+        start = time.process_time()
+        function()
+        return (time.process_time() - start) / len(paths) * 1e3
+
     print(f"{'CPU time, one process':28}ms a picture   x imread")
-    for name, row in times.items():
-        ratio = statistics.median(np.divide(row, times[UNIT]))
-        print(f"{name:28}{statistics.median(row):12.3f}{ratio:11.2f}")
+    for name, function in functions.items():
+        function(), unit()
+        pairs = [(milliseconds(function), milliseconds(unit)) for _ in range(rounds)]
+        ratio = statistics.median(own / units for own, units in pairs)
+        print(f"{name:28}{statistics.median(own for own, _ in pairs):12.3f}{ratio:11.2f}")
 
 
 def run(make_loader: Callable[[], DataLoader], batches: int) -> np.ndarray:

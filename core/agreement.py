@@ -14,6 +14,8 @@ from core.guards import Stopped
 from core.signals import Signals
 
 _DYING = 0.1  # seconds; a worker closes its pipes a moment before its death is told
+_OUT_OF_MEMORY = ("Killed", "Bus error")  # signals that the system ends a process by, then
+_MEND = " If nobody ended it, memory ran out: lower system.workers or system.prefetch_size"
 
 
 def next_batch(stream: Iterator[Batch], signals: Signals, ranks: Ranks) -> Batch:
@@ -66,7 +68,8 @@ def _take(stream: Iterator[Batch], signals: Signals) -> Batch:
     if signals.asked:  # sent to all processes, the signal ended the workers too
         raise Stopped(f"{signals.asked} was received")
     if death is not None:
-        raise Stopped(f"the loader failed: {death}")
+        mend = _MEND if any(name in death for name in _OUT_OF_MEMORY) else ""
+        raise Stopped(f"the loader failed: {death}{mend}")
     if batch is None:
         raise Stopped(f"the loader failed: {failure}") from failure
     return batch
