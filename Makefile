@@ -1,12 +1,12 @@
 # make demo: from nothing to a trained detector and pictures. make test and make lint: what CI runs.
-# make compare: all detectors on the generated shapes. make sanitize: the native operators under the compiler's sanitizers.
+# make compare: all detectors on the generated shapes. make sanitize: the native operators under the compiler's sanitizers. make kill-test: 50 killed and resumed runs.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo compare test lint sanitize clean
+.PHONY: demo compare test lint sanitize kill-test clean
 
 $(INSTALLED): setup.py pyproject.toml $(wildcard cpools_ext/csrc/*.h cpools_ext/csrc/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -31,6 +31,9 @@ lint: $(INSTALLED)
 
 sanitize: $(INSTALLED)
 	$(BIN)/python tests/sanitize.py
+
+kill-test: $(INSTALLED)
+	PYTHONPATH=. $(BIN)/python tests/kill.py
 
 clean:
 	rm -rf $(VENV) build cache results *.egg-info
