@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from core.errors import UserError
 from core.interface import choose_interface
+from core.meeting import fresh_store
 
 logger = logging.getLogger(__name__)
 
@@ -177,8 +178,10 @@ def join_ranks() -> Iterator[Ranks]:
         return
     choose_interface()
     try:
-        dist.init_process_group("gloo", timeout=_PATIENCE)
-        ranks = Ranks(dist.get_rank(), world, int(os.environ["LOCAL_RANK"]))
+        agents_store, rank, _ = next(dist.rendezvous("env://"))
+        store = fresh_store(agents_store, rank, world, _PATIENCE)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=_PATIENCE)
+        ranks = Ranks(rank, world, int(os.environ["LOCAL_RANK"]))
         if not ranks.first:
             logging.getLogger().setLevel(logging.WARNING)
         yield ranks
