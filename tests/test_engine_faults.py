@@ -93,6 +93,8 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path, number, capfd):
 
 
 def test_a_second_interrupt_ends_at_once(tmp_path):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
+
     def twice(step):
         if step == 3:
             os.kill(os.getpid(), signal.SIGINT)
