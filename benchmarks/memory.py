@@ -91,15 +91,18 @@ class Watched:
                 self.memory[done] = measure()
             yield batch
 
-    def change(self, settled: int = SETTLED) -> float:
-        """The largest change of what is in use since ``settled`` steps, as a share of it then."""
-        first = self.memory[settled].in_use
-        later = [memory.in_use for done, memory in self.memory.items() if done >= settled]
-        return max(abs(value - first) for value in later) / first
+    def furthest(self, settled: int = SETTLED) -> tuple[float, int]:
+        """The largest change of what is in use since ``settled`` steps, and after which step.
 
-    def drift(self, settled: int = SETTLED) -> float:
-        """The change of the median resident memory, from the first 20 times after to the last."""
-        later = [memory.resident for done, memory in self.memory.items() if done >= settled]
+        As a share of what was in use then.
+        """
+        first = self.memory[settled].in_use
+        later = [(m.in_use / first - 1, done) for done, m in self.memory.items() if done >= settled]
+        return max(later, key=lambda change: abs(change[0]))
+
+    def drift(self, kind: str, settled: int = SETTLED) -> float:
+        """The change of a kind's median, from the first 20 times after ``settled`` to the last."""
+        later = [getattr(m, kind) for done, m in self.memory.items() if done >= settled]
         return statistics.median(later[-20:]) / statistics.median(later[:20]) - 1
 
 
@@ -138,12 +141,14 @@ def main() -> int:
         words += [word for setting in options.set for word in ("--set", setting)]
         watched = watched_run(words)
     print(f"{'steps':>8}{'MB resident':>14}{'in use':>10}   own: here, workers")
-    for done in list(watched.memory)[:: max(1, len(watched.memory) // 20)]:
+    for done in list(watched.memory)[:: max(1, len(watched.memory) // 40)]:
         resident, in_use, own = watched.memory[done]
         print(f"{done:8}{resident:14.1f}{in_use:10.1f}   {' '.join(f'{x:8.1f}' for x in own)}")
+    share, done = watched.furthest()
     print(
-        f"{torch.get_num_threads()} threads; after {SETTLED} steps the memory in use moved by "
-        f"{watched.change():.2%} at most, the resident one drifted by {watched.drift():+.2%}"
+        f"{torch.get_num_threads()} threads; after {SETTLED} steps resident memory drifted by "
+        f"{watched.drift('resident'):+.2%}, that in use by {watched.drift('in_use'):+.2%}; it was "
+        f"furthest after {done} steps, {share:+.2%}"
     )
     return 0
 
