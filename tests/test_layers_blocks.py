@@ -83,6 +83,15 @@ def test_top_left_looks_down_and_right():
         assert (difference[4, 4] > 0) == reached, cell
 
 
+@pytest.mark.parametrize("corner", [TOP_LEFT, BOTTOM_RIGHT])
+def test_a_corner_is_one_operator(corner):
+    """The two maps are pooled and added at once, which is faster than one after the other."""
+    module = CornerPooling(4, 4, corner).eval()
+    exported = torch.export.export(module, (random_map(1, 4, 8, 8),))
+    calls = [str(node.target) for node in exported.graph.nodes if "cpools_ext" in str(node.target)]
+    assert calls == ["cpools_ext.corner_pool_sum.default"]
+
+
 def test_head_starts_at_its_bias():
     head = Head(6, 8, 3, kernel=1, bias=HEATMAP_BIAS)
     nn.init.zeros_(head[1].weight)

@@ -6,12 +6,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.layers.blocks import ConvBnRelu
-from cpools_ext import corner_pool
+from cpools_ext import corner_pool_sum
 
-Direction = Literal["top", "bottom", "left", "right"]
+Corner = Literal["top_left", "bottom_right"]
+Direction = Corner  # its old name, while cornernet.py still asks for it
 
-TOP_LEFT: tuple[Direction, Direction] = ("top", "left")
-BOTTOM_RIGHT: tuple[Direction, Direction] = ("bottom", "right")
+TOP_LEFT: Corner = "top_left"
+BOTTOM_RIGHT: Corner = "bottom_right"
 
 
 class CornerPooling(nn.Module):
@@ -24,14 +25,12 @@ class CornerPooling(nn.Module):
     Args:
         channels: number of channels in and out.
         pooling_channels: number of channels that are pooled.
-        directions: of the two maxima that are added: :data:`TOP_LEFT` or :data:`BOTTOM_RIGHT`.
+        corner: whose two maxima are added: :data:`TOP_LEFT` or :data:`BOTTOM_RIGHT`.
     """
 
-    def __init__(
-        self, channels: int, pooling_channels: int, directions: tuple[Direction, Direction]
-    ):
+    def __init__(self, channels: int, pooling_channels: int, corner: Corner):
         super().__init__()
-        self.directions = directions
+        self.corner = corner
         self.p1_conv1 = ConvBnRelu(channels, pooling_channels)
         self.p2_conv1 = ConvBnRelu(channels, pooling_channels)
         self.p_conv1 = nn.Conv2d(pooling_channels, channels, 3, padding=1, bias=False)
@@ -42,8 +41,6 @@ class CornerPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, channels, H, W] -> [B, channels, H, W]."""
-        vertical, horizontal = self.directions
-        pooled = corner_pool(self.p1_conv1(x), vertical)
-        pooled = pooled + corner_pool(self.p2_conv1(x), horizontal)
+        pooled = corner_pool_sum(self.p1_conv1(x), self.p2_conv1(x), self.corner)
         y = self.p_bn1(self.p_conv1(pooled)) + self.bn1(self.conv1(x))
         return self.conv2(F.relu_(y))
