@@ -94,6 +94,7 @@ def main() -> None:
         clock.wrap("decoding", detector.decode),
         device,
         options.precision == "bfloat16",
+        detector.decode_inputs,
     )
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3)).astype(np.uint8)
     a, b = torch.rand(2, 2048, 2048, device=device).unbind()

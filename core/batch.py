@@ -135,8 +135,10 @@ class CornerMaps(NamedTuple):
 
     Attributes:
         tl_heatmap, br_heatmap: logits [B, C, H, W] of top-left and bottom-right corners.
-        tl_embedding, br_embedding: [B, 1, H, W], close for the two corners of one object.
-        tl_offset, br_offset: [B, 2, H, W], (x, y) fraction of a cell to add to the cell's number.
+        tl_embedding, br_embedding: [B, 1, H, W], close for the two corners of one object; [B, n, 1]
+            where the network was asked for n cells alone.
+        tl_offset, br_offset: [B, 2, H, W], (x, y) fraction of a cell to add to the cell's number;
+            [B, n, 2] where the network was asked for n cells alone.
     """
 
     tl_heatmap: Tensor
@@ -165,8 +167,9 @@ class CenterMaps(NamedTuple):
 
     Attributes:
         heatmap: logits [B, C, H, W] of the centres of boxes.
-        size: [B, 2, H, W], width and height of the box about a centre, in cells.
-        offset: [B, 2, H, W], (x, y) fraction of a cell to add to the cell's number.
+        size: [B, 2, H, W], width and height of the box about a centre, in cells; [B, n, 2] where
+            the network was asked for n cells alone.
+        offset: as ``size``, (x, y) fraction of a cell to add to the cell's number.
     """
 
     heatmap: Tensor

@@ -20,7 +20,6 @@ from core.class_names import COCO_CLASS_NAMES
 from core.config import CONFIG_DIR, Config, load_config
 from core.device import choose_device, place_
 from core.errors import UserError
-from core.inference.predict import Predict
 from core.models.detector import Detector, Drawings
 from core.sample.loader import read_image
 
@@ -50,7 +49,7 @@ class LoadedDetector:
     ) -> None:
         self._detector = detector
         half = config.system.precision == "bfloat16"
-        self._predict = Predict(detector.network, detector.decode, device, half)
+        self._predict = detector.predict(device, half)
         self.config, self.snapshot, self.iteration = config, snapshot, iteration
         self.class_names, self.names_known = tuple(class_names), names_known
         self.device = device

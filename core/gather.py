@@ -1,5 +1,6 @@
 """Reading a few cells of a map."""
 
+import torch
 from torch import Tensor
 
 
@@ -7,11 +8,37 @@ def gather_cells(maps: Tensor, index: Tensor) -> Tensor:
     """Reads the vectors of some cells, without laying the map out anew.
 
     Args:
-        maps: [B, D, H, W].
+        maps: [B, D, H, W]; or [B, M, D], if those cells alone were computed.
         index: int64 [B, M], number ``y * W + x`` of a cell.
 
     Returns:
         [B, M, D].
     """
+    if maps.dim() == 3:
+        assert maps.shape[:2] == index.shape, (maps.shape, index.shape)
+        return maps
     channels = index[:, None].expand(-1, maps.shape[1], -1)  # [B, D, M]
     return maps.flatten(2).gather(2, channels).transpose(1, 2)
+
+
+def gather_windows(maps: Tensor, index: Tensor, side: int) -> Tensor:
+    """Reads the windows about some cells; what lies outside the map is 0.
+
+    Args:
+        maps: [B, D, H, W].
+        index: int64 [B, M], number ``y * W + x`` of a window's middle.
+        side: of the windows, odd.
+
+    Returns:
+        [B * M, D, side, side].
+    """
+    height, width = maps.shape[2:]
+    reach = torch.arange(-(side // 2), side // 2 + 1, device=maps.device)
+    y = (index // width)[..., None, None] + reach[:, None]  # [B, M, side, 1]
+    x = (index % width)[..., None, None] + reach  # [B, M, 1, side]
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    pictures = torch.arange(len(maps), device=maps.device)[:, None, None, None]
+    vectors = maps.permute(0, 2, 3, 1)
+    windows = vectors[pictures, y.clamp(0, height - 1), x.clamp(0, width - 1)]
+    windows = torch.where(inside[..., None], windows, 0)
+    return windows.flatten(0, 1).permute(0, 3, 1, 2)

@@ -15,7 +15,6 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from core.batch import collate
-from core.inference.predict import Predict
 from core.models import MODELS
 from core.targets.color import apply_color
 
@@ -167,6 +166,33 @@ def test_exports_without_breaks(map_name):
         torch.testing.assert_close(map_, wanted)
 
 
+def test_what_is_read_at_cells_is_what_whole_maps_have(map_name):
+    """The terms of the loss, and the gradient of every parameter."""
+    detector = small_detector(map_name)
+    network = detector.network.double().train()
+    images = picture_batch(2).double()
+    picture, boxes = np.zeros((63, 47, 3), np.uint8), [[5, 6, 40, 50], [0, 0, 46, 62]]
+    objects = np.array(boxes, np.float32), np.array([2, 0])
+    sample = detector.sample(picture, *objects, None)
+    targets = detector.targets(collate([sample] * 2, [0, 1]))
+    results = []
+    for cells in (detector.network_inputs(targets), ()):
+        network.zero_grad()
+        terms = detector.losses(network(images, *cells), targets)
+        torch.stack(list(terms.values())).sum().backward()
+        gradients = {key: value.grad for key, value in network.named_parameters()}
+        results.append((terms, gradients))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-7)
+
+
+def test_decoding_reads_the_same_at_its_cells_as_in_whole_maps(map_name):
+    detector = small_detector(map_name)
+    network, images = detector.network.eval(), picture_batch(2)
+    with torch.no_grad():
+        whole, read = network(images), network(images, **detector.decode_inputs)
+    torch.testing.assert_close(detector.decode(read), detector.decode(whole), rtol=1e-4, atol=1e-5)
+
+
 def test_class_head_keys_are_the_entries_that_depend_on_the_class_count(name):
     three, five = (small_detector(name, count) for count in (3, 5))
     other = five.network.state_dict()
@@ -193,7 +219,8 @@ def test_a_picture_goes_all_the_way(name):
         terms = detector.losses(outputs, targets)
         assert all(term.shape == () and term.isfinite() for term in terms.values())
 
-    predict = Predict(detector.network.eval(), detector.decode, torch.device("cpu"))
+    detector.network.eval()
+    predict = detector.predict(torch.device("cpu"))
     with torch.no_grad():
         found = detector.infer(image, predict)
     assert (found.boxes[:, 2] >= found.boxes[:, 0]).all() and (found.labels < 3).all()

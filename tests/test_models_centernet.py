@@ -16,7 +16,6 @@ from core import checkpoint, models
 from core.config import config_from_dict, load_config
 from core.decode.centers import decode_centers
 from core.errors import UserError
-from core.inference.predict import Predict
 from core.layers.resnet import UpsampledResNet18
 from core.sample.color import MEAN, STD
 from core.targets.centers import CenterTargets
@@ -161,7 +160,8 @@ def test_resnet_steps_and_detects():
         sum(terms.values()).backward()
         for key, value in detector.network.named_parameters():
             assert value.grad.isfinite().all() and value.grad.abs().max() > 0, key
-    predict = Predict(detector.network.eval(), detector.decode, torch.device("cpu"))
+    detector.network.eval()
+    predict = detector.predict(torch.device("cpu"))
     for resolution in ("keep", "fix"):
         detect = small_resnet(test_resolution=resolution).infer
         with torch.no_grad():

@@ -15,7 +15,6 @@ from core import models
 from core.batch import collate
 from core.config import config_from_dict, load_config
 from core.errors import UserError
-from core.inference.predict import Predict
 from core.layers.anchors import AnchorGrid
 from core.layers.vgg import vgg_features
 from core.models.faster_rcnn import FasterRCNN
@@ -248,7 +247,8 @@ def test_detections_lie_in_the_picture_in_its_pixels():
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 2), (63, 47)])
 def test_pictures_of_any_size(size):
     detector = small_detector(NAME)
-    predict = Predict(detector.network.eval(), detector.decode, torch.device("cpu"))
+    detector.network.eval()
+    predict = detector.predict(torch.device("cpu"))
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     with torch.inference_mode():
         found = detector.infer(image, predict)

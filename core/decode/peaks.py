@@ -35,6 +35,12 @@ def top_peaks(heatmap: Tensor, k: int, kernel: int) -> tuple[Tensor, Tensor, Ten
     return _peaks_by_pooling(heatmap, k, kernel)
 
 
+def peak_cells(heatmap: Tensor, k: int, kernel: int) -> Tensor:
+    """Numbers ``y * W + x`` of the cells of :func:`top_peaks`: int64 [B, k]."""
+    _, _, ys, xs = top_peaks(heatmap, k, kernel)
+    return ys * heatmap.shape[3] + xs
+
+
 def _peaks_by_pooling(
     heatmap: Tensor, k: int, kernel: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -18,7 +18,6 @@ from core.distributed import Ranks
 from core.errors import UserError
 from core.evaluation.coco import coco_results, score_results
 from core.evaluation.shares import PictureError, every_picture
-from core.inference.predict import Predict
 from core.models.detector import Detector
 
 logger = logging.getLogger(__name__)
@@ -112,7 +111,7 @@ class Evaluations:
         """What all ranks find, picture by picture."""
         detector, system = self._detector, self._config.system
         half = system.precision == "bfloat16"
-        predict = Predict(detector.network, detector.decode, self._device, half)
+        predict = detector.predict(self._device, half)
 
         def look(index: int, image: np.ndarray) -> Detections:
             if asked():

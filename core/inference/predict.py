@@ -1,7 +1,7 @@
 """What inference asks of a network, whatever it looks at pictures for."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,12 +17,14 @@ class Predict:
         decode: makes of its outputs what inference works with.
         device: where it runs. Images may come from any device; those made there need no copy.
         half: whether the network runs in bfloat16 where that is as good.
+        inputs: what the network takes beside the images, by name.
     """
 
     network: nn.Module
     decode: Callable[[Any], Any]
     device: torch.device
     half: bool = False
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, images: Tensor, **options: Any) -> Any:
         """What ``decode`` makes of the network's outputs.
@@ -33,5 +35,5 @@ class Predict:
         """
         images = images.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-            outputs = self.network(images, **options)
+            outputs = self.network(images, **self.inputs, **options)
         return self.decode(outputs)

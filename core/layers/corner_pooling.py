@@ -9,7 +9,6 @@ from core.layers.blocks import ConvBnRelu
 from cpools_ext import corner_pool_sum
 
 Corner = Literal["top_left", "bottom_right"]
-Direction = Corner  # its old name, while cornernet.py still asks for it
 
 TOP_LEFT: Corner = "top_left"
 BOTTOM_RIGHT: Corner = "bottom_right"

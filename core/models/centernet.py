@@ -13,7 +13,7 @@ from core.batch import CenterMaps
 from core.config import Config
 from core.errors import UserError
 from core.inference.centers import Geometry, detect_centers
-from core.layers.heads import HEATMAP_BIAS, Head
+from core.layers.heads import HEATMAP_BIAS, Cells, Head, cells_in
 from core.layers.hourglass import StackedHourglass
 from core.layers.resnet import UpsampledResNet18
 from core.losses.centers import center_losses
@@ -92,15 +92,18 @@ class CenterHourglass(StackedHourglass):
         )
         self.hm, self.wh, self.reg = center_heads(width, width, num_classes, stacks)
 
-    def forward(self, images: Tensor) -> list[CenterMaps]:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, images: Tensor, cells: Cells | None = None
+    ) -> list[CenterMaps]:
         """Gives the maps of every stack, or in evaluation mode of the last one only.
 
         Args:
             images: [B, 3, height, width], normalised.
+            cells: where sizes and offsets are wanted; None: in all cells.
         """
         outputs = super().forward(images)
         stacks = range(0 if self.training else len(outputs) - 1, len(outputs))
-        return [center_maps(self, outputs[stack].features, stack) for stack in stacks]
+        return [center_maps(self, outputs[stack].features, stack, cells) for stack in stacks]
 
 
 class CenterResNet18(nn.Module):
@@ -119,9 +122,9 @@ class CenterResNet18(nn.Module):
             channels[-1], architecture.head_channels, num_classes, 1
         )
 
-    def forward(self, images: Tensor) -> list[CenterMaps]:
-        """Gives the maps of its one stack; images [B, 3, height, width], normalised."""
-        return [center_maps(self, self.backbone(images), 0)]
+    def forward(self, images: Tensor, cells: Cells | None = None) -> list[CenterMaps]:
+        """Gives the maps of its one stack; arguments as :meth:`CenterHourglass.forward`."""
+        return [center_maps(self, self.backbone(images), 0, cells)]
 
 
 def center_heads(
@@ -138,11 +141,13 @@ def center_heads(
 
 
 def center_maps(
-    network: CenterHourglass | CenterResNet18, features: Tensor, stack: int
+    network: CenterHourglass | CenterResNet18, features: Tensor, stack: int, cells: Cells | None
 ) -> CenterMaps:
     """What the heads of a stack make of its features [B, channels, H, W]."""
-    heads = (network.hm, network.wh, network.reg)
-    return CenterMaps(*(head[stack](features) for head in heads))
+    heatmap = network.hm[stack](features)
+    read = cells_in(heatmap, cells)
+    size, offset = (head[stack](features, read) for head in (network.wh, network.reg))
+    return CenterMaps(heatmap, size, offset)
 
 
 def build(config: Config, num_classes: int) -> Detector:
@@ -196,6 +201,7 @@ def _detector(
             gaussian_radius=db.gaussian_radius,
         ),
         losses=center_losses,
+        network_inputs=lambda targets: (targets.index,),
         decode=lambda outputs: outputs[-1],
         infer=partial(
             detect_centers,

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from core.batch import CornerMaps
 from core.config import Config
 from core.layers.blocks import Block, Residual
-from core.layers.corner_pooling import BOTTOM_RIGHT, TOP_LEFT, CornerPooling, Direction
-from core.layers.heads import HEATMAP_BIAS, Head
+from core.layers.corner_pooling import BOTTOM_RIGHT, TOP_LEFT, Corner, CornerPooling
+from core.layers.heads import HEATMAP_BIAS, Cells, Head, cells_in
 from core.layers.hourglass import StackedHourglass, Upsample, nearest_upsample
 from core.models.architecture import HourglassArchitecture, read_architecture
 from core.models.corners import corner_detector
@@ -54,9 +54,9 @@ class CornerNet(nn.Module):
         def heads(outputs: int, bias: float | None = None) -> nn.ModuleList:
             return nn.ModuleList(Head(width, width, outputs, head_kernel, bias) for _ in stacks)
 
-        def poolings(directions: tuple[Direction, Direction]) -> nn.ModuleList:
+        def poolings(corner: Corner) -> nn.ModuleList:
             pooled = architecture.pooling_channels
-            return nn.ModuleList(CornerPooling(width, pooled, directions) for _ in stacks)
+            return nn.ModuleList(CornerPooling(width, pooled, corner) for _ in stacks)
 
         self.hg = StackedHourglass(
             architecture.stem_channels,
@@ -73,27 +73,37 @@ class CornerNet(nn.Module):
         self.tl_tags, self.br_tags = heads(1), heads(1)
         self.tl_offs, self.br_offs = heads(2), heads(2)
 
-    def forward(self, images: Tensor) -> list[CornerMaps]:
+    def forward(
+        self, images: Tensor, tl_cells: Cells | None = None, br_cells: Cells | None = None
+    ) -> list[CornerMaps]:
         """Gives the maps of every stack, or in evaluation mode of the last one only.
 
         Args:
             images: [B, 3, height, width], normalised.
+            tl_cells, br_cells: where embeddings and offsets of either corner are wanted; None: in
+                all cells.
         """
         outputs = self.hg(images)
         stacks = range(0 if self.training else len(outputs) - 1, len(outputs))
-        return [self.corner_maps(outputs[stack].features, stack) for stack in stacks]
+        return [
+            self.corner_maps(outputs[stack].features, stack, tl_cells, br_cells) for stack in stacks
+        ]
 
-    def corner_maps(self, features: Tensor, stack: int) -> CornerMaps:
+    def corner_maps(
+        self, features: Tensor, stack: int, tl_cells: Cells | None, br_cells: Cells | None
+    ) -> CornerMaps:
         """The maps of one stack from its features [B, head_channels, H, W]."""
         top_left = self.tl_modules[stack](features)
         bottom_right = self.br_modules[stack](features)
+        tl_heatmap, br_heatmap = self.tl_heats[stack](top_left), self.br_heats[stack](bottom_right)
+        tl_read, br_read = cells_in(tl_heatmap, tl_cells), cells_in(br_heatmap, br_cells)
         return CornerMaps(
-            tl_heatmap=self.tl_heats[stack](top_left),
-            br_heatmap=self.br_heats[stack](bottom_right),
-            tl_embedding=self.tl_tags[stack](top_left),
-            br_embedding=self.br_tags[stack](bottom_right),
-            tl_offset=self.tl_offs[stack](top_left),
-            br_offset=self.br_offs[stack](bottom_right),
+            tl_heatmap=tl_heatmap,
+            br_heatmap=br_heatmap,
+            tl_embedding=self.tl_tags[stack](top_left, tl_read),
+            br_embedding=self.br_tags[stack](bottom_right, br_read),
+            tl_offset=self.tl_offs[stack](top_left, tl_read),
+            br_offset=self.br_offs[stack](bottom_right, br_read),
         )
 
 

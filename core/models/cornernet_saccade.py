@@ -16,10 +16,15 @@ from core.config import Config, Database
 from core.errors import UserError
 from core.evaluation.draw_saccades import inspect_saccades
 from core.inference.saccade import Gaze, SaccadePrediction, detect_saccades
-from core.layers.heads import HEATMAP_BIAS, Head
+from core.layers.heads import HEATMAP_BIAS, Cells, Head
 from core.losses.saccade import saccade_losses
 from core.models import cornernet
-from core.models.corners import class_head_keys, corner_decoder, sample_unchanged
+from core.models.corners import (
+    class_head_keys,
+    corner_decoder,
+    decoded_cells,
+    sample_unchanged,
+)
 from core.models.detector import Detector
 from core.sample.saccade import sample_saccade
 from core.targets.saccade import saccade_targets
@@ -56,12 +61,17 @@ class CornerNetSaccade(cornernet.CornerNet):
         )
 
     def forward(  # type: ignore[override]
-        self, images: Tensor, attention: bool = True
+        self,
+        images: Tensor,
+        tl_cells: Cells | None = None,
+        br_cells: Cells | None = None,
+        attention: bool = True,
     ) -> list[SaccadeMaps]:
         """Gives the maps of every stack, or in evaluation mode of the last one only.
 
         Args:
             images: [B, 3, height, width], normalised.
+            tl_cells, br_cells: see :meth:`core.models.cornernet.CornerNet.forward`.
             attention: whether the attention maps are wanted; without them ``attention`` is empty.
         """
         outputs = self.hg(images)
@@ -73,7 +83,8 @@ class CornerNetSaccade(cornernet.CornerNet):
                 heads = self.att_modules[stack].children()
                 finest = merged[-self.levels :]
                 looks = [head(level) for head, level in zip(heads, finest, strict=True)]
-            maps.append(SaccadeMaps(self.corner_maps(features, stack), looks))
+            corners = self.corner_maps(features, stack, tl_cells, br_cells)
+            maps.append(SaccadeMaps(corners, looks))
         return maps
 
 
@@ -127,6 +138,8 @@ def build(config: Config, num_classes: int) -> Detector:
             gaussian_radius=db.gaussian_radius,
         ),
         losses=saccade_losses,
+        network_inputs=lambda targets: (targets.corners.tl_index, targets.corners.br_index),
+        decode_inputs=decoded_cells(db),
         decode=decode,
         infer=partial(detect_saccades, **looking),
         class_head_keys=class_head_keys(stacks),

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from core.batch import CornerMaps, Sample
 from core.config import Config, Database
 from core.decode.corners import decode_corners
+from core.decode.peaks import peak_cells
 from core.inference.corners import detect_corners
 from core.losses.corners import corner_losses
 from core.models.detector import Detector
@@ -52,6 +53,8 @@ def corner_detector(
             gaussian_radius=db.gaussian_radius,
         ),
         losses=corner_losses,
+        network_inputs=lambda targets: (targets.tl_index, targets.br_index),
+        decode_inputs=decoded_cells(db),
         decode=lambda outputs: decode(outputs[-1]),
         infer=partial(
             detect_corners,
@@ -79,6 +82,12 @@ def corner_decoder(db: Database, *, no_border: bool) -> Callable[[CornerMaps], T
         num_dets=db.num_dets,
         no_border=no_border,
     )
+
+
+def decoded_cells(db: Database) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Where :func:`corner_decoder` reads embeddings and offsets, as inputs of the network."""
+    find = partial(peak_cells, k=db.top_k, kernel=db.nms_kernel)
+    return {"tl_cells": find, "br_cells": find}
 
 
 def class_head_keys(stacks: int) -> tuple[str, ...]:

@@ -1,10 +1,11 @@
 """What every detector is made of."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from core.batch import Batch, Detections, Sample
@@ -36,7 +37,9 @@ class Detector:
             ``predict(images)`` -> what is decoded of normalised float images [B, 3, h, w].
         class_head_keys: prefixes of the state-dict keys whose shape depends on the class count.
         network_inputs: ``network_inputs(targets)`` -> what the network takes beside the images
-            for its losses, in either mode (Faster R-CNN samples regions by the targets).
+            for its losses, in either mode: the cells that they read, or for Faster R-CNN the
+            targets, by which it samples regions.
+        decode_inputs: what the network takes beside the images for ``decode``, by name.
         load_pretrained_: ``load_pretrained_()`` loads what parts of the network learnt elsewhere;
             called where a run starts from no other weights. None: there is nothing to load.
         inspect: as ``infer``, and gives also drawings by name, uint8 [h, w, 3], of how the
@@ -53,5 +56,10 @@ class Detector:
     class_head_keys: tuple[str, ...]
     inspect: Callable[[np.ndarray, Predict], tuple[Detections, Drawings]] | None = None
     network_inputs: Callable[[Any], tuple[Any, ...]] = no_inputs
+    decode_inputs: Mapping[str, Any] = field(default_factory=dict)
     load_pretrained_: Callable[[], None] | None = None
     compilable: nn.Module | None = None
+
+    def predict(self, device: torch.device, half: bool = False) -> Predict:
+        """What ``infer`` looks at images with; arguments as :class:`Predict`."""
+        return Predict(self.network, self.decode, device, half, self.decode_inputs)
