@@ -169,11 +169,18 @@ def test_resnet_steps_and_detects():
         assert np.isfinite(found.boxes).all() and (found.labels < 3).all()
 
 
-def test_resnet_starts_from_imagenet(tmp_path):
-    """The backbone sees BGR of this frame and gives what torchvision's gives for RGB."""
+@pytest.mark.parametrize("published", [True, False])
+def test_resnet_starts_from_imagenet(tmp_path, published):
+    """The backbone sees BGR of this frame and gives what torchvision's gives for RGB.
+
+    The published file is from before batch norms counted their batches.
+    """
     theirs, path = resnet18(weights=None).eval(), tmp_path / "resnet18.pth"
     nn.init.normal_(theirs.bn1.running_mean)
-    torch.save(theirs.state_dict(), path)
+    weights = theirs.state_dict()
+    kept = {key: value for key, value in weights.items() if not key.endswith("batches_tracked")}
+    assert len(weights) - len(kept) == 20
+    torch.save(kept if published else weights, path)
     model = {"backbone": "resnet18", "backbone_weights": str(path)}
     detector = models.build(small_config(model), 3)
     assert detector.load_pretrained_ is not None
@@ -187,7 +194,6 @@ def test_resnet_starts_from_imagenet(tmp_path):
         first = body.bn1(body.conv1(own))
         expected = theirs.bn1(theirs.conv1((rgb - mean[:, None, None]) / std[:, None, None]))
     torch.testing.assert_close(first[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2])
-    weights = theirs.state_dict()
     changed = {
         key for key, value in body.state_dict().items() if not torch.equal(value, weights[key])
     }
@@ -202,6 +208,18 @@ def test_a_missing_file_of_imagenet_s_weights_says_where_to_get_it():
     assert "model.backbone_weights: there is no file no.pth" in message
     assert ResNet18_Weights.IMAGENET1K_V1.url in message and "\n" not in message
     assert small_resnet().load_pretrained_ is None
+
+
+def test_imagenet_weights_of_another_network_are_refused(tmp_path):
+    path = tmp_path / "resnet50.pth"
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, path)
+    with pytest.raises(UserError) as error:
+        models.build(
+            small_config({"backbone": "resnet18", "backbone_weights": str(path)}), 3
+        ).load_pretrained_()
+    message = str(error.value)
+    assert "has no weights for backbone.body.bn1.weight [64]; get torchvision's" in message
+    assert ResNet18_Weights.IMAGENET1K_V1.url in message and "\n" not in message
 
 
 def test_resnet_class_head_keys():

@@ -19,11 +19,12 @@ from core.layers.anchors import AnchorGrid
 from core.layers.vgg import vgg_features
 from core.models.faster_rcnn import FasterRCNN
 from core.models.faster_rcnn_architecture import Architecture
-from core.models.imagenet import for_normalized_bgr, load_imagenet_weights_
+from core.models.imagenet import VGG16, for_normalized_bgr, load_imagenet_weights_
 from core.sample.color import MEAN, STD
 from core.targets.color import apply_color
 
 NAME = "FasterRCNN"
+WHERE = "x.json: model.backbone_weights"
 TERMS = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
 
 
@@ -303,7 +304,7 @@ def test_weights_from_imagenet(tmp_path):
         nn.init.normal_(parameter, std=0.1)
     path = tmp_path / "vgg16.pth"
     torch.save(vgg.state_dict(), path)
-    load_imagenet_weights_(network, str(path), "x.json: model.backbone_weights")
+    load_imagenet_weights_(network, str(path), WHERE, VGG16)
     rgb = torch.rand(1, 3, 64, 64)
     bgr = rgb.flip(1)
     own = (bgr - torch.from_numpy(MEAN)[:, None, None]) / torch.from_numpy(STD)[:, None, None]
@@ -332,7 +333,7 @@ def test_the_first_convolution_is_rewritten_not_changed():
 def test_a_missing_file_of_weights_says_where_to_get_it(tmp_path):
     network, _ = narrow_network()
     with pytest.raises(UserError) as caught:
-        load_imagenet_weights_(network, str(tmp_path / "no.pth"), "x.json: model.backbone_weights")
+        load_imagenet_weights_(network, str(tmp_path / "no.pth"), WHERE, VGG16)
     message = str(caught.value)
     assert message.startswith("x.json: model.backbone_weights: there is no file")
     assert VGG16_Weights.IMAGENET1K_V1.url in message and "from scratch" in message
@@ -348,5 +349,5 @@ def test_weights_of_another_backbone_are_refused(tmp_path):
     ):
         torch.save({**vgg.state_dict(), key: value}, path)
         with pytest.raises(UserError, match=r"has no weights for .*IMAGENET1K_V1"):
-            load_imagenet_weights_(network, str(path), "x.json: model.backbone_weights")
+            load_imagenet_weights_(network, str(path), WHERE, VGG16)
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())

@@ -29,7 +29,7 @@ from core.layers.vgg import vgg_features
 from core.models.corners import sample_unchanged
 from core.models.detector import Detector
 from core.models.faster_rcnn_architecture import Architecture
-from core.models.imagenet import load_imagenet_weights_
+from core.models.imagenet import VGG16, load_imagenet_weights_
 from core.sample.whole import sample_whole
 from core.sections import parse_section
 from core.targets.regions import region_targets
@@ -172,7 +172,7 @@ def build(config: Config, num_classes: int) -> Detector:
         class_head_keys=("roi_heads.box_predictor.",),
         network_inputs=lambda targets: (targets,),
         load_pretrained_=(
-            partial(load_imagenet_weights_, network, weights, f"{where}.backbone_weights")
+            partial(load_imagenet_weights_, network, weights, f"{where}.backbone_weights", VGG16)
             if weights is not None
             else None
         ),

@@ -30,7 +30,7 @@ class Source:
         first: our key of the first convolution's weight.
         bias: our key of what is added to its output.
         subtracted: ``bias`` is the mean that a batch norm subtracts.
-        settings: the settings that must be as they are by default, for messages.
+        besides: what a mend of weights that do not fit says beside where to get these.
     """
 
     weights: ResNet18_Weights | VGG16_Weights
@@ -38,7 +38,7 @@ class Source:
     first: str
     bias: str
     subtracted: bool
-    settings: str
+    besides: str
 
 
 VGG16 = Source(
@@ -51,7 +51,8 @@ VGG16 = Source(
     first="backbone.0.weight",
     bias="backbone.0.bias",
     subtracted=False,
-    settings="model.channels, batch_norm, pooled_size and head_channels as they are by default",
+    besides=", and leave model.channels, batch_norm, pooled_size and head_channels as they are by "
+    "default",
 )
 RESNET18 = Source(
     ResNet18_Weights.IMAGENET1K_V1,
@@ -59,17 +60,16 @@ RESNET18 = Source(
     first="backbone.body.conv1.weight",
     bias="backbone.body.bn1.running_mean",
     subtracted=True,
-    settings="ResNet-18",
+    besides="",
 )
 
 
-def load_imagenet_weights_(
-    network: nn.Module, path: str, where: str, source: Source = VGG16
-) -> None:
+def load_imagenet_weights_(network: nn.Module, path: str, where: str, source: Source) -> None:
     """Gives the parts of a network that ``source`` names their weights, in place.
 
     They were learnt on RGB with ImageNet's mean and deviation. The first convolution takes the
     change from this frame's input, BGR with COCO's, into its weights; nothing else has to know.
+    The published files are older than a batch norm's count of its batches, which keeps its own.
 
     Args:
         network: a Faster R-CNN on VGG16, or a CenterNet on ResNet-18.
@@ -90,12 +90,12 @@ def load_imagenet_weights_(
     taken: dict[str, Tensor] = {}
     for prefix, theirs in source.prefixes.items():
         for key in own:
-            if key.startswith(prefix):
+            if key.startswith(prefix) and not key.endswith(".num_batches_tracked"):
                 value = given.get(theirs + key.removeprefix(prefix))
                 if value is None or value.shape != own[key].shape or not value.isfinite().all():
                     raise UserError(
-                        f"{where}: {path} has no weights for {key} {list(own[key].shape)}; "
-                        f"{origin} fits {source.settings}"
+                        f"{where}: {path} has no weights for {key} {list(own[key].shape)}; get "
+                        f"{origin}{source.besides}"
                     )
                 taken[key] = value
     sign = -1 if source.subtracted else 1
