@@ -54,6 +54,14 @@ def test_output_sizes_must_be_the_network_s(name):
         models.build(small_config(name, output_sizes=[[12, 16]]), 3)
 
 
+@pytest.mark.parametrize("name", [*NAMES, "CornerNet_Saccade"])
+def test_no_more_detections_than_pairs_of_corners(name):
+    small_detector(name, top_k=4, num_dets=16)
+    with pytest.raises(UserError, match=r"db.num_dets 17 .* 16 pairs of db.top_k 4 corners") as e:
+        small_detector(name, top_k=4, num_dets=17)
+    assert "set it to at most 16" in str(e.value) and "\n" not in str(e.value)
+
+
 @pytest.mark.parametrize("side", [61, 62, 63, 64])
 def test_sides_that_fit_up_to_the_rounding_of_the_stem(name, side):
     network = small_detector(name, input_size=[side, side], output_sizes=[[16, 16]]).network

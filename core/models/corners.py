@@ -10,6 +10,7 @@ from core.batch import CornerMaps, Sample
 from core.config import Config, Database
 from core.decode.corners import decode_corners
 from core.decode.peaks import peak_cells
+from core.errors import UserError
 from core.inference.corners import detect_corners
 from core.losses.corners import corner_losses
 from core.models.detector import Detector
@@ -31,7 +32,7 @@ def corner_detector(
         stacks: number of stacks, each with heatmap heads of its own.
     """
     db = config.db
-    decode = corner_decoder(db, no_border=False)
+    decode = corner_decoder(db, no_border=False, where=config.path)
     sample = partial(
         sample_corners,
         input_size=db.input_size,
@@ -72,8 +73,24 @@ def corner_detector(
     )
 
 
-def corner_decoder(db: Database, *, no_border: bool) -> Callable[[CornerMaps], Tensor]:
-    """:func:`decode_corners` with the settings of a config's ``db`` section."""
+def corner_decoder(
+    db: Database, *, no_border: bool, where: str = "this config"
+) -> Callable[[CornerMaps], Tensor]:
+    """:func:`decode_corners` with the settings of a config's ``db`` section.
+
+    Args:
+        db: the section.
+        no_border: see there.
+        where: the file, for messages.
+
+    Raises:
+        UserError: more detections are asked for than there are pairs of corners.
+    """
+    if db.num_dets > db.top_k**2:
+        raise UserError(
+            f"{where}: db.num_dets {db.num_dets} is more than the {db.top_k**2} pairs of "
+            f"db.top_k {db.top_k} corners; set it to at most {db.top_k**2}"
+        )
     return partial(
         decode_corners,
         top_k=db.top_k,

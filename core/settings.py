@@ -1,0 +1,149 @@
+"""The settings that all models share: the ``system`` and ``db`` sections of a config."""
+
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class System:
+    """How to train: data, schedule, optimiser, folders (the reference's names and defaults)."""
+
+    dataset: str = "COCO"
+    sampling_function: str | None = None  # of the reference's files; the model chooses its own
+    data_dir: str = "./data"
+    dataset_dir: str = "coco"  # <data_dir>/<dataset_dir>/{annotations,images}
+    train_split: str = "trainval"
+    val_split: str = "minival"
+    test_split: str = "testdev"
+    cache_dir: str = "./cache"
+    result_dir: str = "./results"
+    batch_size: int = 1
+    chunk_sizes: tuple[int, ...] | None = (
+        None  # pictures a part of the step; their sum is batch_size
+    )
+    max_iter: int = 500000
+    stepsize: int = 450000  # iterations between two decays of the learning rate
+    decay_rate: float = 10.0
+    learning_rate: float = 0.00025
+    opt_algo: typing.Literal["adam", "sgd"] = "adam"
+    snapshot: int = 5000  # iterations between two snapshots
+    keep: int = 3  # newest snapshots that keep the state of the training beside the weights
+    val_iter: int = 100  # iterations between two validation losses; 0: never
+    eval_iter: int = 0  # iterations between two evaluations of the validation split; 0: never
+    display: int = 5  # iterations between two lines of the log
+    pretrain: str | None = None  # weights to start from
+    prefetch_size: int = 5  # batches that wait in memory
+    workers: int = 4
+    seed: int = 317
+    precision: typing.Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = True  # memory layout of the network; the faster one for most devices
+    sync_batchnorm: bool = False  # statistics of the chunks that all GPUs compute at a time
+    dist_timeout: int = 300  # seconds that a process waits for the others in a step
+    compile: bool = False  # training by torch.compile; the first steps then take minutes
+    # parts whose activations are computed twice instead of kept: slower, with less memory
+    checkpointing: typing.Literal["none", "stack", "residual"] = "none"
+    clip_norm: float | None = None  # a step's gradient of a larger norm is scaled down to it
+
+
+@dataclass(frozen=True)
+class Database:
+    """How pictures are sampled, encoded and decoded (the reference's names)."""
+
+    categories: int | None = None  # checked against the annotation file
+    use_crowd: bool = True  # train crowd boxes as objects, as published
+    input_size: tuple[int, int] = (511, 511)  # height, width
+    output_sizes: tuple[tuple[int, int], ...] = ((128, 128),)
+    # sampling
+    data_aug: bool = True
+    rand_crop: bool = True
+    rand_color: bool = True
+    lighting: bool = True
+    rand_scales: tuple[float, ...] | None = None
+    rand_scale_min: float = 0.6
+    rand_scale_max: float = 1.4
+    rand_scale_step: float = 0.1
+    border: int = 128
+    # targets
+    gaussian_bump: bool = True
+    gaussian_iou: float = 0.3
+    gaussian_radius: int = -1  # -1: from the box and gaussian_iou
+    # detection
+    test_scales: tuple[float, ...] = (1.0,)
+    test_flipped: bool = True
+    top_k: int = 100
+    ae_threshold: float = 0.5
+    nms_kernel: int = 3
+    num_dets: int = 1000
+    nms_algorithm: typing.Literal["nms", "linear_soft_nms", "exp_soft_nms"] = "exp_soft_nms"
+    nms_threshold: float = 0.5
+    merge_bbox: bool = False
+    weight_exp: float = 8.0
+    max_per_image: int = 100
+    # CenterNet's test pictures: at their own size, padded, or scaled into input_size
+    test_resolution: typing.Literal["keep", "fix"] = "keep"
+    test_nms: bool = False  # soft-NMS at one scale, too; CenterNet does without
+    reference_scoring: bool = False  # keep the reference's rounding and soft-NMS left-overs
+    # CornerNet-Saccade
+    rand_center: bool = True  # in every second crop an object stands near the middle
+    min_scale: int = 16  # pixels of the longer side of the smallest object that is trained
+    init_sizes: tuple[int, ...] = (192, 255)  # of the whole picture's longer side, first pass
+    att_sizes: tuple[tuple[int, int], ...] | None = None  # follow from input_size
+    att_ranges: tuple[tuple[int, int], ...] = ((96, 256), (32, 96), (0, 32))  # a map, coarse first
+    att_ratios: tuple[int, ...] | None = None  # follow from the network
+    att_scales: tuple[tuple[float, ...], ...] = ((1.0, 2.0, 4.0),)  # zooms of a round, a map
+    att_thresholds: tuple[float, ...] = (0.3,)  # of a round
+    att_nms_ks: tuple[int, ...] = (3, 3, 3)  # windows of the local maxima, a map
+    att_max_crops: int = 30  # of all rounds; 0: the first pass only
+    ref_dets: bool = True  # look closer at detections of the round before, too
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Height and width of the heatmaps that the losses see, in cells."""
+        return self.output_sizes[0]
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Scales of the random crop: ``rand_scales``, or min, min + step, … below max."""
+        if self.rand_scales is not None:
+            return self.rand_scales
+        return tuple(
+            np.arange(self.rand_scale_min, self.rand_scale_max, self.rand_scale_step).tolist()
+        )
+
+
+def problems(system: System, db: Database) -> Iterator[str]:
+    """What is out of range, or valid alone and impossible together, whatever the model is."""
+    for section, keys in {
+        system: ("batch_size", "max_iter", "stepsize", "snapshot", "display", "prefetch_size"),
+        db: ("top_k", "nms_kernel", "num_dets", "max_per_image", "border"),
+    }.items():
+        for key in keys:
+            if getattr(section, key) < 1:
+                yield f"{'db' if section is db else 'system'}.{key} must be at least 1"
+    if system.learning_rate <= 0 or system.decay_rate <= 0:
+        yield "system.learning_rate and system.decay_rate must be above 0"
+    if system.keep < 1 or system.dist_timeout < 1:
+        yield "system.keep and system.dist_timeout (seconds) must be at least 1"
+    if min(system.val_iter, system.eval_iter, system.workers) < 0:
+        yield "system.val_iter, system.eval_iter (0: never) and system.workers must be 0 or more"
+    if system.clip_norm is not None and not system.clip_norm > 0:
+        yield "system.clip_norm must be above 0, or null"
+    chunks = system.chunk_sizes
+    if chunks is not None and (min(chunks, default=0) < 1 or sum(chunks) != system.batch_size):
+        yield (
+            f"system.chunk_sizes {list(chunks)} must be positive and add up to "
+            f"system.batch_size {system.batch_size}"
+        )
+    if db.nms_kernel % 2 == 0:
+        yield f"db.nms_kernel {db.nms_kernel} must be odd"
+    if not db.output_sizes or min(*db.input_size, *sum(db.output_sizes, ())) < 1:
+        yield "db.input_size and db.output_sizes must be positive"
+    if db.rand_scale_step <= 0 or min(db.scales, default=0) <= 0:
+        yield "db.rand_scales, or rand_scale_min, _max, rand_scale_step, must give scales above 0"
+    if min(db.test_scales, default=0) <= 0:
+        yield "db.test_scales must hold numbers above 0"
+    if not 0 <= db.nms_threshold <= 1:
+        yield f"db.nms_threshold {db.nms_threshold} is an overlap and must be from 0 to 1"
