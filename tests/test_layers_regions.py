@@ -137,6 +137,17 @@ def test_an_object_that_no_anchor_touches_is_not_trained(anchors, target):
     assert set(labels.unique().tolist()) == {-1, 0}
 
 
+def test_anchors_outside_are_removed_before_the_match_not_after(anchors):
+    """The object's best anchor leaves the picture; the best of those inside stands for it."""
+    object_ = {"boxes": torch.tensor([[0, 300, 60, 420.0]]), "size": (800, 800)}
+    (labels,), _ = proposals().assign_targets_to_anchors([anchors], [object_])
+    assert int((labels == 1).sum()) == 1
+    (after,), _ = super(RegionProposals, proposals()).assign_targets_to_anchors(
+        [anchors], [object_]
+    )
+    assert not (after[anchors_inside(anchors, (800, 800))] == 1).any()
+
+
 def test_where_no_anchor_fits_all_are_trained(target):
     (boxes,) = grid(torch.zeros(1, 3, 48, 800), torch.zeros(1, 1, 3, 50))
     object_ = {"boxes": torch.tensor([[100, 4, 200, 44.0]]), "size": (48, 800)}

@@ -197,6 +197,25 @@ def test_pictures_of_two_sizes_in_one_batch():
     assert detector.targets(batch[1:])[0]["size"] == targets[1]["size"]
 
 
+def test_pictures_of_two_sizes_are_padded_with_the_mean_colour():
+    """As torchvision pads: the network sees each of them as alone, and 0 beside it."""
+    detector, rng, seen = small_detector(NAME), np.random.default_rng(0), []
+    detector.network.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    objects = np.array([[2, 3, 30, 35]], np.float32), np.array([1])
+    samples = [
+        detector.sample(rng.integers(0, 256, (*size, 3), np.uint8), *objects, rng)
+        for size in ((40, 60), (60, 40))
+    ]
+    for pictures in (samples[:1], samples[1:], samples):
+        losses(detector, collate(pictures, [0] * len(pictures)))
+    for alone, together in zip(seen[:2], seen[2], strict=True):
+        height, width = alone.shape[2:]
+        assert (height, width) != together.shape[1:]
+        expected = torch.zeros_like(together)
+        expected[:, :height, :width] = alone[0]
+        assert torch.equal(together, expected)
+
+
 def test_a_batch_is_its_pictures():
     network = small_detector(NAME).network.eval()
     images = images_of(3)

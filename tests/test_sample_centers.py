@@ -106,6 +106,16 @@ def test_without_crop_the_whole_picture_is_mirrored_at_most():
         assert np.array_equal(image, plain) or np.array_equal(image, plain[:, :, ::-1])
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (1, 40)])
+@pytest.mark.parametrize("scale", [0.3, 0.6, 1.3])
+def test_pictures_of_a_pixel(size, scale):
+    image, boxes = np.full((*size, 3), 200, np.uint8), np.array([[0, 0, size[1], size[0]]])
+    settings = OPTIONS | {"scales": (scale,)}
+    result = sample_centers(image, boxes, np.arange(1), np.random.default_rng(0), **settings)
+    assert result.image.shape == (3, 96, 128)
+    assert np.isfinite(result.boxes).all()
+
+
 def test_scales_zoom():
     areas = []
     for scale in (0.6, 1.0, 1.3):

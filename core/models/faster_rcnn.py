@@ -106,7 +106,7 @@ class FasterRCNN(nn.Module):
         else:
             sizes = [target["size"] for target in targets]
             height, width = (max(sides) for sides in zip(*sizes, strict=True))
-            images = images[:, :, :height, :width]
+            images = without_padding(images[:, :, :height, :width], sizes)
         features = {_MAP: self.backbone(images).float()}
         pictures = ImageList(images, sizes)
         if targets is None:
@@ -137,6 +137,16 @@ class FasterRCNN(nn.Module):
             finally:
                 for part in parts:
                     part.eval()
+
+
+def without_padding(images: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
+    """Images [B, 3, h, w] with 0, the mean colour, beside their pictures of ``sizes``."""
+    if len(set(sizes)) == 1:
+        return images
+    padding = torch.ones_like(images[:, :1], dtype=torch.bool)
+    for picture, (height, width) in zip(padding, sizes, strict=True):
+        picture[:, :height, :width] = False
+    return images.masked_fill(padding, 0)
 
 
 def given_losses(losses: dict[str, Tensor], targets: Any) -> dict[str, Tensor]:

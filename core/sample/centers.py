@@ -48,7 +48,7 @@ def sample_centers(
     center: tuple[float, float] = (size[0] / 2, size[1] / 2)
     if rng is not None and crop:
         window, center = transforms.draw_crop(size, window, scales, border, rng)
-    zoom = input_size[1] / window[1]
+    zoom = input_size[1] / max(1, window[1])  # a part of a pixel is cut off to none
     image = warp(image, center, zoom, input_size)
     boxes = warp_boxes(boxes, center, zoom, input_size)
     kept = transforms.has_area(transforms.clip_boxes(boxes, input_size))
