@@ -175,15 +175,31 @@ changes = options(workers=1, prefetch=5, batch_size=16)
 found = batches(training_loader(Folder(Path(sys.argv[1]), 10), sample, **changes), 7)
 print(sum(batch.images.nbytes for batch in found))
 """
+LARGE_PICTURES = """
+import sys
+from pathlib import Path
+import cv2
+import numpy as np
+sys.path += sys.argv[2:]
+from test_sample_loader import Folder
+from core.evaluation.pictures import decoded_pictures
+database = Folder(Path(sys.argv[1]), 4)
+for number in range(4):
+    cv2.imwrite(str(database.image_path(number)), np.full((3000, 4000, 3), number, np.uint8))
+found = list(decoded_pictures(database, 2, range(4)))
+assert [picture[0, 0, 0] for picture in found] == [0, 1, 2, 3]
+print(sum(picture.nbytes for picture in found))
+"""
 
 
-def test_batches_larger_than_a_container_s_shared_memory(tmp_path):
-    """64 MB of it is what containers have by default; 88 MB of batches are held here."""
+@pytest.mark.parametrize("script", [LARGE_BATCHES, LARGE_PICTURES], ids=["batches", "pictures"])
+def test_what_is_larger_than_a_container_s_shared_memory(tmp_path, script):
+    """64 MB of it is what containers have by default; 85 MB and more are held here."""
     unshare = shutil.which("unshare")
     mount = "mount -t tmpfs -o size=64m tmpfs /dev/shm"
     if not unshare or subprocess.run([unshare, "-m", "sh", "-c", mount]).returncode:
         pytest.skip("this user may not mount a smaller /dev/shm")
-    (tmp_path / "script.py").write_text(LARGE_BATCHES)
+    (tmp_path / "script.py").write_text(script)
     words = [sys.executable, tmp_path / "script.py", tmp_path, Path(__file__).parent, Path.cwd()]
     shell = f'{mount} && exec "$@"'
     found = subprocess.run(

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from core.dbs.coco import CocoDetection
 from core.errors import UserError
 from core.sample.loader import read_image
+from core.sample.memory import shared
 
 
 class Pictures(Dataset[Tensor]):
@@ -28,8 +29,7 @@ class Pictures(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         image = read_image(self.database.image_path(index))
-        # A tensor crosses to the main process in shared memory, an array would be copied twice.
-        return torch.from_numpy(np.empty((0, 0, 3), np.uint8) if image is None else image)
+        return shared(np.empty((0, 0, 3), np.uint8) if image is None else image)
 
 
 def decoded_pictures(

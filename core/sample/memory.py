@@ -90,6 +90,18 @@ def _release(piece: Tensor, process: int) -> None:
         piece[-1] = _FREE
 
 
+def shared(image: np.ndarray) -> Tensor:
+    """A copy of an image, in a worker such that the process that it goes to can map it.
+
+    Args:
+        image: uint8, of any shape.
+    """
+    piece = _new_piece(max(1, image.size))
+    copy = piece[: image.size].view(image.shape)
+    copy.numpy()[...] = image
+    return copy
+
+
 def keep_freed_memory() -> None:
     """Has the allocator keep the memory of pictures that are done with, for those to come.
 
