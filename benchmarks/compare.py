@@ -21,7 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.operators import table
 from core import models
+from core.checkpoint import newest_snapshot
 from core.config import Config, load_config
+from core.errors import UserError
+from core.errors import run as run_script
 
 COCO_CLASSES = 80
 # Pixels of one picture where it is not db.input_size (height, width), as the papers test.
@@ -45,10 +48,13 @@ def size_and_work(model: str) -> tuple[int, float]:
     device = torch.device("cpu" if model == "FasterRCNN" else "meta")
     config = load_config(model)
     with device:
-        network = models.build(config, COCO_CLASSES).network.eval()
+        detector = models.build(config, COCO_CLASSES)
+        network = detector.network.eval()
         images = torch.zeros(1, 3, *TEST_SIZES.get(model, config.db.input_size))
+        # Which cells are read does not matter to the count.
+        cells = {key: torch.zeros(1, config.db.top_k).long() for key in detector.decode_inputs}
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(images)
+            network(images, **cells)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return parameters, counter.get_total_flops() / 1e9
 
@@ -61,25 +67,45 @@ def run(*words: str) -> float:
     return time.perf_counter() - start
 
 
+def newest_iteration(config: Config) -> int:
+    """The iteration of the newest snapshot of a config.
+
+    Raises:
+        UserError: there is none.
+    """
+    cache_dir = config.system.cache_dir
+    newest = newest_snapshot(cache_dir, config.name)
+    if newest is None:
+        raise UserError(f"{config.name} has no snapshot in {cache_dir}; leave --trained out")
+    return newest[1]
+
+
 def learn(config: Config, trained: bool) -> list[str]:
-    """Trains and evaluates: minutes of training, AP, AP50, pictures a second."""
+    """Trains and evaluates: minutes of training, AP, AP50, pictures a second.
+
+    Args:
+        config: of the training.
+        trained: evaluate the newest snapshot instead.
+    """
     system = config.system
     folder = Path(system.data_dir) / system.dataset_dir
     if not folder.exists():
         run("-m", "core.dbs.shapes", str(folder), *PICTURES[system.dataset_dir])
     minutes = "" if trained else f"{run('train.py', config.name) / 60:.1f}"
-    run("evaluate.py", config.name, "--split", "validation")
-    results = Path(system.result_dir) / config.name / str(system.max_iter) / "validation"
+    iteration = newest_iteration(config) if trained else system.max_iter
+    run("evaluate.py", config.name, "--testiter", str(iteration), "--split", "validation")
+    results = Path(system.result_dir) / config.name / str(iteration) / "validation"
     metrics = json.loads((results / "metrics.json").read_text())
     rate = metrics["images_per_second"]
     return [minutes, f"{metrics['AP']:.3f}", f"{metrics['AP50']:.3f}", f"{rate:.0f}"]
 
 
-def main() -> None:
+def main(words: list[str]) -> int:
+    """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=models.MODELS, default=list(models.MODELS))
     parser.add_argument("--trained", action="store_true", help="evaluate the newest snapshots")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     rows = {}
     for model in options.models:
         parameters, work = size_and_work(model)
@@ -88,13 +114,14 @@ def main() -> None:
         rows[f"[{model}](configs/{model}.json)"] = [
             f"{parameters / 1e6:.1f} M",
             f"{work:.0f} at {size}",
-            PUBLISHED[model],
+            PUBLISHED.get(model, "-"),
             *learnt,
         ]
     published = ["parameters", "GFLOP", "published AP"]
     head = [*published, "minutes to train", "AP", "AP50", "pictures a second"]
     print(table(head, rows))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
