@@ -1,7 +1,7 @@
 """The glossary of shapes: what a worker hands over, what a network gives, what a detector finds.
 
 Letters: B batch, C classes, H W height and width in output cells, M objects of the picture with the
-most objects in the batch, n objects or detections of one picture. Boxes are float32
+most objects in the batch, at least 2, n objects or detections of one picture. Boxes are float32
 ``(x0, y0, x1, y1)`` in pixels; labels are 0-based and contiguous.
 """
 
@@ -100,7 +100,7 @@ def collate(
         images: uint8 [B, 3, height, width], the samples' images if they are stacked already.
     """
     counts = np.array([len(sample.boxes) for sample in samples])
-    objects = max(1, counts.max())
+    objects = max(2, counts.max())  # compilers take a length of 1 for a constant
     boxes = np.zeros((len(samples), objects, 4), np.float32)
     labels = np.zeros((len(samples), objects), np.int64)
     usable = None

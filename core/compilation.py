@@ -21,7 +21,8 @@ def compile_(network: nn.Module, backend: str | Callable[..., Any] = "inductor")
     not compiled.
 
     Args:
-        network: should have no graph breaks.
+        network: should have no graph breaks. It takes images, and cells int64 [B, M] to read of its
+            maps; M, above 1, may be another every time.
         backend: see :func:`torch.compile`.
     """
     # Else the backward pass would be compiled, and fail, after the forward pass has run.
@@ -34,14 +35,16 @@ def compile_(network: nn.Module, backend: str | Callable[..., Any] = "inductor")
     compiled, plain = network._compiled_call_impl, network._call_impl
     assert compiled is not None
 
-    def call(*inputs: Any) -> Any:
+    def call(images: Any, *cells: Any, **options: Any) -> Any:
         if network.training:
+            for index in cells:
+                torch._dynamo.maybe_mark_dynamic(index, 1)  # or each number would be compiled
             try:
-                return compiled(*inputs)
+                return compiled(images, *cells, **options)
             except TorchDynamoException as error:
                 _warn(error)
                 network._compiled_call_impl = None
-        return plain(*inputs)
+        return plain(images, *cells, **options)
 
     network._compiled_call_impl = call
 

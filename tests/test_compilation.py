@@ -28,6 +28,12 @@ def compilable(name, model=SHALLOW):
     return detector.compilable or detector.network
 
 
+def cells(name, count, pictures=2):
+    """What a network is given to read, of ``count`` objects a picture."""
+    index = torch.randint(12, (pictures, count), generator=torch.Generator().manual_seed(count))
+    return {"FasterRCNN": (), "CenterNet": (index,)}.get(name, (index, index))
+
+
 def pictures(dtype=torch.float32, count=2):
     generator = torch.Generator().manual_seed(0)
     return torch.randn(count, 3, 63, 47, generator=generator).to(dtype)
@@ -57,10 +63,21 @@ failing_backward = aot_autograd(fw_compiler=lambda graph, _: graph, bw_compiler=
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_no_graph_breaks(name):
     network = compilable(name)
-    expected = tree_leaves(network(pictures()))
-    outputs = torch.compile(network, backend="eager", fullgraph=True)(pictures())
+    inputs = pictures(), *cells(name, 3)
+    expected = tree_leaves(network(*inputs))
+    outputs = torch.compile(network, backend="eager", fullgraph=True)(*inputs)
     for map_, wanted in zip(tree_leaves(outputs), expected, strict=True):
         torch.testing.assert_close(map_, wanted)
+
+
+def test_another_number_of_objects_takes_no_other_graph():
+    network = compilable("CornerNet", SHALLOWER)
+    counter = CompileCounterWithBackend("eager")
+    compile_(network, counter)
+    for count in (3, 5, 2, 7):
+        maps = network(pictures(), *cells("CornerNet", count))[0]
+        assert maps.tl_offset.shape == (2, count, 2)
+    assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize("part", ["none", "residual"])

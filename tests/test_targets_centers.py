@@ -44,8 +44,8 @@ def test_walkthrough():
         [[[12, 12, 44, 44, 0]]], 64, 64, output_size=(8, 8), gaussian_radius=2, num_classes=1
     )
     x, y = WALKTHROUGH["centre_xy"]["value"]
-    assert targets.index.tolist() == [[y * 8 + x]]
-    assert targets.offset.tolist() == [[WALKTHROUGH["offset"]["offset"]["value"]]]
+    assert targets.index[0, 0] == y * 8 + x and targets.mask.tolist() == [[True, False]]
+    assert targets.offset[0, 0].tolist() == WALKTHROUGH["offset"]["offset"]["value"]
     kernel = torch.tensor(WALKTHROUGH["gaussian2D_radius2_sigma_5_6"]["value"])
     torch.testing.assert_close(targets.heatmap[0, 0, 1:6, 1:6], kernel, rtol=0, atol=1e-6)
     assert targets.heatmap.count_nonzero() == 25

@@ -83,10 +83,10 @@ def test_a_box_gives_its_two_corners():
     )
     assert targets.tl_heatmap.nonzero().tolist() == [[0, 3, 4, 2]]
     assert targets.br_heatmap.nonzero().tolist() == [[0, 3, 10, 12]]
-    assert targets.tl_index.tolist() == [[4 * 24 + 2]]
-    assert targets.br_index.tolist() == [[10 * 24 + 12]]
-    assert targets.tl_offset.tolist() == [[[0.25, 0.25]]]
-    assert targets.br_offset.tolist() == [[[0.5, 0.75]]]
+    assert targets.tl_index.tolist() == [[4 * 24 + 2, 0]]
+    assert targets.br_index.tolist() == [[10 * 24 + 12, 0]]
+    assert targets.tl_offset.tolist() == [[[0.25, 0.25], [0, 0]]]
+    assert targets.br_offset.tolist() == [[[0.5, 0.75], [0, 0]]]
 
 
 def test_a_batch_of_two_equals_two_batches_of_one():
@@ -118,7 +118,7 @@ def test_values_in_padded_rows_do_not_matter():
 def test_no_object_in_the_whole_batch(bump):
     targets = corner_targets(make_batch([[], []]), **OPTIONS | {"gaussian_bump": bump})
     assert isinstance(targets, CornerTargets)
-    assert targets.tl_heatmap.shape == (2, 5, 16, 24) and targets.tl_index.shape == (2, 1)
+    assert targets.tl_heatmap.shape == (2, 5, 16, 24) and targets.tl_index.shape == (2, 2)
     assert not any(value.any() for value in vars(targets).values())
 
 
