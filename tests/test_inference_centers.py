@@ -6,8 +6,8 @@ import torch
 from centers_golden import DATA, blocky_noise, meta
 
 from core.batch import CenterMaps
+from core.inference.canvas import normalize
 from core.inference.centers import Geometry, boxes_in_picture, detect_centers
-from core.inference.corners import normalize
 from core.sample.color import MEAN, STD
 
 POST, INF = meta("post_meta"), meta("inf_meta")

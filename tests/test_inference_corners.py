@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from core.inference.corners import detect_corners, normalize, place
+from core.inference.canvas import normalize
+from core.inference.corners import detect_corners, place
 
 GOLDEN = Path(__file__).parent / "golden" / "inference.npz"
 META = json.loads(str(np.load(GOLDEN)["meta"]))

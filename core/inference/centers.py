@@ -14,7 +14,7 @@ from torch import Tensor
 from core.batch import CenterMaps, Detections
 from core.decode.centers import average_mirrored, decode_centers
 from core.decode.soft_nms import SCORE, Method, best_detections, suppress
-from core.inference.corners import center_in, normalize, resize_by
+from core.inference.canvas import center_in, normalize, resize_by
 from core.sample.centers import warp, whole_window
 from core.sample.transforms import Size, has_area
 

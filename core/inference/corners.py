@@ -6,15 +6,12 @@ to the picture's pixels and are suppressed together, class by class.
 
 from collections.abc import Callable, Sequence
 
-import cv2
 import numpy as np
-import torch
 from torch import Tensor
 
 from core.batch import Detections
 from core.decode.soft_nms import SCORE, Method, best_detections, suppress
-from core.sample.color import NORMALIZE
-from core.targets.color import apply_color
+from core.inference.canvas import center_in, normalize, resize_by
 
 _REJECTED = -1  # the score that decoding gives to a pair of corners that is no object
 
@@ -87,38 +84,6 @@ def place(image: np.ndarray, scale: float) -> tuple[np.ndarray, tuple[int, int],
     height, width = image.shape[:2]
     canvas, corner = center_in(image, (height | 127, width | 127))
     return canvas, corner, (height, width)
-
-
-def resize_by(image: np.ndarray, scale: float) -> np.ndarray:
-    """Resizes an image uint8 [h, w, 3] bilinearly to ``int(h * scale)`` x ``int(w * scale)``."""
-    height, width = (max(1, int(side * scale)) for side in image.shape[:2])
-    if (height, width) == image.shape[:2]:
-        return image
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-
-
-def center_in(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
-    """Puts an image into the middle of a black one, the pixels ``side // 2`` on each other.
-
-    Args:
-        image: uint8 [h, w, 3].
-        size: (height, width) of the new one, no smaller.
-
-    Returns:
-        The new one, and (y, x) of the image in it.
-    """
-    height, width = image.shape[:2]
-    canvas = np.zeros((*size, 3), np.uint8)
-    top, left = size[0] // 2 - height // 2, size[1] // 2 - width // 2
-    canvas[top : top + height, left : left + width] = image
-    return canvas, (top, left)
-
-
-def normalize(canvas: np.ndarray, mirrored: bool) -> Tensor:
-    """uint8 [H, W, 3] as normalised float32 [1, 3, H, W], or [2, 3, H, W] with its mirror image."""
-    image = torch.from_numpy(canvas).permute(2, 0, 1)[None].contiguous()
-    images = apply_color(image, torch.from_numpy(NORMALIZE)[None])
-    return torch.cat([images, images.flip(3)]) if mirrored else images
 
 
 def _detect_at(

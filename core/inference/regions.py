@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from core.batch import Detections
-from core.inference.corners import normalize
+from core.inference.canvas import normalize
 from core.layers.regions import BACKGROUND
 from core.sample import transforms
 from core.sample.whole import fitted_size

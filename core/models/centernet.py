@@ -18,10 +18,10 @@ from core.layers.hourglass import StackedHourglass
 from core.layers.resnet import UpsampledResNet18
 from core.losses.centers import center_losses
 from core.models.architecture import HourglassArchitecture, read_architecture, require_counts
-from core.models.corners import sample_unchanged
 from core.models.detector import Detector
 from core.models.imagenet import RESNET18, load_imagenet_weights_
 from core.sample.centers import sample_centers
+from core.sample.unchanged import sample_unchanged
 from core.targets.centers import center_targets
 
 

@@ -19,14 +19,10 @@ from core.inference.saccade import Gaze, SaccadePrediction, detect_saccades
 from core.layers.heads import HEATMAP_BIAS, Cells, Head
 from core.losses.saccade import saccade_losses
 from core.models import cornernet
-from core.models.corners import (
-    class_head_keys,
-    corner_decoder,
-    decoded_cells,
-    sample_unchanged,
-)
+from core.models.corners import class_head_keys, corner_decoder, decoded_cells
 from core.models.detector import Detector
 from core.sample.saccade import sample_saccade
+from core.sample.unchanged import sample_unchanged
 from core.targets.saccade import saccade_targets
 
 

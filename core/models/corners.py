@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 from torch import Tensor, nn
 
-from core.batch import CornerMaps, Sample
+from core.batch import CornerMaps
 from core.config import Config, Database
 from core.decode.corners import decode_corners
 from core.decode.peaks import peak_cells
@@ -15,7 +14,7 @@ from core.inference.corners import detect_corners
 from core.losses.corners import corner_losses
 from core.models.detector import Detector
 from core.sample.corners import sample_corners
-from core.sample.loader import SampleFunction
+from core.sample.unchanged import sample_unchanged
 from core.targets.corners import corner_targets
 
 
@@ -110,14 +109,3 @@ def decoded_cells(db: Database) -> dict[str, Callable[[Tensor], Tensor]]:
 def class_head_keys(stacks: int) -> tuple[str, ...]:
     """Prefixes of the state-dict keys of a corner network that depend on the number of classes."""
     return tuple(f"{corner}_heats.{stack}.1." for corner in ("tl", "br") for stack in range(stacks))
-
-
-def sample_unchanged(
-    sample: SampleFunction,
-    image: np.ndarray,
-    boxes: np.ndarray,
-    labels: np.ndarray,
-    rng: np.random.Generator | None,
-) -> Sample:
-    """``db.data_aug`` false: what validation sees, in training too; ``rng`` is not used."""
-    return sample(image, boxes, labels, None)

@@ -26,10 +26,10 @@ from core.layers.regions import (
     at_least_one_region,
 )
 from core.layers.vgg import vgg_features
-from core.models.corners import sample_unchanged
 from core.models.detector import Detector
 from core.models.faster_rcnn_architecture import Architecture
 from core.models.imagenet import VGG16, load_imagenet_weights_
+from core.sample.unchanged import sample_unchanged
 from core.sample.whole import sample_whole
 from core.sections import parse_section
 from core.targets.regions import region_targets
