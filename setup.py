@@ -1,14 +1,18 @@
 """Builds and installs the package.
 
 The native operators are built where they can be: C++ with torch importable and a compiler at hand,
-CUDA as well where nvcc, a CUDA build of torch and a GPU (or ``FORCE_CUDA=1``) are there. Without
-them the package works in standard PyTorch, and the build says why.
+CUDA as well where nvcc, a CUDA build of torch and a GPU (or ``FORCE_CUDA=1``) are there. What does
+not build is left out: without CUDA operators those in C++ remain, and without any the package works
+in standard PyTorch. The build says why.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -39,31 +43,31 @@ def find_cuda_home() -> str | None:
 
 
 def wants_cuda() -> bool:
-    """Whether to build for CUDA, with a notice where it might have been expected."""
+    """Whether to build for CUDA; a notice says why not where it might have been expected."""
     import torch
 
+    forced, home = os.environ.get("FORCE_CUDA", "0") == "1", find_cuda_home()
     if torch.version.cuda is None:
-        return False
-    forced = os.environ.get("FORCE_CUDA", "0") == "1"
-    if not forced and not torch.cuda.is_available():
-        return False
-    home = find_cuda_home()
-    if home is None:
-        notice("no CUDA operators: no CUDA toolkit (nvcc) was found; set CUDA_HOME")
-        return False
-    os.environ["CUDA_HOME"] = home  # read when torch.utils.cpp_extension is imported
-    return True
+        missing = "this torch is built without CUDA"
+    elif home is None:
+        missing = "no CUDA toolkit (nvcc) was found; set CUDA_HOME"
+    elif not forced and not torch.cuda.is_available():
+        missing = "no GPU is here; FORCE_CUDA=1 builds them all the same"
+    else:
+        os.environ["CUDA_HOME"] = home  # read when torch.utils.cpp_extension is imported
+        return True
+    if forced or home is not None or torch.cuda.is_available():
+        notice(f"no CUDA operators: {missing}")
+    return False
 
 
-def architectures() -> str:
-    """The GPU architectures that torch builds for: the variable's, or those of the GPUs here."""
+def name_architectures() -> None:
+    """Sets the list of GPU architectures where torch cannot tell: to those of torch itself."""
     import torch
 
-    named = os.environ.get("TORCH_CUDA_ARCH_LIST")
-    if named:
-        return named
-    seen = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
-    return ";".join(f"{major}.{minor}" for major, minor in sorted(seen)) or "torch's own list"
+    if not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():
+        own = re.findall(r"\bsm_(\d+)(\d)\b", torch._C._cuda_getArchFlags())
+        os.environ["TORCH_CUDA_ARCH_LIST"] = ";".join(map(".".join, own)) + "+PTX"
 
 
 def openmp_flags() -> list[str]:
@@ -78,10 +82,27 @@ def openmp_flags() -> list[str]:
     return ["-fopenmp"]
 
 
-def native_extension() -> Extension | None:
-    """The extension, or None, with a notice, where torch or a compiler is missing."""
+def make_extension(cuda: bool) -> Extension:
+    """The extension, with or without the CUDA operators."""
+    from torch.utils.cpp_extension import CppExtension, CUDAExtension
+
+    openmp = openmp_flags()
+    flags = {"cxx": ["-O3", "-fvisibility=hidden", *openmp], **({"nvcc": ["-O3"]} if cuda else {})}
+    # The binary holds no Python: torch.ops.load_library reads it, whatever Python runs.
+    return (CUDAExtension if cuda else CppExtension)(
+        "_cpools_ext",
+        SOURCES + (CUDA_SOURCES if cuda else []),
+        define_macros=[("CPOOLS_CUDA", None)] if cuda else [],
+        extra_compile_args=flags,
+        extra_link_args=openmp,
+        py_limited_api=True,
+    )
+
+
+def native_extensions() -> dict[str, Extension]:
+    """What to try, by what is lost if it fails; none, with a notice, where torch is missing."""
     if not BUILDING & set(sys.argv):  # metadata needs no compiler, and no second notice
-        return None
+        return {}
     try:
         import torch  # noqa: F401
     except ImportError:
@@ -89,43 +110,61 @@ def native_extension() -> Extension | None:
             "no native operators: torch is not in the build environment; "
             "`pip install --no-build-isolation .` builds them"
         )
-        return None
-    cuda = wants_cuda()
-    from torch.utils.cpp_extension import CppExtension, CUDAExtension
-
-    openmp = openmp_flags()
-    flags = {"cxx": ["-O3", "-fvisibility=hidden", *openmp]}
-    macros = []
-    if cuda:
-        flags["nvcc"] = ["-O3"]
-        macros.append(("CPOOLS_CUDA", f'"{architectures()}"'))
-    # The binary holds no Python: torch.ops.load_library reads it, whatever Python runs.
-    return (CUDAExtension if cuda else CppExtension)(
-        "_cpools_ext",
-        SOURCES + (CUDA_SOURCES if cuda else []),
-        define_macros=macros,
-        extra_compile_args=flags,
-        extra_link_args=openmp,
-        py_limited_api=True,
-    )
+        return {}
+    attempts = {}
+    if wants_cuda():
+        name_architectures()
+        attempts["CUDA operators"] = make_extension(cuda=True)
+    return {**attempts, "native operators": make_extension(cuda=False)}
 
 
-def build_command() -> type[build_ext]:
+def failure_of(build: Callable[[], None]) -> str | None:
+    """Runs a build, and shows what the compilers wrote when it ends.
+
+    Returns:
+        Why it failed: the first error that a compiler told, if one did. None after a success.
+    """
+    reason, kept = None, (os.dup(1), os.dup(2))
+    with tempfile.TemporaryFile() as log:  # ninja's compilers write to the descriptors
+        try:
+            sys.stdout.flush(), sys.stderr.flush()
+            os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
+            build()
+        except Exception as error:  # a compiler has many ways to fail
+            message, *values = error.args or [""]
+            formatted = isinstance(message, str) and len(values) > 0  # as torch raises some
+            reason = message % tuple(values) if formatted else str(error)
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            os.dup2(kept[0], 1), os.dup2(kept[1], 2)
+            os.close(kept[0]), os.close(kept[1])
+        log.seek(0)
+        text = log.read().decode(errors="replace")
+    print(text, end="")
+    told = re.search(r"^.*\b(error|fatal) *:.*$", text, re.MULTILINE)
+    return told.group().strip() if reason is not None and told else reason
+
+
+def build_command(attempts: dict[str, Extension]) -> type[build_ext]:
     """torch's build_ext, made to leave a working package when a build fails."""
     from torch.utils.cpp_extension import BuildExtension
 
     class BuildOrDoWithout(BuildExtension):
         def run(self) -> None:
-            try:
-                super().run()
-            except Exception as error:  # a compiler has many ways to fail
-                notice(f"no native operators: their build failed: {error}")
-                self.extensions = []
+            asked = self.inplace, self.compiler
+            for lost, extension in attempts.items():
+                self.inplace, self.compiler = asked  # which a run that fails leaves changed
+                vars(self.extensions[0]).update(vars(extension))
+                reason = failure_of(super().run)
+                if reason is None:
+                    return
+                notice(f"no {lost}: their build failed: {reason}")
+            self.extensions = []
 
     return BuildOrDoWithout
 
 
-extension = native_extension()
+extensions = native_extensions()
 setup(
     name="cornerkit",
     version="0.1.0",
@@ -152,8 +191,8 @@ setup(
             "wheel",
         ],
     },
-    ext_modules=[extension] if extension else [],
-    cmdclass={"build_ext": build_command()} if extension else {},
+    ext_modules=list(extensions.values())[:1],
+    cmdclass={"build_ext": build_command(extensions)} if extensions else {},
     # Any Python may load the binary; the wheel's tag says so.
-    options={"bdist_wheel": {"py_limited_api": "cp310"}} if extension else {},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}} if extensions else {},
 )

@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 #include <torch/library.h>
+#include <torch/version.h>
 
 #include <numeric>
 #include <string>
@@ -201,22 +202,25 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> corner_pool_sum(
   return {output, down_record, along_record};
 }
 
-#define CPOOLS_TEXT_OF(x) #x
-#define CPOOLS_TEXT(x) CPOOLS_TEXT_OF(x)
+// native.py looks for these words in the file before it loads it.
+__attribute__((used)) const char kBuiltFor[] = "cpools_ext for torch " TORCH_VERSION;
 
 std::string describe_build() {
-  std::string text = "C++ compiler " __VERSION__;
+  std::string text = "torch " TORCH_VERSION ", C++ compiler " __VERSION__;
 #if defined(__x86_64__)
   text += ", kernels for x86-64 and AVX2";
 #endif
 #ifdef CPOOLS_CUDA
-  text += ", CUDA " CPOOLS_TEXT(CUDART_VERSION) " for " CPOOLS_CUDA;
+  text += ", CUDA " + std::to_string(CUDART_VERSION) + " for " + cuda::architectures();
 #endif
   return text;
 }
 
+std::string cpu_kernels() { return cpu::instruction_set(); }
+
 TORCH_LIBRARY_IMPL(cpools_ext, CompositeImplicitAutograd, m) {
   m.impl("describe_build", TORCH_FN(describe_build));
+  m.impl("cpu_kernels", TORCH_FN(cpu_kernels));
 }
 
 TORCH_LIBRARY_IMPL(cpools_ext, CPU, m) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace cpools {
 
@@ -19,6 +20,8 @@ struct Scan {
 };
 
 namespace cpu {
+// Whose kernels this processor runs: "AVX2" or "baseline", which is any processor of the family.
+const char* instruction_set();
 void forward(const Scan& scan, const void* input, void* output, uint8_t* record);
 void backward(const Scan& scan, const void* grad, const uint8_t* record, void* grad_input);
 // The sum of two scans, down the columns and along the rows of the same planes; the inner size of
@@ -30,6 +33,7 @@ void forward_sum(
 }  // namespace cpu
 
 namespace cuda {
+std::string architectures();  // that the kernels are compiled for
 // These run on `stream`, a cudaStream_t of the current device. `addend` may be null, or `output`
 // itself: what is added to the maxima of a scan whose inner size is above 1.
 void forward(

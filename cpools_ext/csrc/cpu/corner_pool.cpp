@@ -1,5 +1,9 @@
 // Corner pooling on the CPU: kernels.h, for the processor at hand, shared out over the threads.
 
+#if !defined(__clang__) && (!defined(__GNUC__) || __GNUC__ < 12)
+#error "corner pooling takes GCC 12 or newer, or Clang: name one in CXX, as in CXX=clang++"
+#endif
+
 #include <ATen/Parallel.h>
 #include <c10/core/CPUAllocator.h>
 
@@ -60,18 +64,24 @@ namespace {
 
 constexpr int64_t kGrain = 32768;  // elements that are worth a thread
 
+bool find_avx2() {
 #if defined(__x86_64__)
-bool use_avx2() {
   const char* wanted = std::getenv("ATEN_CPU_CAPABILITY");  // PyTorch's own switch
   if (wanted != nullptr && std::strcmp(wanted, "default") == 0) return false;
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
-}
+#else
+  return false;
 #endif
+}
+
+bool has_avx2() {
+  static const bool found = find_avx2();
+  return found;
+}
 
 Work* choose(Task task, const Scan& scan) {
 #if defined(__x86_64__)
-  static const bool has_avx2 = use_avx2();
-  if (has_avx2) return avx2::work(task, scan);
+  if (has_avx2()) return avx2::work(task, scan);
 #endif
   return baseline::work(task, scan);
 }
@@ -85,9 +95,12 @@ int64_t chunks_of(const Scan& scan) { return (scan.inner + kColumns - 1) / kColu
 // Elements of the part that a task of `run` is.
 int64_t part_size(const Scan& scan) { return scan.length * std::min(kColumns, scan.inner); }
 
-// A sum takes at most 8 bytes; lines go 32 at a time, columns in vectors of at most 8.
-int64_t scratch_bytes(const Scan& scan) {
-  return scan.length * 8 * (scan.inner == 1 ? 32 : (std::min(kColumns, scan.inner) + 7) / 8 * 8);
+// Of the backward pass over `lines` lines, or over a part's columns: a vector, of at most 32 bytes, for
+// each position of up to four groups of lines, or for each eight columns of a row in float32.
+int64_t scratch_bytes(const Scan& scan, int64_t lines) {
+  const bool wide = scan.element == Element::kFloat64;
+  const int64_t columns = (std::min(kColumns, scan.inner) + 7) / 8 * (wide ? 2 : 1);
+  return 32 * scan.length * (scan.inner == 1 ? std::min<int64_t>(4, lines) : columns);
 }
 
 // Works on chunk `task % chunks_of(scan)` of the columns of plane `task / chunks_of(scan)`.
@@ -107,8 +120,8 @@ void run(Task task, const Scan& scan, const void* input, void* output, uint8_t* 
   const bool in_lines = scan.inner == 1;
   const int64_t grain = std::max<int64_t>(in_lines ? 32 : 1, kGrain / part_size(scan));
   at::parallel_for(0, scan.outer * chunks_of(scan), grain, [&](int64_t begin, int64_t end) {
-    const c10::DataPtr scratch =
-        c10::GetCPUAllocator()->allocate(task == Task::kBackward ? scratch_bytes(scan) : 0);
+    const c10::DataPtr scratch = c10::GetCPUAllocator()->allocate(
+        task == Task::kBackward ? scratch_bytes(scan, end - begin) : 0);
     const Part part{input, output, record, scratch.get(), scan.length, scan.inner, begin, end};
     if (in_lines) return work(part);
     for (int64_t i = begin; i < end; ++i) run_columns(work, scan, part, i);
@@ -116,6 +129,8 @@ void run(Task task, const Scan& scan, const void* input, void* output, uint8_t* 
 }
 
 }  // namespace
+
+const char* instruction_set() { return has_avx2() ? "AVX2" : "baseline"; }
 
 void forward(const Scan& scan, const void* input, void* output, uint8_t* record) {
   run(Task::kForward, scan, input, output, record);
@@ -129,7 +144,7 @@ void forward_sum(
     const Scan& vertical, const void* vertical_input, uint8_t* vertical_record,
     const Scan& horizontal, const void* horizontal_input, uint8_t* horizontal_record,
     void* output) {
-  if (horizontal.inner > 1) {
+  if (horizontal.inner > 1 || vertical.outer < at::get_num_threads()) {
     run(Task::kForward, horizontal, horizontal_input, output, horizontal_record);
     return run(Task::kForwardAdd, vertical, vertical_input, output, vertical_record);
   }

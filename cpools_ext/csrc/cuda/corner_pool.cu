@@ -1,9 +1,13 @@
-// Chooses and launches the kernels of corner pooling.
+// Chooses and launches the kernels of corner pooling. Each reads and writes every element once,
+// coalesced, without atomics, and gives the same bits every time.
 
 #include <c10/cuda/CUDAException.h>
 
+#include <string>
+
 #include "../scan.h"
-#include "kernels.cuh"
+#include "columns.cuh"
+#include "lines.cuh"
 
 namespace cpools::cuda {
 namespace {
@@ -29,11 +33,14 @@ unsigned blocks_of(int64_t threads, int64_t block) {
 template <typename T, bool kReverse, int kVector>
 void launch_forward_lines(
     const Scan& scan, const T* input, T* output, uint8_t* record, cudaStream_t stream) {
-  int width = 8 / kVector;
-  while (width < kWarp && width * kVector < scan.length) width *= 2;
+  TORCH_CHECK(scan.length < 0x7fff0000, "too long a line for corner pooling on CUDA");
+  const int length = static_cast<int>(scan.length);
+  int shift = 0;
+  while (kVector << shift < 8 || (1 << shift < kWarp && kVector << shift < length)) ++shift;
+  const int chunks = (length + (kVector << shift) - 1) / (kVector << shift);
   forward_lines<T, kReverse, kVector>
-      <<<blocks_of(line_count(scan) * width, kThreads), kThreads, 0, stream>>>(
-          input, output, record, line_count(scan), scan.length, width);
+      <<<blocks_of(line_count(scan), kThreads >> shift), kThreads, 0, stream>>>(
+          input, output, record, line_count(scan), length, chunks, shift);
 }
 
 template <typename T, bool kReverse>
@@ -76,6 +83,14 @@ void launch_backward(
 }
 
 }  // namespace
+
+std::string architectures() {
+  std::string text;
+  for (const int number : {__CUDA_ARCH_LIST__}) {
+    text += (text.empty() ? "sm_" : ", sm_") + std::to_string(number / 10);
+  }
+  return text;
+}
 
 int64_t scratch_bytes(const Scan& scan) {
   const int64_t tile = tile_values(scan) * value_size(scan);
