@@ -6,7 +6,7 @@ The exit code is 0 if all agrees, and 1 after a difference.
 import logging
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -17,6 +17,11 @@ from cpools_ext.soft_nms import METHODS
 logger = logging.getLogger("cpools_ext")
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": Tensor.contiguous,
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "columns first": lambda x: x.mT.contiguous().mT,
+}
 SHAPES = ((2, 3, 7, 9), (1, 4, 64, 64), (1, 2, 33, 70), (3, 1, 1, 5), (2, 2, 130, 1))
 
 
@@ -44,15 +49,15 @@ def describe() -> None:
     reason = native.load()
     logger.info("native operators: %s", native.binary() if reason is None else f"none; {reason}")
     logger.info("built with: %s", native.describe_build())
-    for device in ("cpu", "cuda"):
-        kernel = "native" if native.has_kernel(device) else "standard PyTorch"
-        logger.info("%s: %s; %s", device.upper(), kernel, _describe_device(device))
+    kernels = "standard PyTorch"
+    if native.has_kernel("cpu"):
+        kernels = f"native; {torch.ops.cpools_ext.cpu_kernels()} kernels"
+    logger.info("CPU: %s, %d threads", kernels, torch.get_num_threads())
+    kernels = "native" if native.has_kernel("cuda") else "standard PyTorch"
+    logger.info("CUDA: %s; %s", kernels, _describe_gpus())
 
 
-def _describe_device(device: str) -> str:
-    if device == "cpu":
-        threads = torch.get_num_threads()
-        return f"{torch.backends.cpu.get_cpu_capability()}, {threads} threads"
+def _describe_gpus() -> str:
     names = []
     for i in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(i)
@@ -80,16 +85,16 @@ def compare(device: str) -> Iterator[tuple[str, bool]]:
     generator = torch.Generator().manual_seed(0)
     for dtype in DTYPES:
         for shape in SHAPES:
-            for layout in (torch.contiguous_format, torch.channels_last):
-                x, grad = (
-                    (torch.randint(-8, 9, shape, generator=generator) / 4)
-                    .to(dtype)
-                    .contiguous(memory_format=layout)
-                    for _ in range(2)
+            for layout, arranged in LAYOUTS.items():
+                x, y, grad = (
+                    torch.randint(-8, 9, shape, generator=generator) / 4 for _ in range(3)
                 )
-                name = f"{dtype} {shape} {layout}".replace("torch.", "")
+                for each in (x, y):
+                    each[torch.rand(shape, generator=generator) < 0.01] = float("nan")
+                x, y, grad = (arranged(each.to(dtype)) for each in (x, y, grad))
+                name = f"{dtype} {shape} {layout}".removeprefix("torch.")
                 yield from _compare_pooling(name, x, grad, device)
-                yield from _compare_sum(name, x, grad, device)
+                yield from _compare_sum(name, x, y, grad, device)
     if device == "cpu":
         yield from _compare_soft_nms(generator)
 
@@ -105,13 +110,21 @@ def _compare_pooling(name: str, x: Tensor, grad: Tensor, device: str) -> Iterato
         yield f"gradient of {direction}, {name}", _equal((grad_input,), (expected,))
 
 
-def _compare_sum(name: str, x: Tensor, y: Tensor, device: str) -> Iterator[tuple[str, bool]]:
+def _compare_sum(
+    name: str, x: Tensor, y: Tensor, grad: Tensor, device: str
+) -> Iterator[tuple[str, bool]]:
     for corner, reverse in CORNERS.items():
+        down, down_record = reference.corner_pool(x, -2, reverse)
+        along, along_record = reference.corner_pool(y, -1, reverse)
+        maps = [each.to(device).requires_grad_() for each in (x.detach(), y.detach())]
+        results = torch.ops.cpools_ext.corner_pool_sum(*maps, reverse)
+        yield f"{corner}, {name}", _equal(results, (down + along, down_record, along_record))
         expected = (
-            reference.corner_pool(x, -2, reverse)[0] + reference.corner_pool(y, -1, reverse)[0]
+            reference.corner_pool_backward(grad, down_record, -2, reverse),
+            reference.corner_pool_backward(grad, along_record, -1, reverse),
         )
-        result = torch.ops.cpools_ext.corner_pool_sum(x.to(device), y.to(device), reverse)[0]
-        yield f"{corner}, {name}", _equal((result,), (expected,))
+        grads = torch.autograd.grad(results[0], maps, grad.to(device))
+        yield f"gradients of {corner}, {name}", _equal(grads, expected)
 
 
 def _compare_soft_nms(generator: torch.Generator) -> Iterator[tuple[str, bool]]:
@@ -132,7 +145,8 @@ def _compare_soft_nms(generator: torch.Generator) -> Iterator[tuple[str, bool]]:
 
 
 def _equal(results: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> bool:
-    return all(torch.equal(a.cpu(), b) for a, b in zip(results, expected, strict=True))
+    pairs = zip(results, expected, strict=True)
+    return all(torch.allclose(a.cpu(), b, rtol=0, atol=0, equal_nan=True) for a, b in pairs)
 
 
 if __name__ == "__main__":

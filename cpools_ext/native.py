@@ -3,6 +3,8 @@
 import functools
 import importlib.util
 import logging
+import re
+from pathlib import Path
 
 import torch
 
@@ -21,11 +23,26 @@ def load() -> str | None:
     path = binary()
     if path is None:
         return "they were not built"
+    running = ".".join(torch.__version__.split(".")[:2])
     try:
+        if built_for(path) != running:  # it might crash, or worse
+            reason = f"{path} was built for torch {built_for(path)}, and this is {running}"
+            logger.warning(
+                "native operators are left out: %s; "
+                "`pip install --no-build-isolation .` builds them again",
+                reason,
+            )
+            return reason
         torch.ops.load_library(path)
     except (OSError, RuntimeError) as error:
         return f"{path} does not load: {str(error).splitlines()[0]}"
     return None
+
+
+def built_for(path: str) -> str:
+    """The release of torch, as "2.14", whose headers a binary was compiled with."""
+    words = re.search(rb"cpools_ext for torch (\d+\.\d+)", Path(path).read_bytes())
+    return words[1].decode() if words else "of an unknown release"
 
 
 def binary() -> str | None:

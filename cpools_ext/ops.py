@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.library import Library, register_autograd, register_fake, register_vmap
 
 from cpools_ext import native, reference
@@ -17,9 +18,12 @@ DIRECTIONS: dict[str, tuple[int, bool]] = {
     "right": (-1, False),
 }
 
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
 library = Library("cpools_ext", "DEF")
 library.define("corner_pool(Tensor x, int dim, bool reverse) -> (Tensor, Tensor)")
 library.define("describe_build() -> str")
+library.define("cpu_kernels() -> str")
 library.define("corner_pool_backward(Tensor grad, Tensor record, int dim, bool reverse) -> Tensor")
 
 
@@ -38,16 +42,39 @@ def corner_pool(x: Tensor, direction: str) -> Tensor:
         Tensor[..., H, W] of the dtype of ``x``.
 
     Raises:
-        ValueError: unknown direction, a dtype that is not floating, fewer than two dimensions.
+        ValueError: unknown direction, another dtype, fewer than two dimensions.
+        NotImplementedError: a derivative in forward mode or by ``torch.func`` is asked for.
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"direction {direction!r} must be one of {', '.join(DIRECTIONS)}")
-    if x.dim() < 2 or not x.is_floating_point():
-        raise ValueError(
-            f"corner pooling takes a floating tensor [..., H, W], not {x.dtype} {tuple(x.shape)}"
-        )
+    check_map(x)
     dim, reverse = DIRECTIONS[direction]
     return torch.ops.cpools_ext.corner_pool(x, dim, reverse)[0]
+
+
+def check_map(x: Tensor) -> None:
+    """Raises the errors of :func:`corner_pool` that a map may cause."""
+    if x.dim() < 2 or x.dtype not in DTYPES:
+        raise ValueError(
+            "corner pooling takes [..., H, W] of float32, float64, bfloat16 or float16, "
+            f"not {x.dtype} {tuple(x.shape)}"
+        )
+    if not torch.compiler.is_compiling() and _wants_transform(x):
+        raise NotImplementedError(
+            "corner pooling has no forward-mode derivative and none by the transforms of "
+            "torch.func; backward() and torch.autograd.grad work"
+        )
+
+
+def _wants_transform(x: Tensor) -> bool:
+    """Whether results should carry a tangent or a gradient of torch.func, which would be lost."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(x):
+        differentiated = functorch.is_gradtrackingtensor(x)
+        if differentiated and (x.requires_grad or forward_ad.unpack_dual(x).tangent is not None):
+            return True
+        x = functorch.get_unwrapped(x)
+    return forward_ad.unpack_dual(x).tangent is not None
 
 
 def layout_of(x: Tensor) -> torch.memory_format:

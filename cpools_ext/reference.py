@@ -48,7 +48,8 @@ def corner_pool_backward(grad: Tensor, record: Tensor, dim: int, reverse: bool) 
 
     Returns:
         The gradient with respect to the input, like ``grad``; sums of half types are taken in
-        float32.
+        float32. On a GPU the order of a sum's terms may differ from call to call, unless
+        :func:`torch.use_deterministic_algorithms` is on; the native operator always keeps it.
     """
     if grad.numel() == 0:
         return grad.clone()
@@ -66,13 +67,12 @@ def corner_pool_backward(grad: Tensor, record: Tensor, dim: int, reverse: bool) 
 
 def pack_bits(bits: Tensor, dim: int) -> Tensor:
     """Packs eight booleans along ``dim`` into a byte, the first into its lowest bit."""
-    length = bits.size(dim)
-    padding = -length % RECORD_BITS
-    last = bits.movedim(dim, -1)
-    padded = torch.nn.functional.pad(last.to(torch.uint8), (0, padding))
-    weights = 2 ** torch.arange(RECORD_BITS, device=bits.device)
-    packed = (padded.unflatten(-1, (-1, RECORD_BITS)) * weights).sum(-1)
-    return packed.to(torch.uint8).movedim(-1, dim)
+    last = bits.to(torch.uint8).movedim(dim, -1)
+    packed = last[..., ::RECORD_BITS].clone()
+    for bit in range(1, RECORD_BITS):
+        shifted = last[..., bit::RECORD_BITS] << bit
+        packed[..., : shifted.size(-1)] |= shifted
+    return packed.movedim(-1, dim)
 
 
 def unpack_bits(record: Tensor, dim: int, length: int) -> Tensor:

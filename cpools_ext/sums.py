@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.library import register_autograd, register_fake, register_vmap
 
 from cpools_ext import native, reference
-from cpools_ext.ops import empty_like, empty_record, layout_of, library, to_front
+from cpools_ext.ops import check_map, empty_like, empty_record, layout_of, library, to_front
 
 # Whether both scans run from the last position to the first.
 CORNERS: dict[str, bool] = {"top_left": True, "bottom_right": False}
@@ -24,7 +24,7 @@ def corner_pool_sum(vertical: Tensor, horizontal: Tensor, corner: str) -> Tensor
     top-left corner, or ``"bottom"`` and ``"right"``, without the two maps in between.
 
     Args:
-        vertical, horizontal: Tensor[..., H, W] of one shape and dtype, see
+        vertical, horizontal: Tensor[..., H, W] of one shape, dtype and device, see
             :func:`cpools_ext.corner_pool`.
         corner: ``"top_left"`` or ``"bottom_right"``.
 
@@ -32,21 +32,25 @@ def corner_pool_sum(vertical: Tensor, horizontal: Tensor, corner: str) -> Tensor
         Tensor[..., H, W].
 
     Raises:
-        ValueError: unknown corner, maps that disagree, a dtype that is not floating.
+        ValueError: unknown corner, maps that disagree, another dtype, fewer than two dimensions.
+        NotImplementedError: as :func:`cpools_ext.corner_pool`.
     """
     if corner not in CORNERS:
         raise ValueError(f"corner {corner!r} must be one of {', '.join(CORNERS)}")
-    if vertical.shape != horizontal.shape or vertical.dtype != horizontal.dtype:
+    check_map(vertical)
+    check_map(horizontal)
+    if (vertical.shape, vertical.dtype) != (horizontal.shape, horizontal.dtype) or (
+        vertical.device != horizontal.device
+    ):
         raise ValueError(
-            f"the two maps of a corner must agree, not {vertical.dtype} {tuple(vertical.shape)} "
-            f"and {horizontal.dtype} {tuple(horizontal.shape)}"
-        )
-    if vertical.dim() < 2 or not vertical.is_floating_point():
-        raise ValueError(
-            "corner pooling takes floating tensors [..., H, W], not "
-            f"{vertical.dtype} {tuple(vertical.shape)}"
+            f"the two maps of a corner must agree, not {_describe(vertical)} "
+            f"and {_describe(horizontal)}"
         )
     return torch.ops.cpools_ext.corner_pool_sum(vertical, horizontal, CORNERS[corner])[0]
+
+
+def _describe(x: Tensor) -> str:
+    return f"{x.dtype} {tuple(x.shape)} on {x.device}"
 
 
 def _fallback(vertical: Tensor, horizontal: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:

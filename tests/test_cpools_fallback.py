@@ -1,10 +1,14 @@
 """The package without its binary, or with one that does not load, in a process of its own."""
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from cpools_ext import __main__, native, reference
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -62,22 +66,48 @@ def test_without_a_binary() -> None:
 
 def test_with_a_broken_binary(tmp_path: Path) -> None:
     broken = tmp_path / "_cpools_ext.abi3.so"
-    broken.write_bytes(b"not a library")
+    broken.write_bytes(b"cpools_ext for torch %s\0not a library" % torch.__version__.encode())
     assert f"{broken} does not load" in check_results(use(str(broken)))
 
 
-def test_self_check_finds_a_difference(monkeypatch, caplog) -> None:
-    import torch
+@pytest.mark.parametrize("content, release", [(b"cpools_ext for torch 2.3.1", "2.3"), (b"", "of")])
+def test_a_binary_for_another_torch_is_left_alone(
+    content: bytes, release: str, tmp_path: Path, monkeypatch, caplog
+) -> None:
+    other = tmp_path / "_cpools_ext.abi3.so"
+    other.write_bytes(content)
+    monkeypatch.setattr(native, "binary", lambda: str(other))
+    native.load.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert f"was built for torch {release}" in (native.load() or "")
+        native.load()
+    native.load.cache_clear()
+    assert len(caplog.records) == 1
+    assert "`pip install --no-build-isolation .` builds them again" in caplog.text
 
-    from cpools_ext import __main__, native, reference
 
+def test_the_binary_says_for_which_torch_it_was_built() -> None:
+    if native.load() is not None:
+        pytest.skip(f"no native operators: {native.load()}")
+    release = native.built_for(native.binary() or "")
+    assert torch.__version__.startswith(f"{release}.")
+    assert native.describe_build().startswith(f"torch {release}.")
+
+
+@pytest.mark.parametrize(
+    "twin, spoil, found",
+    [
+        ("corner_pool", lambda both: (both[0] + 1, both[1]), ["left, ", "top_left, "]),
+        ("corner_pool", lambda both: (both[0], both[1] ^ 1), ["left, ", "top_left, "]),
+        ("corner_pool_backward", lambda grad: grad + 1, ["gradient of left", "gradients of top_"]),
+    ],
+)
+def test_self_check_finds_a_difference(twin, spoil, found, monkeypatch, caplog) -> None:
     if not native.has_kernel("cpu"):
         pytest.skip(f"nothing native to compare: {native.load()}")
-    right = reference.corner_pool
     monkeypatch.setattr(__main__, "active_devices", lambda: ["cpu"])
-    monkeypatch.setattr(
-        reference, "corner_pool", lambda x, *a: (right(x, *a)[0] + 1, right(x, *a)[1])
-    )
+    right = getattr(reference, twin)
+    monkeypatch.setattr(reference, twin, lambda *inputs: spoil(right(*inputs)))
     assert __main__.main() == 1
-    assert "differs from standard PyTorch on cpu" in caplog.text
-    assert torch.is_tensor(right(torch.zeros(1, 1, 2, 2), -1, False)[0])
+    for what in found:
+        assert f"differs from standard PyTorch on cpu: {what}" in caplog.text

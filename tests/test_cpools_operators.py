@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cpools_devices import DTYPES, skip_without_kernel, to_device
 from torch import Tensor
 
 from cpools_ext import DIRECTIONS, corner_pool, native, ops, reference
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "corner_pool.npz")
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 SHAPES = [(2, 3, 7, 9), (1, 1, 16, 16), (3, 2, 1, 33), (2, 5, 40, 1), (1, 4, 67, 70), (5, 9, 2, 3)]
 LAYOUTS = ["contiguous", "channels_last", "strided"]
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
 Pool = Callable[[Tensor, int, bool], tuple[Tensor, Tensor]]
 
@@ -47,20 +46,20 @@ def naive(x: np.ndarray, grad: np.ndarray, dim: int, reverse: bool) -> tuple[np.
 
 
 def run(x: Tensor, grad: Tensor, direction: str, path: str) -> tuple[Tensor, Tensor]:
-    """Maxima and gradient by the operator as it dispatches, or by the fallback."""
+    """Maxima and gradient by the operator on a device, or by the fallback."""
     if path == "fallback":
         maxima, record = reference.corner_pool(x, *DIRECTIONS[direction])
         return maxima, reference.corner_pool_backward(grad, record, *DIRECTIONS[direction])
-    x = x.detach().requires_grad_()
-    maxima = corner_pool(x, direction)
-    maxima.backward(grad)
-    return maxima.detach(), x.grad
+    leaf = to_device(x, path) if path == "cuda" else x.detach()
+    maxima = corner_pool(leaf.requires_grad_(), direction)
+    maxima.backward(to_device(grad, path) if path == "cuda" else grad)
+    return maxima.detach().cpu(), leaf.grad.cpu()
 
 
-@pytest.fixture(params=["native", "fallback"])
+@pytest.fixture(params=["cpu", "fallback", pytest.param("cuda", marks=pytest.mark.cuda)])
 def path(request: pytest.FixtureRequest) -> str:
-    if request.param == "native" and native.load() is not None:
-        pytest.skip(f"no native operators: {native.load()}")
+    if request.param != "fallback":
+        skip_without_kernel(request.param)
     return request.param
 
 
@@ -145,6 +144,8 @@ def test_errors() -> None:
         corner_pool(torch.zeros(1, 1, 2, 2), "up")
     with pytest.raises(ValueError, match="int64"):
         corner_pool(torch.zeros(1, 1, 2, 2, dtype=torch.int64), "top")
+    with pytest.raises(ValueError, match="float8"):
+        corner_pool(torch.zeros(1, 1, 2, 2).to(torch.float8_e4m3fn), "top")
     with pytest.raises(ValueError, match="H, W"):
         corner_pool(torch.zeros(3), "top")
     with pytest.raises(ValueError, match="record"):

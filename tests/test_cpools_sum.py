@@ -2,13 +2,20 @@
 
 import pytest
 import torch
+from cpools_devices import DEVICES, DTYPES, skip_without_kernel, to_device
 from torch import Tensor
 
 from cpools_ext import corner_pool, corner_pool_sum, reference, sums
 
 PARTS = {"top_left": ("top", "left"), "bottom_right": ("bottom", "right")}
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-SHAPES = [(2, 3, 9, 7), (1, 2, 8, 1), (1, 4, 64, 80), (1, 1, 1, 5), (1, 2, 300, 33), (3, 20, 40)]
+SHAPES = [
+    (2, 3, 9, 7),
+    (1, 2, 8, 1),
+    (1, 4, 64, 80),
+    (1, 1, 1, 5),
+    (1, 2, 300, 33),
+    (3, 20, 40),
+]
 
 
 def maps(shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> list[Tensor]:
@@ -20,12 +27,17 @@ def maps(shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> list[Tensor
     return tensors
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "mixed"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("corner", PARTS)
-def test_equals_two_poolings_and_an_addition(corner: str, dtype: torch.dtype, layout: str) -> None:
+def test_equals_two_poolings_and_an_addition(
+    corner: str, dtype: torch.dtype, layout: str, device: str
+) -> None:
+    if device == "cuda":
+        skip_without_kernel(device)
     for shape in SHAPES:
-        vertical, horizontal, grad = maps(shape, dtype, layout)
+        vertical, horizontal, grad = (to_device(x, device) for x in maps(shape, dtype, layout))
         before = vertical.clone(), horizontal.clone()
         vertical.requires_grad_(), horizontal.requires_grad_()
         expected = sum(map(corner_pool, (vertical, horizontal), PARTS[corner]))
@@ -35,6 +47,18 @@ def test_equals_two_poolings_and_an_addition(corner: str, dtype: torch.dtype, la
         assert torch.equal(result, expected) and result.dtype == dtype
         assert all(map(torch.equal, grads, expected_grads))
         assert torch.equal(vertical, before[0]) and torch.equal(horizontal, before[1])
+
+
+@pytest.mark.parametrize("planes", [1, 2])
+def test_threads_share_the_planes_or_their_lines(planes: int) -> None:
+    vertical, horizontal, _ = maps((planes, 250, 260), torch.float32, "contiguous")
+    expected = corner_pool_sum(vertical, horizontal, "top_left")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert torch.equal(corner_pool_sum(vertical, horizontal, "top_left"), expected)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -66,5 +90,7 @@ def test_errors() -> None:
         corner_pool_sum(x, torch.zeros(1, 1, 2, 3), "top_left")
     with pytest.raises(ValueError, match="agree"):
         corner_pool_sum(x, x.double(), "top_left")
+    with pytest.raises(ValueError, match=r"on cpu and .* on meta"):
+        corner_pool_sum(x, x.to("meta"), "top_left")
     with pytest.raises(ValueError, match="int64"):
         corner_pool_sum(x.long(), x.long(), "top_left")

@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-from cpools_ext import CORNERS, DIRECTIONS, corner_pool, corner_pool_sum
+from cpools_ext import CORNERS, DIRECTIONS, corner_pool, corner_pool_sum, native
 
 ROOT = Path(__file__).resolve().parent.parent
 OPS = torch.ops.cpools_ext
@@ -29,7 +31,8 @@ class Corner(nn.Module):
 
 
 def layouts(x: Tensor) -> list[Tensor]:
-    return [x, x.contiguous(memory_format=torch.channels_last), x.mT]
+    columns_first = x.mT.contiguous().mT
+    return [x, x.contiguous(memory_format=torch.channels_last), columns_first]
 
 
 @pytest.mark.slow
@@ -39,8 +42,8 @@ def test_opcheck(dim: int, reverse: bool) -> None:
         torch.library.opcheck(OPS.corner_pool, (x.requires_grad_(), dim, reverse))
         record = OPS.corner_pool(x, dim, reverse)[1]
         torch.library.opcheck(OPS.corner_pool_backward, (x.detach(), record, dim, reverse))
-        other = torch.randn_like(x).requires_grad_()
-        torch.library.opcheck(OPS.corner_pool_sum, (x, other, reverse))
+        for other in layouts(torch.randn(2, 3, 5, 9))[:2]:
+            torch.library.opcheck(OPS.corner_pool_sum, (x, other.requires_grad_(), reverse))
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -62,6 +65,39 @@ def test_double_backward_is_an_error() -> None:
         (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
         with pytest.raises(NotImplementedError, match="second derivative"):
             grad.sum().backward()
+
+
+POOLS = [lambda x: corner_pool(x, "left"), lambda x: corner_pool_sum(x * 2, x, "top_left")]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("pool", POOLS)
+def test_derivatives_that_would_be_lost_are_errors(pool: Callable[[Tensor], Tensor]) -> None:
+    def total(x: Tensor) -> Tensor:
+        return pool(x).sum()
+
+    x = torch.randn(2, 3, 4, 4)
+    for transformed in (
+        torch.func.grad(total),
+        torch.vmap(torch.func.grad(total)),
+        torch.func.grad(lambda x: torch.vmap(pool)(x).sum()),
+        torch.func.jacfwd(total),
+        torch.func.hessian(total),
+        lambda x: torch.func.vjp(pool, x),
+        lambda x: torch.func.jvp(pool, (x,), (x,)),
+        lambda x: torch.func.jvp(torch.vmap(pool), (x,), (x,)),
+    ):
+        with pytest.raises(NotImplementedError, match="corner pooling has no forward-mode"):
+            transformed(x)
+    with (
+        forward_ad.dual_level(),
+        pytest.raises(NotImplementedError, match=r"backward\(\) and torch.autograd.grad work"),
+    ):
+        pool(forward_ad.make_dual(x, torch.ones_like(x)))
+    # What needs no derivative of the poolings, and the usual way, are left alone.
+    torch.func.grad(lambda weight: (pool(x) * weight).sum())(torch.ones(()))
+    (grad,) = torch.autograd.grad(total(x.requires_grad_()), x)
+    assert grad.sum() == total(torch.ones_like(x))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -128,8 +164,17 @@ def test_export() -> None:
 
 def test_other_instruction_set() -> None:
     """The kernels for any processor of the family, which PyTorch's own switch selects."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-    command += ["tests/test_cpools_operators.py", "-k", "golden or special", "--no-header"]
+    if native.load() is not None:
+        pytest.skip(f"no native operators: {native.load()}")
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    tests = ["tests/test_cpools_operators.py", "tests/test_cpools_sum.py"]
+    chosen = "golden or special or channels_last or equals_two or threads"
+    for command in (
+        ["-m", "cpools_ext"],
+        ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests, "-k", chosen],
+    ):
+        done = subprocess.run(
+            [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout
+        assert "CPU: native; baseline kernels" in done.stdout or "pytest" in command
