@@ -37,9 +37,7 @@ def main() -> int:
             }
             if not capability:
                 del environment["ATEN_CPU_CAPABILITY"]
-            done = subprocess.run(
-                [sys.executable, "-P", __file__, seconds], env=environment, cwd=folder
-            )
+            done = subprocess.run([sys.executable, __file__, seconds], env=environment, cwd=folder)
             if done.returncode:
                 return 1
     return 0
@@ -66,12 +64,14 @@ def library(name: str) -> str:
 
 def fuzz(folder: str, seconds: float) -> int:
     """Runs random cases through the operators and compares them with their twins."""
+    sys.path.remove(str(Path(__file__).resolve().parent))  # only what PYTHONPATH names
     import torch
 
     from cpools_ext import native, reference
 
     binary = native.binary() or ""
     assert native.load() is None and binary.startswith(folder), f"not the sanitized build: {binary}"
+    assert native.__file__.startswith(str(ROOT)), f"not this checkout: {native.__file__}"
     rng = random.Random(0)
     ops = torch.ops.cpools_ext
     cases, end = 0, time.monotonic() + seconds
@@ -86,9 +86,11 @@ def fuzz(folder: str, seconds: float) -> int:
             assert same(maxima, expected) and torch.equal(record, expected_record), (x.shape, dim)
             result = ops.corner_pool_backward(grad, record, dim, reverse)
             assert same(result, reference.corner_pool_backward(grad, record, dim, reverse))
-        down = reference.corner_pool(x, -2, reverse)[0]
-        along = reference.corner_pool(other, -1, reverse)[0]
-        assert same(ops.corner_pool_sum(x, other, reverse)[0], down + along)
+        down, down_record = reference.corner_pool(x, -2, reverse)
+        along, along_record = reference.corner_pool(other, -1, reverse)
+        total, *records = ops.corner_pool_sum(x, other, reverse)
+        assert same(total, down + along), x.shape
+        assert all(map(torch.equal, records, (down_record, along_record))), x.shape
         run_soft_nms(rng)
         cases += 1
     capability = os.environ.get("ATEN_CPU_CAPABILITY", "the processor's own instructions")
@@ -102,7 +104,10 @@ def random_maps(rng: random.Random):
 
     dtype = rng.choice((torch.float32, torch.float64, torch.bfloat16, torch.float16))
     sides = [rng.choice((0, 1, 2, 3, rng.randrange(1, 70), rng.randrange(1, 300))) for _ in "HW"]
-    shape = [rng.randrange(1, 4) for _ in range(rng.randrange(3))] + sides
+    channels = rng.choice((1, 2, 3, rng.randrange(4, 41)))  # a row of channels_last: many vectors
+    if channels > 3:
+        sides = [side % 60 for side in sides]
+    shape = [*[rng.randrange(1, 4), channels][: rng.randrange(3)], *sides]
     maps = []
     for _ in range(3):
         x = (torch.randint(-5, 6, shape) / 4).to(dtype)
@@ -120,20 +125,32 @@ def random_maps(rng: random.Random):
 
 
 def run_soft_nms(rng: random.Random) -> None:
-    """Soft-NMS of random boxes, degenerate ones and NaN among them."""
+    """Soft-NMS of random boxes; NaN and infinities do no harm, and others give the twin's scores.
+
+    Scores that differ by a rounding may change places, so that only the sorted ones are compared.
+    """
     import torch
 
+    from cpools_ext import soft_nms_reference
     from cpools_ext.soft_nms import METHODS, soft_nms
 
     count = rng.choice((0, 1, 2, rng.randrange(100)))
     detections = torch.rand(count, 7) * rng.choice((1, 100))
-    detections[torch.rand(count, 7) < 0.01] = rng.choice((float("nan"), float("inf"), -1.0))
+    odd = rng.choice((float("nan"), float("inf"), -1.0, 0.0))
+    detections[torch.rand(count, 7) < 0.01] = odd
     labels = torch.randint(-2, rng.randrange(1, 10), (count,))
-    weight_exp = rng.choice((None, 1.0, 8.0))
-    rows, _, kept = soft_nms(
-        detections, labels, method=rng.choice(list(METHODS)), weight_exp=weight_exp
-    )
-    assert rows.shape == detections.shape and kept.shape == labels.shape
+    method, weight_exp = rng.choice(list(METHODS)), rng.choice((None, 1.0, 8.0))
+    rows, found, kept = soft_nms(detections, labels, method=method, weight_exp=weight_exp)
+    assert rows.shape == detections.shape and torch.equal(found, labels.sort().values)
+    if detections.isfinite().all():
+        settings = (METHODS[method], 0.3, 0.5, 0.001, weight_exp, True)
+        expected = soft_nms_reference.soft_nms(detections.numpy(), labels.numpy(), *settings)
+        expected_rows, _, expected_kept = map(torch.from_numpy, expected)
+        for label in labels.unique():
+            own, same_own = kept & (found == label), expected_kept & (found == label)
+            assert own.sum() == same_own.sum(), (method, weight_exp)
+            scores, wanted = rows[own, 4].sort().values, expected_rows[same_own, 4].sort().values
+            torch.testing.assert_close(scores, wanted, rtol=1e-3, atol=1e-5)
 
 
 def same(a, b) -> bool:
