@@ -1,9 +1,10 @@
 """Drawn boxes: where they are, in which colour, and that nothing is harmed."""
 
+import cv2
 import numpy as np
 import pytest
 
-from core.evaluation.draw import class_color, draw_detections, side_by_side
+from core.evaluation.draw import class_color, draw_detections, jpeg, side_by_side
 
 NAMES = ("circle", "square")
 
@@ -68,3 +69,17 @@ def test_side_by_side():
     np.testing.assert_array_equal(both[caption:, -200:], right)
     assert side_by_side({"one": left}).shape == (300 + caption, 200, 3)
     assert side_by_side({"a": left, "b": left, "c": left}).shape[1] == 3 * 200 + 2 * gap
+
+
+def test_very_wide_drawings_lie_below_each_other():
+    drawn = side_by_side({"a": gray(20, 500), "b": gray(20, 500) // 2})
+    assert drawn.shape[1] == 500 and drawn.shape[0] > 40
+    assert (drawn[-20:] == 50).all()
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (3, 70_000), (70_000, 3)])
+def test_every_drawing_is_a_file_that_opens(shape):
+    content = np.frombuffer(jpeg(gray(*shape)), np.uint8)
+    opened = cv2.imdecode(content, cv2.IMREAD_COLOR)
+    height, width, _ = opened.shape
+    assert max(height, width) == min(max(shape), 65_500)

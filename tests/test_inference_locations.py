@@ -82,6 +82,20 @@ def test_a_cell_is_a_point_of_the_picture():
     np.testing.assert_allclose(found, [[2 * 16 / 2 - 10, 3 * 16 / 2 + 40, 4, 0.9]], atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(1, 4000), (5, 4000), (4000, 5)])
+def test_a_picture_thinner_than_a_cell_is_looked_at(size):
+    """As if it were as wide as the cells that it lies in."""
+    crops = plan_crops(np.array([[size[0] // 2, size[1] // 2, 255 / 4000]]), size, (255, 255))
+    everywhere = [np.ones((1, 1, cells, cells), np.float32) for cells in (16, 32, 64)]
+    settings = {"strides": (16, 8, 4), "zooms": (1, 2, 4), "threshold": 0.3, "closer_only": False}
+    found = attention_locations(everywhere, crops, size, **settings)
+    assert ((found[:, :2] >= 0) & (found[:, :2] < size)).all()
+    along = int(np.argmax(size))
+    for cells, zoom in ((16, 1), (32, 2), (64, 4)):
+        points = found[np.isclose(found[:, 2], zoom * 255 / 4000), along]
+        assert cells - 2 <= len(np.unique(points)) <= cells
+
+
 def test_limits():
     settings = {"strides": (16, 8), "zooms": (1, 2), "threshold": 0.3, "closer_only": False}
 

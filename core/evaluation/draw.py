@@ -9,6 +9,8 @@ import numpy as np
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _GOLDEN_RATIO = 0.618033988749895  # multiples of it, modulo 1, stay apart however many there are
 _MIN_SIDE = 480  # smaller pictures are enlarged, so that names can be read
+_VERY_WIDE = 2  # width by height of a picture
+_LONGEST_JPEG = 65_500  # pixels, of either side
 _CAPTION = (255, 255, 255)
 _CAPTION_BACKGROUND = (48, 48, 48)
 
@@ -58,15 +60,18 @@ def draw_detections(
 
 
 def side_by_side(drawings: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Drawings of one picture beside each other, under their captions.
+    """Drawings of one picture, beside each other or, if it is very wide, below, under captions.
 
     Args:
         drawings: by caption, uint8 [h, w, 3], all of one shape; at least one.
 
     Returns:
-        uint8 [h + caption, n w + (n - 1) gap, 3].
+        uint8 [h + caption, n w + (n - 1) gap, 3]; below each other,
+        [n (h + caption) + (n - 1) gap, w, 3].
     """
     assert len({drawing.shape for drawing in drawings.values()}) == 1
+    height, width = next(iter(drawings.values())).shape[:2]
+    axis = 0 if width > _VERY_WIDE * height else 1
     parts: list[np.ndarray] = []
     for caption, drawing in drawings.items():
         scale = _font_scale(drawing)
@@ -74,9 +79,20 @@ def side_by_side(drawings: Mapping[str, np.ndarray]) -> np.ndarray:
         origin = (round(10 * scale), round(28 * scale))
         cv2.putText(strip, caption, origin, _FONT, scale, _CAPTION, 1, cv2.LINE_AA)
         part = np.concatenate([strip, drawing])
-        gap = np.full((len(part), max(2, round(6 * scale)), 3), _CAPTION_BACKGROUND, np.uint8)
+        breadth = list(part.shape)
+        breadth[axis] = max(2, round(6 * scale))
+        gap = np.full(breadth, _CAPTION_BACKGROUND, np.uint8)
         parts += [gap, part] if parts else [part]
-    return np.concatenate(parts, axis=1)
+    return np.concatenate(parts, axis)
+
+
+def jpeg(drawing: np.ndarray) -> bytes:
+    """A drawing uint8 [h, w, 3] as a JPEG file's content, smaller where it is too long for one."""
+    shrink = _LONGEST_JPEG / max(drawing.shape)
+    if shrink < 1:
+        size = [max(1, int(side * shrink)) for side in drawing.shape[1::-1]]
+        drawing = cv2.resize(drawing, size, interpolation=cv2.INTER_AREA)
+    return cv2.imencode(".jpg", drawing)[1].tobytes()
 
 
 def _font_scale(canvas: np.ndarray) -> float:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from core.batch import Detections
@@ -16,7 +15,7 @@ from core.detectors import LoadedDetector
 from core.distributed import ALONE, Ranks
 from core.errors import UserError
 from core.evaluation.coco import coco_results, score_results
-from core.evaluation.draw import draw_detections, side_by_side
+from core.evaluation.draw import draw_detections, jpeg, side_by_side
 from core.evaluation.report import class_table, progress, write_json
 from core.evaluation.shares import every_picture
 from core.models.detector import Drawings
@@ -202,10 +201,7 @@ def _draw(
     stem = f"{index:05d}_{database.image_path(index).stem}"
     pictures = {stem: side_by_side({"detections": detected, "ground truth": truth})}
     pictures |= {f"{stem}_{name}": drawing for name, drawing in drawings.items()}
-    return {
-        f"{name}.jpg": cv2.imencode(".jpg", picture)[1].tobytes()
-        for name, picture in pictures.items()
-    }
+    return {f"{name}.jpg": jpeg(picture) for name, picture in pictures.items()}
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -77,26 +77,30 @@ def cut_crops(picture: Tensor, crops: Crops, view_size: Size) -> Tensor:
     Returns:
         float32 [N, 3, *view_size], in 0..255 and black outside the picture, on the same device.
     """
-    upper, lower, down, seen_down = _taps(crops, 0, view_size[0], picture.device)
-    left, right, across, seen_across = _taps(crops, 1, view_size[1], picture.device)
+    upper, lower, down, seen_down = _taps(crops, 0, view_size[0], picture.device).unbind()
+    left, right, across, seen_across = _taps(crops, 1, view_size[1], picture.device).unbind()
 
     def read(rows: Tensor, columns: Tensor) -> Tensor:
-        return picture[rows[:, :, None], columns[:, None, :]].float()  # [N, H, W, 3]
+        rows, columns = rows.long()[:, :, None], columns.long()[:, None, :]
+        return picture[rows, columns].float()  # [N, H, W, 3]
 
     down, across = down[:, :, None, None], across[:, None, :, None]
     above = read(upper, left).lerp_(read(upper, right), across)
     below = read(lower, left).lerp_(read(lower, right), across)
     views = above.lerp_(below, down)
-    views *= (seen_down[:, :, None] & seen_across[:, None, :])[..., None]
+    views *= (seen_down[:, :, None] * seen_across[:, None, :])[..., None]
     return views.permute(0, 3, 1, 2).contiguous()
 
 
-def _taps(crops: Crops, axis: int, length: int, device: torch.device) -> tuple[Tensor, ...]:
-    """Of one axis of every view, [N, length]: two pixels, the second's share, what is seen."""
+def _taps(crops: Crops, axis: int, length: int, device: torch.device) -> Tensor:
+    """Of one axis of every view: two pixels, the second's share, what is seen.
+
+    float32 [4, N, length]: one copy to the device; numbers of pixels are exact up to 2^24.
+    """
     start, stop = crops.start[:, axis, None], crops.stop[:, axis, None]
     seen_start, seen_stop = crops.seen_start[:, axis, None], crops.seen_stop[:, axis, None]
     positions = np.arange(length)
     first, second, share = linear_taps(positions - seen_start, stop - start, seen_stop - seen_start)
     seen = (positions >= seen_start) & (positions < seen_stop)
-    parts = (start + first, start + second, share, seen)
-    return tuple(torch.from_numpy(part).to(device) for part in parts)
+    parts = np.stack((start + first, start + second, share, seen))
+    return torch.from_numpy(parts.astype(np.float32)).to(device)

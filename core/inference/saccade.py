@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from core.batch import Detections
+from core.decode.corners import REJECTED
 from core.decode.soft_nms import SCORE, Method, best_detections, suppress
 from core.inference.crops import Crops, cut_crops, plan_crops
 from core.inference.locations import (
@@ -25,7 +26,6 @@ from core.sample.transforms import Size
 from core.targets.color import apply_color
 
 _GLANCE_SCORE = 0.3  # lowest score of a detection of the first pass
-_REJECTED = -1  # the score that decoding gives to a pair of corners that is no object
 _DISTANCE = 16 / 255  # of a view's side, see suppress_locations
 _SIGMA = 0.7  # of soft-NMS
 
@@ -121,7 +121,13 @@ def look_closer(image: np.ndarray, predict: Predict, gaze: Gaze) -> list[Look]:
     """Looks at a picture, round after round, until nothing calls for a closer look.
 
     The picture is copied to the network's device once; all views of a round are cut and run there
-    as one batch. Arguments as :func:`detect_saccades`.
+    as one batch.
+
+    Args:
+        image, predict, gaze: see :func:`detect_saccades`.
+
+    Returns:
+        The rounds; the first one is the first pass over the whole picture.
     """
     assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3, image.shape
     picture = torch.from_numpy(image.copy()).to(predict.device)
@@ -131,7 +137,7 @@ def look_closer(image: np.ndarray, predict: Predict, gaze: Gaze) -> list[Look]:
     while len(locations):
         go_on = len(looks) < len(gaze.thresholds) and left > 0
         crops = plan_crops(locations, image.shape[:2], gaze.input_size)
-        lowest = _REJECTED if looks else _GLANCE_SCORE
+        lowest = REJECTED if looks else _GLANCE_SCORE
         looks.append(_look(picture, crops, predict, gaze, lowest, go_on))
         if not go_on:
             break

@@ -214,15 +214,25 @@ def _problems(db: Database, doublings: int) -> Iterator[str]:
         yield "att_max_crops must be at least 0"
     if not db.init_sizes or not all(1 <= size <= side for size in db.init_sizes):
         yield f"init_sizes {list(db.init_sizes)} must be 1 to {side}, the view's side, each"
-    lows = [low for low, _ in db.att_ranges]
-    if lows != sorted(set(lows), reverse=True):
-        yield f"att_ranges {_listed(db.att_ranges)} must go from large objects to small ones"
+    yield from _problems_of_ranges(db.att_ranges, side)
     for low, high in db.att_ranges:
         if max(low, db.min_scale, 1) > min(high, side - 1):
             yield (
                 f"att_ranges has [{low}, {high}], and with db.min_scale {db.min_scale} and "
                 f"db.input_size {list(db.input_size)} no size of an object is left in it"
             )
+
+
+def _problems_of_ranges(ranges: Sequence[tuple[int, int]], side: int) -> Iterator[str]:
+    """What keeps some object of a view with sides of ``side`` pixels from having one map."""
+    lows, highs = [low for low, _ in ranges], [high for _, high in ranges]
+    given = f"att_ranges {_listed(ranges)}"
+    if lows != sorted(set(lows), reverse=True):
+        yield f"{given} must go from large objects to small ones"
+    elif ranges and (lows[-1] != 0 or highs[0] < side - 1):
+        yield f"{given} must reach from 0 to {side - 1} pixels, the largest object of a view"
+    elif any(high < low for high, low in zip(highs[1:], lows, strict=False)):
+        yield f"{given} leave a gap: objects of that size would be in no attention map"
 
 
 def _listed(pairs: Sequence[object]) -> list[object]:
