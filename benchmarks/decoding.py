@@ -1,6 +1,6 @@
 """Decoding and soft-NMS of one picture, as multiples of ``torch.topk`` of its heatmap.
 
-    python benchmarks/decoding.py [--rounds 30] [--threads N] [--device cpu]
+    python -m benchmarks.decoding [--rounds 30] [--threads N] [--device cpu]
 
 Corners: one picture, 80 classes of 128 x 128 cells, K = 100, kernel 3, 1000 detections. Soft-NMS:
 25 boxes of each of 80 classes, and the cut to the best 100. The yardstick and the functions take

@@ -1,4 +1,4 @@
-"""Corner pooling, as multiples of ``x.clone()`` in the same process.
+"""Corner pooling as multiples of ``x.clone()``, decoding and soft-NMS of ``torch.topk``.
 
     python -m benchmarks.operators [--rounds 20] [--threads 1 2] [--chart operators.png]
 
@@ -9,7 +9,8 @@ machines that others use too. Prints Markdown tables.
 On the CPU always, in two processes: one whose allocator takes every large result fresh from the
 system, as it does with tensors of this size unless told otherwise, so that page faults cost more
 than the work; and one whose allocator uses memory again. On a GPU where there is one; there the
-rate of ours is compared with that of a copy within the device.
+rate of ours is compared with that of a copy within the device. benchmarks/decoding.py measures
+decoding and soft-NMS, in a process for each number of threads, and on the GPU.
 """
 
 import argparse
@@ -25,78 +26,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.chart import draw_bars
-from cpools_ext import DIRECTIONS, corner_pool, corner_pool_sum, native, reference
+from benchmarks.pools import POOLS, Pool, both_passes
+from cpools_ext import DIRECTIONS, corner_pool, corner_pool_sum, native
 
-Pool = Callable[[Tensor, str], Tensor]
 SHAPE = (4, 128, 128, 128)
 
 # Settings of the C library's allocator: the size from which a block is the system's.
 MEMORY = {
     "fresh": {"MALLOC_MMAP_THRESHOLD_": "1000000"},
     "reused": {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"},
-}
-
-
-class ReferencePool(torch.autograd.Function):
-    """The reference's algorithm: row after row, each pass."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, dim: int, reverse: bool) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.dim, ctx.reverse = dim, reverse
-        maxima = torch.empty_like(x)
-        rows = range(x.size(dim))[:: -1 if reverse else 1]
-        before = maxima.select(dim, rows[0]).copy_(x.select(dim, rows[0]))
-        for row in rows[1:]:
-            before = torch.maximum(x.select(dim, row), before, out=maxima.select(dim, row))
-        return maxima
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        (x,) = ctx.saved_tensors
-        result = torch.zeros_like(x)
-        rows = range(x.size(ctx.dim))[:: -1 if ctx.reverse else 1]
-        greatest = x.select(ctx.dim, rows[0]).clone(memory_format=torch.contiguous_format)
-        place = torch.full_like(greatest, rows[0], dtype=torch.int64)
-        for row in rows:
-            values = x.select(ctx.dim, row)
-            newer = values > greatest
-            greatest.masked_scatter_(newer, values.masked_select(newer))
-            place.masked_fill_(newer, row)
-            share = grad.select(ctx.dim, row).unsqueeze(ctx.dim)
-            result.scatter_add_(ctx.dim, place.unsqueeze(ctx.dim), share)
-        return result, None, None
-
-
-class FallbackPool(torch.autograd.Function):
-    """What runs where there is no binary."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, dim: int, reverse: bool) -> Tensor:
-        maxima, record = reference.corner_pool(x, dim, reverse)
-        ctx.save_for_backward(record)
-        ctx.dim, ctx.reverse = dim, reverse
-        return maxima
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        (record,) = ctx.saved_tensors
-        return reference.corner_pool_backward(grad, record, ctx.dim, ctx.reverse), None, None
-
-
-def cummax_pool(x: Tensor, direction: str) -> Tensor:
-    """flip + cummax + flip: right maxima, gradients to the last of equals."""
-    dim, reverse = DIRECTIONS[direction]
-    return x.flip(dim).cummax(dim).values.flip(dim) if reverse else x.cummax(dim).values
-
-
-POOLS: dict[str, Pool] = {
-    "the reference's algorithm": lambda x, direction: ReferencePool.apply(
-        x, *DIRECTIONS[direction]
-    ),
-    "flip + cummax + flip": cummax_pool,
-    "the fallback": lambda x, direction: FallbackPool.apply(x, *DIRECTIONS[direction]),
-    "ours": corner_pool,
 }
 
 
@@ -124,17 +62,6 @@ def fastest(
         for name, function in ways.items():
             times[name] = min(times[name], seconds(function, device))
     return times
-
-
-def both_passes(pool: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> Callable[[], None]:
-    """A call that pools and goes back."""
-    leaf = x.detach().requires_grad_()
-
-    def run() -> None:
-        pool(leaf).backward(grad)
-        leaf.grad = None
-
-    return run
 
 
 def passes_of(
@@ -256,6 +183,11 @@ def report_cuda(shape: tuple[int, ...], rounds: int) -> None:
     figures = multiples(torch.randn(shape, device=device), rounds)
     ways = {way: [spread(figures[name][way]) for name in figures] for way in POOLS}
     print(table(list(figures), ways))
+    pairs = pair_multiples(torch.randn(shape, device=device), rounds)
+    print("A corner's two maps\n")
+    print(
+        table(list(figures), {way: [spread([each]) for each in row] for way, row in pairs.items()})
+    )
     head = ["copy GB/s", "forward GB/s", "backward GB/s", "forward / copy", "backward / copy"]
     for dtype in (torch.float32, torch.bfloat16):
         large = (16, *shape[1:])  # larger than the cache
@@ -272,6 +204,8 @@ def main() -> None:
     parser.add_argument("--chart", type=Path, help="PNG to draw, of fresh memory")
     parser.add_argument("--memory", choices=MEMORY, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if not native.has_kernel("cpu"):
+        parser.error(f"no native operators to measure: {native.load()}")
     shape = tuple(options.shape)
     if options.memory:
         chart = options.chart if options.memory == "fresh" else None
@@ -279,12 +213,22 @@ def main() -> None:
         return
     print(f"torch {torch.__version__}; native: {native.describe_build()}\n", flush=True)
     for memory, settings in MEMORY.items():
-        command = [sys.executable, "-m", "benchmarks.operators", *sys.argv[1:], "--memory", memory]
-        subprocess.run(command, env={**os.environ, **settings}, check=True)
-    if torch.cuda.is_available():
-        report_cuda(shape, options.rounds)
+        run_module("operators", *sys.argv[1:], "--memory", memory, **settings)
+    for count in options.threads:
+        run_module("decoding", "--rounds", str(options.rounds), "--threads", str(count))
+    if not torch.cuda.is_available():
+        print("\nNo CUDA device: nothing was measured there.")
+    elif not native.has_kernel("cuda"):
+        print("\nNothing was measured on the GPU: the binary was built without CUDA operators.")
     else:
-        print("No CUDA device: nothing was measured there.")
+        report_cuda(shape, options.rounds)
+        run_module("decoding", "--rounds", str(options.rounds), "--device", "cuda")
+
+
+def run_module(name: str, *arguments: str, **variables: str) -> None:
+    """Runs a benchmark in a process of its own."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
+    subprocess.run(command, env={**os.environ, **variables}, check=True)
 
 
 if __name__ == "__main__":
