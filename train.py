@@ -21,6 +21,7 @@ import torch.distributed as dist
 from core import engine
 from core.arguments import script_parser
 from core.config import load_config
+from core.description import describe
 from core.device import choose_device
 from core.distributed import Ranks, join_ranks
 from core.errors import UserError, run
@@ -83,9 +84,12 @@ def _prepare(options: argparse.Namespace, ranks: Ranks) -> Run:
 
 
 def _train(training: Run, options: argparse.Namespace) -> None:
+    due = training.evaluation_is_due()
     with training.ranks.alike():
-        evaluate = training.evaluations()
+        evaluate = training.evaluations(due)
         log = training.open_log(options.tensorboard)
+    for line in describe(training):
+        logger.info("%s", line)
     logger.info("to go on after step N: %s", _resume_command(options, "N"))
     engine.train(
         training.detector,
@@ -101,6 +105,7 @@ def _train(training: Run, options: argparse.Namespace) -> None:
         ranks=training.ranks,
         validation_database=training.validation,
         evaluate=evaluate,
+        evaluate_first=due,
         finish=training.finish,
     )
 

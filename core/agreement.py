@@ -1,16 +1,18 @@
 """Batches that all ranks take together: where one of them must end, all end, at the same step."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 
 import torch
 
 from core.batch import Batch
+from core.dbs.coco import CocoDetection
 from core.distributed import Ranks
 from core.errors import UserError
 from core.guards import Stopped
+from core.sample.unreadable import UnreadablePictures
 from core.signals import Signals
 
 _DYING = 0.1  # seconds; a worker closes its pipes a moment before its death is told
@@ -18,8 +20,46 @@ _OUT_OF_MEMORY = ("Killed", "Bus error")  # signals that the system ends a proce
 _MEND = " If nobody ended it, memory ran out: lower system.workers or system.prefetch_size"
 
 
-def next_batch(stream: Iterator[Batch], signals: Signals, ranks: Ranks) -> Batch:
+class Stream:
+    """Batches that all ranks take together, each its rows of the same one.
+
+    Args:
+        batches: without end.
+        database: whose pictures they show.
+        signals: that may ask for the end.
+        ranks: this process among those that train together.
+    """
+
+    def __init__(
+        self, batches: Iterable[Batch], database: CocoDetection, signals: Signals, ranks: Ranks
+    ) -> None:
+        self._batches, self._signals, self._ranks = iter(batches), signals, ranks
+        self._unreadable = UnreadablePictures(database, tell=ranks.first)
+        self._started = False
+
+    def take(self) -> Batch:
+        """The next batch. A step's collective; the first time a patient one: workers start up.
+
+        Raises:
+            Stopped: a signal was received, or a loader failed, on any rank.
+            UserError: a loader raised it, on any rank; or too many pictures are unreadable.
+        """
+        batch = next_batch(self._batches, self._signals, self._ranks, patient=not self._started)
+        self._started = True
+        self._unreadable.note(batch)
+        return batch
+
+
+def next_batch(
+    stream: Iterator[Batch], signals: Signals, ranks: Ranks, patient: bool = False
+) -> Batch:
     """Takes the next batch, unless somebody asked for the end. A step's collective.
+
+    Args:
+        stream: of the loader.
+        signals: that may ask for the end.
+        ranks: this process among those that train together.
+        patient: give the others' loaders the time of a patient collective.
 
     Returns:
         This rank's batch; its list of unreadable pictures is that of all ranks.
@@ -33,6 +73,8 @@ def next_batch(stream: Iterator[Batch], signals: Signals, ranks: Ranks) -> Batch
         batch = _take(stream, signals)
     except (Stopped, UserError) as error:
         problem = error
+    if patient:
+        ranks.barrier()
     unreadable = 0 if batch is None else len(batch.unreadable)
     problems, unreadable = ranks.sum([problem is not None, unreadable])
     if problems:

@@ -1,5 +1,6 @@
 """What ends a training run before its last step."""
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,36 +15,43 @@ class Stopped(RuntimeError):
 
 
 class NonFiniteLoss(RuntimeError):
-    """A loss is not a number: the message gives its terms and pictures; nothing more was saved."""
+    """A loss or a gradient is not finite: the message gives terms and pictures; nothing was saved.
+
+    One is as bad as the other: the weights after a step with such a gradient are no numbers.
+    """
 
 
 def non_finite_loss(
     iteration: int,
     terms: Mapping[str, float],
+    gradient_norm: float,
     indices: Sequence[int],
     database: CocoDetection,
     folder: Path | None,
 ) -> NonFiniteLoss:
-    """The error of a step whose loss is not a number; writes down what the step was made of.
+    """The error of a step whose loss or gradient is not finite; writes down what it was made of.
 
     Args:
         iteration: number of the step.
         terms: of its loss.
+        gradient_norm: of all its gradients together.
         indices: numbers of its pictures.
         database: the training split.
-        folder: gets ``non_finite_<iteration>.json`` with the terms and all pictures; None: nothing
-            is written.
+        folder: gets ``non_finite_<iteration>.json`` with the terms and all pictures, unless the
+            disk is full; None: nothing is written.
     """
     names = [str(database.image_path(index)) for index in indices]
     words = {name: str(value) for name, value in terms.items()}  # JSON has no word for NaN
     more, all_of_them = ", …" if len(names) > _SHOWN else "", ""
+    content = {"iteration": iteration, "terms": words, "gradient_norm": str(gradient_norm)}
     if folder is not None:
         report = folder / f"non_finite_{iteration}.json"
-        content = {"iteration": iteration, "terms": words, "pictures": names}
-        report.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        all_of_them = f" (all in {report})"
+        text = json.dumps({**content, "pictures": names}, indent=2) + "\n"
+        with contextlib.suppress(OSError):
+            report.write_text(text, encoding="utf-8")
+            all_of_them = f" (all in {report})"
+    told = ", ".join(f"{name} {value}" for name, value in words.items())
     return NonFiniteLoss(
-        f"the loss of step {iteration} is not finite: "
-        f"{', '.join(f'{name} {value}' for name, value in words.items())}; its pictures: "
+        f"step {iteration} is not finite: {told}, gradient norm {gradient_norm}; its pictures: "
         f"{', '.join(names[:_SHOWN])}{more}{all_of_them}"
     )

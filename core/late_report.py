@@ -40,11 +40,11 @@ class _Queued(NamedTuple):
 
 
 class LateReport:
-    """Reports a step once the next one was queued on the device, and sees that its loss is finite.
+    """Reports a step once the next one was queued on the device, and sees that it is finite.
 
     Args:
         log: gets the steps; None: another rank reports them.
-        database: the training split, to name the pictures of a loss that is no number.
+        database: the training split, to name the pictures of a step that is not finite.
         device: of the network.
         ranks: those that train together; all see the same losses, each has its own pictures.
     """
@@ -111,7 +111,7 @@ class LateReport:
         """Reports the last step, unless that was done.
 
         Raises:
-            NonFiniteLoss: its loss is infinite or not a number.
+            NonFiniteLoss: its loss or its gradient is infinite or not a number.
         """
         step, self._queued = self._queued, None
         if step is None:
@@ -120,10 +120,10 @@ class LateReport:
             step.arrived.synchronize()
         *losses, norm = step.values.tolist()
         terms = dict(zip(step.names, losses, strict=True))
-        if not all(map(math.isfinite, terms.values())):
+        if not all(map(math.isfinite, step.values.tolist())):
             pictures = list(chain.from_iterable(self._ranks.gather(step.pictures)))
             folder = None if self._log is None else self._log.folder
-            raise non_finite_loss(step.iteration, terms, pictures, self._database, folder)
+            raise non_finite_loss(step.iteration, terms, norm, pictures, self._database, folder)
         if self._log is not None:
             waited = _unhidden(step)
             report = Step(step.iteration, terms, step.learning_rate, norm, step.at, waited)
@@ -138,6 +138,14 @@ class LateReport:
         """Reports an evaluation after step ``iteration``, at once, if there is one."""
         if self._log is not None and evaluation is not None:
             self._log.evaluation(iteration, evaluation.figures, evaluation.best, evaluation.seconds)
+
+    @contextlib.contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Within it, what happens is no part of any step: its time slows none down."""
+        start = time.perf_counter()
+        yield
+        if self._log is not None:
+            self._log.pause(time.perf_counter() - start)
 
     def _now(self) -> torch.cuda.Event | None:
         """What tells when a GPU has done all that it was given until now; None for others."""

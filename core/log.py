@@ -180,12 +180,14 @@ class RunLog:
             iteration: number of the step.
             figures: by name, 0 to 1; None where there is no object to find.
             best: whether AP is above that of every evaluation before.
-            seconds: that the evaluation took; they count for no step.
+            seconds: that the evaluation took.
         """
-        seconds = round(seconds, 3)
-        record = {"evaluation": dict(figures), "best": best, "seconds": seconds}
+        record = {"evaluation": dict(figures), "best": best, "seconds": round(seconds, 3)}
         self._write({"iteration": iteration, **record})
         self._scalars("evaluation", iteration, figures)
+
+    def pause(self, seconds: float) -> None:
+        """Leaves time that just went by out of the speed that the next line tells."""
         last, then = self._last_line
         self._last_line = (last, then + seconds)
 

@@ -14,12 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from core.batch import Batch, collate
 from core.config import System
 from core.distributed import ALONE
-from core.engine import add_gradients_
 from core.errors import UserError
 from core.memory_use import Peak
 from core.models.detector import Detector
 from core.sample.loader import SampleFunction
 from core.share import share_of
+from core.step import add_gradients_
 
 _SIDES = (480, 640)  # height and width of a synthetic picture, in pixels
 _OBJECTS = 8

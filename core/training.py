@@ -1,6 +1,5 @@
 """What a training run is made of, put together from a config."""
 
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +12,16 @@ from core.checkpoint import Meta
 from core.config import Config
 from core.dbs.coco import CocoDetection
 from core.dbs.splits import open_split
-from core.device import slow_in_bfloat16
 from core.distributed import ALONE, Ranks
 from core.evaluation.while_training import Evaluations
 from core.files import remove_unfinished
 from core.fresh import fresh_detector
-from core.log import RunLog
+from core.log import FILE_NAME, RunLog, read_log
 from core.models.detector import Detector
 from core.resume import require_classes, take_snapshot_, take_weights_
 from core.sample.loader import training_loader, validation_loader
-from core.share import Share, chunk_counts, chunk_sizes, share_of
+from core.share import Share, chunk_sizes, share_of
 from core.snapshots import SnapshotWriter
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -95,20 +91,37 @@ class Run:
             pin_memory=self.device.type == "cuda",
         )
 
-    def evaluations(self) -> Evaluations | None:
-        """What evaluates the network every ``eval_iter`` steps; None where that is 0."""
+    def evaluation_is_due(self) -> bool:
+        """Whether step ``start`` was to be evaluated, and the run ended before it was.
+
+        A patient collective.
+        """
+        interval, due = self.config.system.eval_iter, False
+        if not self.start or not interval or self.start % interval:
+            return False
+        if self.ranks.first:
+            log = self.folder / FILE_NAME
+            lines = read_log(log) if log.is_file() else []
+            due = not any("evaluation" in x and x["iteration"] == self.start for x in lines)
+        return self.ranks.from_first(due)
+
+    def evaluations(self, due: bool = False) -> Evaluations | None:
+        """What evaluates the network every ``eval_iter`` steps; None where that is 0.
+
+        Args:
+            due: see :meth:`evaluation_is_due`; whatever was kept of that evaluation is void then.
+        """
         if self.validation is None or not self.config.system.eval_iter:
             return None
+        before = self.start - due
         return Evaluations(
-            self.detector, self.validation, self.config, self.device, self.ranks, self.start
+            self.detector, self.validation, self.config, self.device, self.ranks, before
         )
 
     def open_log(self, tensorboard: bool = False) -> RunLog | None:
-        """Starts the run's log, and says what the run is about to do; None: another rank does."""
+        """Starts the run's log; None: another rank does."""
         if not self.ranks.first:
             return None
-        for line in describe(self):
-            logger.info("%s", line)
         remove_unfinished(self.folder)
         system = self.config.system
         return RunLog(
@@ -127,9 +140,15 @@ class Run:
         )
 
     def save(self, iteration: int) -> None:
-        """Starts to save a snapshot of the run as it is, ``iteration`` steps behind it."""
-        if not self.ranks.first:
-            return
+        """Starts to save a snapshot of the run as it is, ``iteration`` steps behind it.
+
+        A patient collective: before it is copied, rank 0 waits for the one before to be written.
+        """
+        if self.ranks.first:
+            self._write(iteration)
+        self.ranks.barrier()
+
+    def _write(self, iteration: int) -> None:
         config, system = self.config, self.config.system
         meta = Meta(
             name=config.name,
@@ -214,41 +233,3 @@ def _fresh_run(config: Config, device: torch.device, start: int, ranks: Ranks) -
     detector, optimizer = fresh_detector(config, len(database.class_names), device, ranks)
     snapshots = SnapshotWriter(system.keep)
     return Run(config, database, validation, detector, optimizer, device, start, ranks, snapshots)
-
-
-def describe(run: Run) -> list[str]:
-    """What a run is about to do, line by line."""
-    system = run.config.system
-    parameters = sum(parameter.numel() for parameter in run.detector.network.parameters())
-    name = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else ""
-    chunks = f" in chunks of {list(system.chunk_sizes)}" if system.chunk_sizes else ""
-    lines = [
-        f"device: {run.device} {name}".rstrip() + f", {system.precision}",
-        *_shares(run),
-        f"network: {run.config.model_name}, {parameters:,} parameters",
-        f"steps: {run.start + 1} to {system.max_iter}, {system.batch_size} pictures each{chunks}; "
-        f"a snapshot every {system.snapshot}",
-        f"snapshots and log: {run.folder}",
-    ]
-    if system.precision == "bfloat16" and slow_in_bfloat16(run.device):
-        lines.append(
-            "note: this processor has no instructions for bfloat16 (AVX-512 or AMX); "
-            "--set system.precision=float32 trains several times faster"
-        )
-    newest = checkpoint.newest_snapshot(system.cache_dir, run.config.name)
-    if newest is not None and newest[1] > run.start:
-        lines.append(
-            f"note: {newest[0]} is of an earlier run; this one overwrites snapshots as it comes to "
-            f"their iterations (--iter {newest[1]} goes on from there instead)"
-        )
-    return lines
-
-
-def _shares(run: Run) -> list[str]:
-    """How the ranks share a step, in a line; none for one process."""
-    world = run.ranks.world
-    if world == 1:
-        return []
-    counts = chunk_counts(run.config.system, world)
-    each = ", ".join(map(str, counts)) if len(set(counts)) > 1 else f"{counts[0]} each"
-    return [f"processes: {world} share the {sum(counts)} chunks of a step: {each}"]

@@ -3,7 +3,8 @@
 A tiny detector trains in one process and in two. SIGKILL ends all processes of the job at once, at
 random moments: while it starts, at any time of a step, while a snapshot is written. Each time
 ``--resume`` goes on, with another number of loader workers. In the end the losses of all steps, the
-weights of all snapshots and the state of the optimizer must be the same, bit for bit.
+figures of all evaluations, the weights of all snapshots and the state of the optimizer must be the
+same, bit for bit.
 
 ``python tests/kill.py [--kills 50] [--seed 0]``; the exit code is 1 if there was a difference.
 """
@@ -49,7 +50,8 @@ def compare(root: Path, processes: int, kills: int, rng: random.Random) -> list[
     whole, killed = (f"CornerNet_Squeeze-{kind}{processes}" for kind in ("whole", "killed"))
     steps = (LONGEST + SNAPSHOT) * kills + SNAPSHOT
     for name in (whole, killed):
-        write_config(root, name, max_iter=steps, stepsize=steps // 2, snapshot=SNAPSHOT, val_iter=4)
+        settings = {"max_iter": steps, "stepsize": steps // 2, "val_iter": 4}
+        write_config(root, name, snapshot=SNAPSHOT, eval_iter=2 * SNAPSHOT, **settings)
     started = time.monotonic()
     job = start(root, whole, processes, 0)
     assert job.wait(lambda: job.steps), job.output

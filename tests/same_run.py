@@ -1,4 +1,4 @@
-"""What two runs that should be the same differ in: losses, weights, optimizer; bit for bit."""
+"""What two runs that should be the same differ in: log, weights, optimizer; bit for bit."""
 
 import torch
 
@@ -22,16 +22,14 @@ def _losses(root, name):
     """Everything in a log that the pictures and the weights decide, by step."""
     found = {}
     for line in read_log(checkpoint.snapshot_path(root / "cache", name, 0).with_name(FILE_NAME)):
-        kind = "validation" if "validation" in line else "training"
-        values = line.get(kind, line)
-        found.setdefault(line["iteration"], []).append(
-            (kind, values["loss"], values["terms"], line.get("learning_rate"))
-        )
+        told = [line.get(kind) for kind in ("validation", "evaluation")]
+        told += [line.get(kind) for kind in ("loss", "terms", "learning_rate", "gradient_norm")]
+        found.setdefault(line["iteration"], []).append(told)
     return found
 
 
 def _different_snapshots(root, *names):
-    one, other = (_iterations(root, name) for name in names)
+    one, other = (set(checkpoint.iterations(root / "cache", name)) for name in names)
     if one != other:
         yield f"snapshots of {sorted(one)} and {sorted(other)}"
     for iteration in sorted(one & other):
@@ -42,11 +40,6 @@ def _different_snapshots(root, *names):
         states = [checkpoint.load_training_state(path) for path in paths]
         if not states[0] or not _equal(*states):
             yield f"training state of step {iteration}"
-
-
-def _iterations(root, name):
-    path = checkpoint.snapshot_path(root / "cache", name, 0)
-    return {int(file.stem.rpartition("_")[2]) for file in path.parent.glob("*.pkl")}
 
 
 def _equal(one, other):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_training import words, write_training
 
-from core import device, training
+from core import description, device, training
 from core.config import load_config
 
 
@@ -28,5 +28,5 @@ def test_slow_bfloat16_is_said(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Non
     ):
         config = load_config(name, overrides=[f"system.precision={precision}"])
         run = training.prepare(config, torch.device("cpu"))
-        monkeypatch.setattr(training, "slow_in_bfloat16", lambda _, slow=slow: slow)
-        assert any("system.precision=float32" in line for line in training.describe(run)) == said
+        monkeypatch.setattr(description, "slow_in_bfloat16", lambda _, slow=slow: slow)
+        assert any("system.precision=float32" in line for line in description.describe(run)) == said

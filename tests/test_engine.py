@@ -12,6 +12,7 @@ from torch import nn
 from core import engine
 from core.log import FILE_NAME, RunLog, read_log
 from core.schedule import build_optimizer, learning_rate_at
+from core.step import frozen_running_statistics
 from core.targets.color import apply_color
 
 CPU = torch.device("cpu")
@@ -253,7 +254,7 @@ def test_precision_is_that_of_the_network_alone(precision):
 
 def test_frozen_statistics_come_back_after_an_error():
     network = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm2d(2, track_running_stats=False))
-    with pytest.raises(KeyError), engine.frozen_running_statistics(network):
+    with pytest.raises(KeyError), frozen_running_statistics(network):
         assert not network[0].track_running_stats
         raise KeyError
     assert network[0].track_running_stats

@@ -14,12 +14,13 @@ from tiny_training import words, write_training
 from core import engine
 from core.compilation import compile_
 from core.config import load_config
+from core.description import describe
 from core.errors import UserError
 from core.guards import NonFiniteLoss, Stopped
 from core.log import FILE_NAME, RunLog, read_log
 from core.schedule import build_optimizer
 from core.share import share_of
-from core.training import describe, prepare
+from core.training import prepare
 
 CPU = torch.device("cpu")
 CHUNKS = (1, 2, 1, 3)
@@ -177,8 +178,8 @@ def spoilt(ranks, folder, how):
         (
             "nan",
             [],
-            "NonFiniteLoss: the loss of step 4 is not",
-            "NonFiniteLoss: the loss of step 4",
+            "NonFiniteLoss: step 4 is not",
+            "NonFiniteLoss: step 4 is not",
         ),
     ],
     ids=["loader", "mistake", "signal", "unreadable", "not a number"],

@@ -23,6 +23,7 @@ from core.evaluation import shares, while_training
 from core.evaluation.coco import coco_results
 from core.evaluation.run import evaluate_detector
 from core.evaluation.while_training import Evaluations
+from core.models import detector as detector_module
 
 NAME = "CornerNet-tiny"
 CPU = torch.device("cpu")
@@ -174,7 +175,7 @@ def test_what_fails_costs_the_figures_alone(root, caplog, monkeypatch):
     assert evaluations(30, nobody).best
     assert "best.pkl was not written: [Errno 28]" in caplog.text
 
-    monkeypatch.setattr(while_training, "Predict", lambda *arguments: None)
+    monkeypatch.setattr(detector_module, "Predict", lambda *arguments: None)
     assert evaluations(35, nobody) is None
     path = val_split(root).image_path(0)
     assert f"step 35 was not evaluated: {path}: TypeError: 'NoneType'" in caplog.text

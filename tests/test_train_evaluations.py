@@ -2,10 +2,12 @@
 
 import json
 import logging
+import time
 
 import pytest
 import torch
 from engine_stand_in import StandInPictures, make_batch, stand_in, stream, system
+from same_run import differences
 from some_ranks import run_ranks
 from tiny_training import NAME, words, write_config, write_training
 
@@ -14,7 +16,7 @@ import train
 from core import checkpoint, engine
 from core.config import load_config
 from core.errors import UserError
-from core.evaluation.while_training import Evaluation
+from core.evaluation.while_training import Evaluation, Evaluations
 from core.log import FILE_NAME, RunLog, read_log
 from core.schedule import build_optimizer
 from core.training import prepare
@@ -74,6 +76,44 @@ def test_evaluations_leave_training_as_it_is(root, workers, caplog):
     content = json.loads(metrics.read_text())
     assert {name: content[name] for name in meta.figures} == meta.figures
     assert train.main(words(root, "--iter", "4", name=SEEN)) == 0
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("moment", ["before the figures", "after the best was kept"])
+@pytest.mark.parametrize("step", [2, 4])
+def test_an_evaluation_that_was_cut_off_is_made_up(root, moment, step, monkeypatch):
+    """The snapshot of its step was saved before it; also where no step follows."""
+    cut = f"{SEEN}-cut-{step}-{moment.split()[0]}"
+    for name in (f"{SEEN}-whole", cut):
+        write_config(root, name, eval_iter=2)
+    if not folder(root, f"{SEEN}-whole").exists():
+        assert train.main(words(root, name=f"{SEEN}-whole")) == 0
+
+    where, method = {
+        "before the figures": (Evaluations, "_score"),
+        "after the best was kept": (RunLog, "evaluation"),
+    }[moment]
+    whole = getattr(where, method)
+
+    def cut_off(self, iteration, *more):
+        if iteration == step:
+            raise Killed
+        return whole(self, iteration, *more)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(where, method, cut_off)
+        train.main(words(root, name=cut))
+    for _ in range(2):  # the second time there is nothing left to do
+        assert train.main(words(root, "--resume", name=cut)) == 0
+        assert differences(root, f"{SEEN}-whole", cut) == []
+        best = [
+            checkpoint.read_meta(checkpoint.best_path(root / "cache", name))
+            for name in (f"{SEEN}-whole", cut)
+        ]
+        assert best[0].iteration == best[1].iteration and best[0].figures == best[1].figures
 
 
 def train_together(ranks, root, name):
@@ -148,6 +188,20 @@ def test_an_evaluation_comes_after_its_step_was_logged_and_saved(tmp_path):
         for step in (4, 6)
     ]
     assert saved == [4, 6]
+
+
+def test_evaluations_are_no_part_of_the_speed(tmp_path):
+    """Neither one that failed, nor what follows the figures: the best weights, the other ranks."""
+
+    def look(iteration, asked):
+        time.sleep(0.5)
+        return Evaluation({"AP": 0.5}, True, 0.0) if iteration % 2 else None
+
+    lines, _ = stand_in_run(
+        tmp_path, system(eval_iter=1), validation_batches=None, evaluate=look, evaluate_first=True
+    )
+    seconds = [line["seconds_per_step"] for line in lines if "loss" in line]
+    assert len(seconds) == 6 and sorted(seconds)[3] < 0.25  # a busy machine may hold up some
 
 
 class FewPictures(StandInPictures):

@@ -54,7 +54,7 @@ class Evaluations:
         config: of the run.
         device: where the network is.
         ranks: this process among those that train together.
-        start: steps behind the run.
+        start: steps behind the run that were evaluated, where they had to be.
 
     Raises:
         UserError: the validation split has no annotations.
