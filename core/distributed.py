@@ -28,7 +28,11 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(minutes=10)  # for ranks that read data or evaluate
+_PATIENCE = timedelta(minutes=10)  # for ranks that start up, evaluate or save
+# Seconds for a step. What takes longest in one is a chunk that one rank has more than another: a
+# second on a GPU, minutes of a large network on a CPU.
+_STEP_SECONDS = {"cuda": 45.0, "cpu": 300.0}
+_GLOO = r"\[\S*[/\\]gloo[/\\]\S*\]|Gloo "
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class Ranks:
         world: number of processes.
         local_rank: number of this process on its machine, from 0.
         steps: the process group of the training steps, whose collectives wait no longer than
-            ``system.dist_timeout``; None: the group of all else, which waits ten minutes.
+            ``system.dist_timeout``; None: the group of all else, which waits ten minutes. Patient
+            collectives are those of that group.
     """
 
     rank: int = 0
@@ -143,11 +148,14 @@ class Ranks:
             network, process_group=self.steps, gradient_as_bucket_view=True, **own_buffers
         )
 
-    def with_steps(self, seconds: float, device: torch.device, backend: str | None) -> "Ranks":
+    def with_steps(
+        self, seconds: float | None, device: torch.device, backend: str | None
+    ) -> "Ranks":
         """These ranks with a process group for the steps. A patient collective.
 
         Args:
-            seconds: how long a step's collective waits for other ranks.
+            seconds: how long a step's collective waits for other ranks; None: as long as is safe
+                on such a device, and on a GPU a lost network ends all ranks within a minute.
             device: where this rank's network is.
             backend: of collectives on that device; by default NCCL on GPUs, gloo on CPUs.
         """
@@ -157,6 +165,8 @@ class Ranks:
             torch.cuda.set_device(device)
         chosen = backend or ("nccl" if device.type == "cuda" else "gloo")
         backends = f"cpu:gloo,{device.type}:{chosen}" if device.type != "cpu" else "gloo"
+        if seconds is None:
+            seconds = _STEP_SECONDS.get(device.type, _STEP_SECONDS["cpu"])
         group = dist.new_group(backend=backends, timeout=timedelta(seconds=seconds))
         assert isinstance(group, dist.ProcessGroup)
         return replace(self, steps=group)
@@ -207,8 +217,13 @@ def apart(network: nn.Module) -> contextlib.AbstractContextManager[None]:
 
 
 def _of_the_network(error: RuntimeError) -> bool:
-    """Whether a collective failed because of other processes."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+    """Whether a collective failed because of other processes.
+
+    Gloo's errors are plain ones that begin with their place in its source.
+    """
+    if isinstance(error, dist.DistError):
+        return True
+    return type(error) is RuntimeError and re.match(_GLOO, str(error)) is not None
 
 
 def _text(error: Exception | None) -> str | None:

@@ -41,7 +41,8 @@ class System:
     precision: typing.Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = True  # memory layout of the network; the faster one for most devices
     sync_batchnorm: bool = False  # statistics of the chunks that all GPUs compute at a time
-    dist_timeout: int = 300  # seconds that a process waits for the others in a step
+    # seconds that a process waits for the others in a step; null: 45 on GPUs, 300 on CPUs
+    dist_timeout: int | None = None
     compile: bool = False  # training by torch.compile; the first steps then take minutes
     # parts whose activations are computed twice instead of kept: slower, with less memory
     checkpointing: typing.Literal["none", "stack", "residual"] = "none"
@@ -125,7 +126,7 @@ def problems(system: System, db: Database) -> Iterator[str]:
                 yield f"{'db' if section is db else 'system'}.{key} must be at least 1"
     if system.learning_rate <= 0 or system.decay_rate <= 0:
         yield "system.learning_rate and system.decay_rate must be above 0"
-    if system.keep < 1 or system.dist_timeout < 1:
+    if system.keep < 1 or (system.dist_timeout is not None and system.dist_timeout < 1):
         yield "system.keep and system.dist_timeout (seconds) must be at least 1"
     if min(system.val_iter, system.eval_iter, system.workers) < 0:
         yield "system.val_iter, system.eval_iter (0: never) and system.workers must be 0 or more"
