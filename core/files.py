@@ -1,5 +1,6 @@
 """Files that must not break a run: written whole or not at all, read without running their code."""
 
+import contextlib
 import hashlib
 import io
 import os
@@ -34,7 +35,7 @@ class _Digested(io.RawIOBase):
 def write_together(
     writers: Mapping[Path, Callable[[BinaryIO], Any]], sha256: dict[Path, str] | None = None
 ) -> None:
-    """Writes files that belong together.
+    """Writes files of one folder that belong together.
 
     Each is written and flushed beside its place before any takes it, and then they take it, the
     first of them last. So where the first one is, the others belong to it, whenever the process
@@ -45,10 +46,9 @@ def write_together(
         sha256: is given the sha256 of every file, by place, before the next is written.
 
     Raises:
-        OSError: a file could not be written; nothing has changed.
+        OSError: a file could not be written; what was there before is there again.
     """
-    first = next(iter(writers))
-    temporaries = {path: _temporary(path) for path in writers}
+    temporaries = {path: _beside(path, "new") for path in writers}
     sha256 = {} if sha256 is None else sha256
     try:
         for path, temporary in temporaries.items():
@@ -58,9 +58,7 @@ def write_together(
                 file.flush()
                 os.fsync(file.fileno())
             sha256[path] = digested.sha256.hexdigest()
-        first.unlink(missing_ok=True)
-        for path in reversed(temporaries):
-            os.replace(temporaries[path], path)
+        _replace_together(temporaries)
     except RuntimeError as error:
         if isinstance(error.__context__, OSError):  # torch.save covers it
             raise error.__context__ from None
@@ -68,6 +66,43 @@ def write_together(
     finally:
         for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)
+
+
+def _replace_together(temporaries: Mapping[Path, Path]) -> None:
+    """Puts files in their places, the first of them last; all of them, or none."""
+    first, *others = temporaries
+    moved: dict[Path, Path] = {}
+    placed: list[Path] = []
+    try:
+        # One file takes its place in one go. Of several, the first must not stand beside new ones.
+        for path in (first, *others) if others else ():
+            if path.exists():
+                os.replace(path, _beside(path, "old"))
+                moved[path] = _beside(path, "old")
+        for path in (*reversed(others), first):
+            os.replace(temporaries[path], path)
+            placed.append(path)
+    except OSError:
+        for path in placed:
+            path.unlink()
+        for path in reversed(moved):
+            os.replace(moved[path], path)
+        raise
+    for old in moved.values():
+        old.unlink(missing_ok=True)
+    _flush_names(first.parent)
+
+
+def _flush_names(folder: Path) -> None:
+    """Has the system write down which files are where in a folder, if it lets itself be asked."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some file systems do not offer it
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -114,5 +149,6 @@ def read_torch_file(path: Path) -> Any:
     raise UserError(f"{path} is cut short, or not a snapshot ({summary}); take another one")
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")
+def _beside(path: Path, what: str) -> Path:
+    """The name of a file of this process that is on its way to or from its place."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{what}{_UNFINISHED}")
