@@ -38,32 +38,42 @@ SMALL = {
     "CornerNet_Squeeze": SMALL_CORNERS,
     "CornerNet_Saccade": SMALL_CORNERS,
     "CenterNet": SMALL_CENTERS,
+    "CenterNet-resnet18": {
+        "backbone": "resnet18",
+        "up_channels": [16, 12, 8],
+        "head_channels": 8,
+    },
     "FasterRCNN": SMALL_REGIONS,
 }
-# Cells a side, for 255 pixels.
+# Cells a side, for 255 pixels, of those that make maps.
 GOLDEN_CELLS = {
     "CornerNet": 64,
     "CornerNet_Squeeze": 32,
     "CornerNet_Saccade": 64,
     "CenterNet": 64,
-    "FasterRCNN": 64,
 }
 SMALL_DB = {"input_size": [63, 47], "output_sizes": [[16, 12]], "top_k": 10, "num_dets": 20}
 SMALL_DBS = {
     "CornerNet_Saccade": {
+        **SMALL_DB,
         "init_sizes": [32, 47],
         "min_scale": 4,
         "att_ranges": [[16, 64], [0, 16]],
         "att_scales": [[1, 3]],
         "att_nms_ks": [3, 3],
-    }
+    },
+    "CenterNet-resnet18": {"input_size": [63, 95], "output_sizes": [[16, 24]], "top_k": 10},
+    "FasterRCNN": {},
 }
 
 
 def small_config(name: str, model: dict | None = None, **db) -> Config:
-    """A config of a network of some ten thousand parameters, for pictures of 63 x 47 pixels."""
+    """A config of a network of some ten thousand parameters, for pictures of 63 x 47 pixels.
+
+    ResNet-18 is as large as ever, and takes 63 x 95.
+    """
     model = {**SMALL[name], **(model or {})}
-    db = {**SMALL_DB, **SMALL_DBS.get(name, {}), **db}
+    db = {**SMALL_DBS.get(name, SMALL_DB), **db}
     return config_from_dict({"db": db, "model": model}, name, f"{name}.json")
 
 
@@ -76,8 +86,8 @@ def small_detector(name: str, num_classes: int = 3, seed: int = 0, **settings) -
 
 def published_detector(name: str) -> Detector:
     """The published network, for pictures of 255 pixels, without memory for its weights."""
-    cells = GOLDEN_CELLS[name]
-    sizes = ["db.input_size=[255, 255]", f"db.output_sizes=[[{cells}, {cells}]]"]
+    cells = GOLDEN_CELLS.get(name)
+    sizes = ["db.input_size=[255, 255]", f"db.output_sizes=[[{cells}, {cells}]]"] if cells else []
     config = load_config(name, overrides=["system.chunk_sizes=null", *sizes])
     with torch.device("meta"):
         return models.build(config, 80)
@@ -90,13 +100,14 @@ def manifest(name: str) -> list[list]:
 
 def load_formula_weights_(detector: Detector, name: str) -> None:
     """Gives a network the weights that the golden data were computed with."""
-    weights = {key: _formula(key, tuple(shape)) for key, shape in manifest(name)}
+    weights = {key: formula(key, tuple(shape)) for key, shape in manifest(name)}
     detector.network.load_state_dict(
         {key.removeprefix("module."): value for key, value in weights.items()}, assign=True
     )
 
 
-def _formula(key: str, shape: tuple[int, ...]) -> torch.Tensor:
+def formula(key: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Weights that a key and a shape determine, whatever draws random numbers."""
     rng = np.random.default_rng(zlib.crc32(key.encode()))
     kind = key.rsplit(".", 1)[1]
     if kind == "num_batches_tracked":

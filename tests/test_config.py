@@ -21,8 +21,10 @@ def build_without_memory(name, *overrides):
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIG_DIR.glob("*.json")))
-def test_every_config_of_the_repository_builds(name):
+def test_every_config_of_the_repository_builds(name, caplog):
+    caplog.set_level("INFO")
     detector = build_without_memory(name)
+    assert "does not use" not in caplog.text
     assert load_config(name).model_name in MODELS
     assert any(parameter.is_meta for parameter in detector.network.parameters())
 

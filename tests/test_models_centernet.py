@@ -9,15 +9,13 @@ from centers_golden import DATA, sparse_heatmap
 from model_builders import load_formula_weights_, manifest, published_detector, small_detector
 from test_models_golden import Golden, set_momentum_
 from test_targets_corners import make_batch
-from torch import nn
-from torchvision.models import ResNet18_Weights, resnet18
+from torchvision.models import resnet18
 
 from core import checkpoint, models
 from core.config import config_from_dict, load_config
 from core.decode.centers import decode_centers
 from core.errors import UserError
 from core.layers.resnet import UpsampledResNet18
-from core.sample.color import MEAN, STD
 from core.targets.centers import CenterTargets
 
 NAME = "CenterNet"
@@ -106,15 +104,8 @@ def small_config(model=None, **db):
     """A config with a small hourglass, or with ``model``, and the database's settings."""
     small = {"stacks": 1, "stem_channels": [4, 8], "channels": [8, 8], "blocks": [1, 1]}
     model = small | {"head_channels": 8} if model is None else model
-    sizes = {"input_size": [64, 96], "output_sizes": [[16, 24]], "top_k": 10, "num_dets": 20}
+    sizes = {"input_size": [64, 96], "output_sizes": [[16, 24]], "top_k": 10}
     return config_from_dict({"db": sizes | db, "model": model}, NAME, f"{NAME}.json")
-
-
-def small_resnet(num_classes=3, **db):
-    model = {"backbone": "resnet18", "up_channels": [16, 12, 8], "head_channels": 8}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return models.build(small_config(model, **db), num_classes)
 
 
 def test_published_snapshots_load(tmp_path):
@@ -147,97 +138,12 @@ def test_resnet_is_torchvision_s():
     assert [key for key in theirs if not key.startswith("fc.")] == list(body)
 
 
-def test_resnet_steps_and_detects():
-    detector = small_resnet()
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)
-    batch = make_batch([[[10, 12, 60, 50, 2]], []], 64, 96)
-    for count in (1, 2):
-        detector.network.zero_grad()
-        (maps,) = detector.network(torch.from_numpy(rng.random((count, 3, 64, 96), np.float32)))
-        assert [tuple(map_.shape) for map_ in maps] == [(count, c, 16, 24) for c in (3, 2, 2)]
-        terms = detector.losses([maps], detector.targets(batch[:count]))
-        sum(terms.values()).backward()
-        for key, value in detector.network.named_parameters():
-            assert value.grad.isfinite().all() and value.grad.abs().max() > 0, key
-    detector.network.eval()
-    predict = detector.predict(torch.device("cpu"))
-    for resolution in ("keep", "fix"):
-        detect = small_resnet(test_resolution=resolution).infer
-        with torch.no_grad():
-            found = detect(image, predict)
-        assert np.isfinite(found.boxes).all() and (found.labels < 3).all()
-
-
-@pytest.mark.parametrize("published", [True, False])
-def test_resnet_starts_from_imagenet(tmp_path, published):
-    """The backbone sees BGR of this frame and gives what torchvision's gives for RGB.
-
-    The published file is from before batch norms counted their batches.
-    """
-    theirs, path = resnet18(weights=None).eval(), tmp_path / "resnet18.pth"
-    nn.init.normal_(theirs.bn1.running_mean)
-    weights = theirs.state_dict()
-    kept = {key: value for key, value in weights.items() if not key.endswith("batches_tracked")}
-    assert len(weights) - len(kept) == 20
-    torch.save(kept if published else weights, path)
-    model = {"backbone": "resnet18", "backbone_weights": str(path)}
-    detector = models.build(small_config(model), 3)
-    assert detector.load_pretrained_ is not None
-    detector.load_pretrained_()
-    body = detector.network.backbone.body.eval()
-    rgb = torch.rand(1, 3, 64, 64)
-    bgr = rgb.flip(1)
-    own = (bgr - torch.from_numpy(MEAN)[:, None, None]) / torch.from_numpy(STD)[:, None, None]
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    with torch.no_grad():
-        first = body.bn1(body.conv1(own))
-        expected = theirs.bn1(theirs.conv1((rgb - mean[:, None, None]) / std[:, None, None]))
-    torch.testing.assert_close(first[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2])
-    changed = {
-        key for key, value in body.state_dict().items() if not torch.equal(value, weights[key])
-    }
-    assert changed == {"conv1.weight", "bn1.running_mean"}
-
-
-def test_a_missing_file_of_imagenet_s_weights_says_where_to_get_it():
-    model = {"backbone": "resnet18", "backbone_weights": "no.pth"}
-    with pytest.raises(UserError) as error:
-        models.build(small_config(model), 3).load_pretrained_()
-    message = str(error.value)
-    assert "model.backbone_weights: there is no file no.pth" in message
-    assert ResNet18_Weights.IMAGENET1K_V1.url in message and "\n" not in message
-    assert small_resnet().load_pretrained_ is None
-
-
-def test_imagenet_weights_of_another_network_are_refused(tmp_path):
-    path = tmp_path / "resnet50.pth"
-    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, path)
-    with pytest.raises(UserError) as error:
-        models.build(
-            small_config({"backbone": "resnet18", "backbone_weights": str(path)}), 3
-        ).load_pretrained_()
-    message = str(error.value)
-    assert "has no weights for backbone.body.bn1.weight [64]; get torchvision's" in message
-    assert ResNet18_Weights.IMAGENET1K_V1.url in message and "\n" not in message
-
-
-def test_resnet_class_head_keys():
-    three, five = (small_resnet(count) for count in (3, 5))
-    other = five.network.state_dict()
-    differing = {
-        key for key, value in three.network.state_dict().items() if value.shape != other[key].shape
-    }
-    assert differing == {key for key in other if key.startswith(three.class_head_keys)} != set()
-
-
 @pytest.mark.parametrize("name", ["CenterNet", "CenterNet-resnet18", "CenterNet-shapes"])
-def test_shipped_configs_build(name):
+def test_maps_of_shipped_configs(name):
     config = load_config(name)
     with torch.device("meta"):
         detector = models.build(config, 4)
-        images = torch.zeros(2, 3, *config.db.input_size)
-        maps = detector.network(images)[-1]
+        maps = detector.network(torch.zeros(2, 3, *config.db.input_size))[-1]
     assert tuple(maps.heatmap.shape) == (2, 4, *config.db.output_size)
 
 
@@ -251,7 +157,7 @@ def test_shipped_configs_build(name):
         ({"backbone": "resnet18", "head_channels": 0}, {}, "head_channels must hold numbers of at"),
         ({"backbone": "resnet18"}, {"input_size": [63, 47]}, r"cannot be halved to 1/32"),
         ({"backbone": "resnet18"}, {"output_sizes": [[8, 8]]}, r"the network makes \[16, 24\]"),
-        (None, {"merge_bbox": True}, "merge_bbox"),
+        ({"backbone": ["resnet18"]}, {}, "must be one of 'hourglass', 'resnet18'"),
         (None, {"test_resolution": "fixed"}, "must be one of 'keep', 'fix'"),
     ],
 )
@@ -265,4 +171,4 @@ def test_every_map_of_the_hourglass_halves_within_the_padding():
     """Padded test pictures are multiples of the coarsest cell: 128 pixels for hourglass-104."""
     geometry = published_detector(NAME).infer.keywords["geometry"]
     assert geometry.coarsest_stride == 128
-    assert small_resnet().infer.keywords["geometry"].coarsest_stride == 32
+    assert small_detector("CenterNet-resnet18").infer.keywords["geometry"].coarsest_stride == 32

@@ -10,6 +10,7 @@ from torch import nn
 
 from core import models
 from core.config import config_from_dict, load_config
+from core.errors import UserError
 from core.models.faster_rcnn_architecture import Architecture
 from core.sample.unchanged import sample_unchanged
 
@@ -124,6 +125,26 @@ def test_the_losses_of_regions_are_a_computed_number():
     codes, beta = np.array([10 * 1 / 20, 5 * np.log(22 / 20)]), 1 / 9
     expected = (codes - beta / 2).sum() / 3
     assert losses["loss_box_reg"].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"channels": [[8], []]}, "model.channels must hold numbers above 0"),
+        ({"channels": []}, "model.channels must hold"),
+        ({"anchor_scales": []}, "model.anchor_scales must hold"),
+        ({"roi_samples": 0}, "model.roi_samples must hold"),
+        ({"roi_iou": 1.5}, "model.roi_iou 1.5 must be from 0 to 1"),
+        ({"rpn_negative_iou": 0.8}, "must not be above"),
+        ({"shorter_side": 2000}, "model.shorter_side 2000 must be from"),
+        ({"shorter_side": 3}, "a cell of the map"),
+        ({"anchor_scale": [1]}, "did you mean 'anchor_scales'"),
+        ({"channels": [8, 8]}, "must be a list"),
+    ],
+)
+def test_numbers_of_faster_rcnn_that_are_refused(model, words):
+    with pytest.raises(UserError, match=words.replace("[", r"\[")):
+        models.build(small_config("FasterRCNN", model), 3)
 
 
 CENTERS = {

@@ -1,11 +1,15 @@
 """CenterNet: objects as the centres of their boxes (Zhou et al. 2019, arXiv:1904.07850).
 
 Two backbones: the stacked hourglasses of CornerNet, and ResNet-18 with transposed convolutions.
+
+Weights published for hourglass-104 load as they are, without a table of other names for their
+entries: every key of the network on hourglasses is the published one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -20,6 +24,7 @@ from core.losses.centers import center_losses
 from core.models.architecture import HourglassArchitecture, read_architecture, require_counts
 from core.models.detector import Detector
 from core.models.imagenet import RESNET18, load_imagenet_weights_
+from core.models.unused import SACCADES, refuse_unused
 from core.sample.centers import sample_centers
 from core.sample.unchanged import sample_unchanged
 from core.targets.centers import center_targets
@@ -27,9 +32,17 @@ from core.targets.centers import center_targets
 
 @dataclass(frozen=True)
 class OnHourglass(HourglassArchitecture):
-    """The ``model`` section of a config on hourglasses, see :class:`HourglassArchitecture`."""
+    """The ``model`` section of a config on hourglasses, see :class:`HourglassArchitecture`.
 
-    backbone: Literal["hourglass"] = "hourglass"
+    Attributes:
+        backbone: a key of :data:`BACKBONES`; it chooses this section.
+    """
+
+    backbone: str = "hourglass"
+
+    @property
+    def backbone_weights(self) -> None:
+        """There are none to start from."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +50,14 @@ class OnResNet18:
     """The ``model`` section of a config on ResNet-18.
 
     Attributes:
-        backbone: chooses this section.
+        backbone: a key of :data:`BACKBONES`; it chooses this section.
         up_channels: of the transposed convolutions, each of which doubles the size.
         head_channels: between the two convolutions of a head.
         backbone_weights: file of torchvision's ResNet-18 weights; None: training starts from
             scratch.
     """
 
-    backbone: Literal["resnet18"] = "resnet18"
+    backbone: str = "resnet18"
     up_channels: tuple[int, int, int] = (256, 256, 256)
     head_channels: int = 64
     backbone_weights: str | None = None
@@ -72,8 +85,8 @@ class OnResNet18:
 class CenterHourglass(StackedHourglass):
     """Stacked hourglasses, and on each of them heads for the centres of boxes.
 
-    Attribute names, ``kps`` for the hourglasses among them, are frozen: the published weights
-    depend on them.
+    Attribute names are frozen, since the published weights depend on them: ``kps`` for the
+    hourglasses, ``hm``, ``wh`` and ``reg`` for the heads of heatmap, size and offset.
 
     Args:
         num_classes: number of object classes C.
@@ -150,24 +163,29 @@ def center_maps(
     return CenterMaps(heatmap, size, offset)
 
 
+# The ``model`` section and the network of each ``model.backbone``.
+BACKBONES: dict[str, tuple[type[OnHourglass | OnResNet18], Callable[[int, Any], nn.Module]]] = {
+    "hourglass": (OnHourglass, CenterHourglass),
+    "resnet18": (OnResNet18, CenterResNet18),
+}
+
+
 def build(config: Config, num_classes: int) -> Detector:
     """Builds CenterNet with fresh weights; errors as :func:`core.models.build`."""
-    if config.db.merge_bbox:
+    refuse_unused(
+        config, refused=["merge_bbox"], idle=["ae_threshold", "num_dets", "weight_exp", *SACCADES]
+    )
+    backbone = str(config.model.get("backbone", "hourglass"))
+    if backbone not in BACKBONES:
         raise UserError(
-            f"{config.path}: db.merge_bbox merges boxes by the scores of their corners, and "
-            "CenterNet has none; set it to false"
+            f"{config.path}: model.backbone: {backbone!r} must be one of "
+            f"{', '.join(map(repr, BACKBONES))}"
         )
-    backbone = config.model.get("backbone", "hourglass")
-    if backbone not in ("hourglass", "resnet18"):
-        raise UserError(
-            f"{config.path}: model.backbone: {backbone!r} must be one of 'hourglass', 'resnet18'"
-        )
-    if backbone == "hourglass":
-        hourglass = read_architecture(OnHourglass, config)
-        return _detector(config, num_classes, CenterHourglass(num_classes, hourglass), hourglass)
-    resnet = read_architecture(OnResNet18, config)
-    network = CenterResNet18(num_classes, resnet)
-    detector, weights = _detector(config, num_classes, network, resnet), resnet.backbone_weights
+    section, network_class = BACKBONES[backbone]
+    architecture = read_architecture(section, config)
+    network = network_class(num_classes, architecture)
+    detector = _detector(config, num_classes, network, architecture)
+    weights = architecture.backbone_weights
     if weights is None:
         return detector
     where = f"{config.path}: model.backbone_weights"

@@ -13,6 +13,7 @@ from core.errors import UserError
 from core.inference.corners import detect_corners
 from core.losses.corners import corner_losses
 from core.models.detector import Detector
+from core.models.unused import SACCADES, refuse_unused
 from core.sample.corners import sample_corners
 from core.sample.unchanged import sample_unchanged
 from core.targets.corners import corner_targets
@@ -31,6 +32,7 @@ def corner_detector(
         stacks: number of stacks, each with heatmap heads of its own.
     """
     db = config.db
+    refuse_unused(config, refused=["test_resolution"], idle=["test_nms", *SACCADES])
     decode = corner_decoder(db, no_border=False, where=config.path)
     sample = partial(
         sample_corners,

@@ -29,12 +29,24 @@ from core.layers.vgg import vgg_features
 from core.models.detector import Detector
 from core.models.faster_rcnn_architecture import Architecture
 from core.models.imagenet import VGG16, load_imagenet_weights_
+from core.models.unused import SACCADES, refuse_unused
 from core.sample.unchanged import sample_unchanged
 from core.sample.whole import sample_whole
 from core.sections import parse_section
 from core.targets.regions import region_targets
 
 _MAP = "0"  # torchvision's name for the only map of a backbone
+
+# Settings of detectors of keypoints: their sizes, crops, heatmaps and ways of detecting.
+_REFUSED = (
+    *("input_size", "output_sizes", "gaussian_bump", "gaussian_iou", "gaussian_radius"),
+    *("rand_scales", "rand_scale_min", "rand_scale_max", "rand_scale_step"),
+    *("test_scales", "test_resolution", "test_nms", "nms_algorithm", "merge_bbox"),
+)
+_IDLE = (
+    *("rand_crop", "border", "test_flipped", "top_k", "nms_kernel"),
+    *("ae_threshold", "num_dets", "weight_exp", *SACCADES),
+)
 
 
 class FasterRCNN(nn.Module):
@@ -158,9 +170,10 @@ def build(config: Config, num_classes: int) -> Detector:
     """Builds Faster R-CNN with fresh weights; errors as :func:`core.models.build`.
 
     Of the config's ``db`` section ``data_aug``, ``rand_color``, ``lighting``, ``nms_threshold`` and
-    ``max_per_image`` are read: pictures are neither cropped nor detected at several scales, and the
-    suppression is torchvision's.
+    ``max_per_image`` are used: pictures are neither cropped nor detected at several scales, and the
+    suppression is torchvision's. Other settings are refused, or get a notice.
     """
+    refuse_unused(config, _REFUSED, _IDLE)
     where, db = f"{config.path}: model", config.db
     architecture = parse_section(Architecture, config.model, where)
     architecture.check(where)

@@ -1,6 +1,8 @@
 """The ``model`` section of Faster R-CNN's configs (Ren et al. 2015, arXiv:1506.01497)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from core.errors import UserError
 
@@ -77,16 +79,11 @@ class Architecture:
         Raises:
             UserError: a number is out of its range.
         """
-        shares = {"rpn_positive_iou", "rpn_negative_iou", "rpn_positive_fraction"}
-        shares |= {"rpn_nms_threshold", "roi_iou", "roi_positive_fraction", "min_score"}
-        least_channels = tuple(min(block, default=0) for block in self.channels)
-        for name, value in {**vars(self), "channels": least_channels}.items():
-            if name in shares and not 0 <= value <= 1:
-                raise UserError(f"{where}.{name} {value} must be from 0 to 1")
-            numbers = value if isinstance(value, tuple) else (value,)
-            if name not in shares | {"batch_norm", "backbone_weights"} and (
-                min(numbers, default=0) <= 0
-            ):
+        for name in _SHARES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{where}.{name} {getattr(self, name)} must be from 0 to 1")
+        for name in _NUMBERS:
+            if _least(getattr(self, name)) <= 0:
                 raise UserError(f"{where}.{name} must hold numbers above 0")
         if self.rpn_negative_iou > self.rpn_positive_iou:
             raise UserError(
@@ -98,3 +95,20 @@ class Architecture:
                 f"{where}.shorter_side {self.shorter_side} must be from {self.stride}, a cell of "
                 f"the map, to {where}.longer_side {self.longer_side}"
             )
+
+
+# By their ranges: what is a part of a whole, and what is above 0. The others are no numbers.
+_SHARES = (
+    *("rpn_positive_iou", "rpn_negative_iou", "rpn_positive_fraction", "rpn_nms_threshold"),
+    *("roi_iou", "roi_positive_fraction", "min_score"),
+)
+_NUMBERS = tuple(
+    name
+    for name in vars(Architecture())
+    if name not in {*_SHARES, "batch_norm", "backbone_weights"}
+)
+
+
+def _least(value: float | Sequence[Any]) -> float:
+    """The least number in nested lists, or 0 for an empty one."""
+    return min(map(_least, value), default=0) if isinstance(value, Sequence) else value
