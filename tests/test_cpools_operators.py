@@ -110,6 +110,14 @@ def test_special_values(direction: str, dtype: torch.dtype, path: str) -> None:
     np.testing.assert_allclose(grad_input.double(), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_the_first_of_equal_zeros_keeps_its_sign(direction: str) -> None:
+    skip_without_kernel("cpu")
+    x = torch.zeros(1, 1, 21, 21)
+    x[..., [0, -1]] = x[..., [0, -1], :] = -0.0
+    assert corner_pool(x, direction).signbit().all()
+
+
 @pytest.mark.parametrize("shape", [(0, 3, 4, 5), (2, 0, 4, 5), (2, 3, 0, 5), (2, 3, 4, 0)])
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_empty(shape: tuple[int, ...], direction: str, path: str) -> None:

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -95,8 +96,8 @@ int64_t chunks_of(const Scan& scan) { return (scan.inner + kColumns - 1) / kColu
 // Elements of the part that a task of `run` is.
 int64_t part_size(const Scan& scan) { return scan.length * std::min(kColumns, scan.inner); }
 
-// Of the backward pass over `lines` lines, or over a part's columns: a vector, of at most 32 bytes, for
-// each position of up to four groups of lines, or for each eight columns of a row in float32.
+// Of the backward pass over `lines` lines, or over a part's columns: a vector, of at most 32 bytes,
+// for each position of up to four groups of lines, or for each eight columns of a row in float32.
 int64_t scratch_bytes(const Scan& scan, int64_t lines) {
   const bool wide = scan.element == Element::kFloat64;
   const int64_t columns = (std::min(kColumns, scan.inner) + 7) / 8 * (wide ? 2 : 1);
@@ -124,7 +125,9 @@ void run(Task task, const Scan& scan, const void* input, void* output, uint8_t* 
         task == Task::kBackward ? scratch_bytes(scan, end - begin) : 0);
     const Part part{input, output, record, scratch.get(), scan.length, scan.inner, begin, end};
     if (in_lines) return work(part);
-    for (int64_t i = begin; i < end; ++i) run_columns(work, scan, part, i);
+    for (int64_t i = begin; i < end; ++i) {  // memory is read in one direction
+      run_columns(work, scan, part, scan.reverse ? begin + end - 1 - i : i);
+    }
   });
 }
 

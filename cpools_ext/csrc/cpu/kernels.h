@@ -6,6 +6,7 @@
 #include "transpose.h"
 
 #include "columns.h"
+#include "line_maxima.h"
 #include "lines.h"
 
 namespace cpools::cpu::CPOOLS_ISA {
@@ -14,8 +15,8 @@ template <class L, bool kReverse>
 CPOOLS_TARGET void forward(const Part& part) {
   const Block<L> block(part);
   if (block.inner > 1) return walk_columns<Forward<L, false>, kReverse>(block);
-  for (int64_t line = block.begin; line < block.end; line += kGroups * L::kCount) {
-    walk_lines<Forward<L, false>, kReverse>(block, line);
+  for (int64_t i = block.begin; i < block.end; ++i) {  // memory is read in one direction
+    line_maxima<L, kReverse>(block, kReverse ? block.begin + block.end - 1 - i : i);
   }
 }
 

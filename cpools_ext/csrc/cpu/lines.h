@@ -1,4 +1,4 @@
-// A pass over lines: the positions of a scan are neighbours in memory.
+// The backward passes over lines: the positions of a scan are neighbours in memory.
 
 namespace cpools::cpu::CPOOLS_ISA {
 
@@ -27,7 +27,7 @@ template <class Pass, bool kDescending, bool kPartial>
 CPOOLS_INLINE void line_tile(
     const Block<typename Pass::L>& block, LineGroup<Pass>& group, int64_t position, int count) {
   using L = typename Pass::L;
-  static_assert(!Pass::kAddsToOutput, "lanes past the end would add twice");
+  static_assert(!Pass::kWritesRecord && !Pass::kAddsToOutput, "the forward pass is elsewhere");
   const typename L::Stored* input = block.input + position;
   typename L::Stored* output = block.output + position;
   typename L::Vector* const scratch = group.scratch;
@@ -55,7 +55,6 @@ CPOOLS_INLINE void line_tile(
     tile[at] = out;
   }
   group.state = state;
-  if (Pass::kWritesRecord) group.bits |= bits << position % 32;
   if (!Pass::kToScratch) transpose(tile);
 #pragma GCC unroll 8
   for (int i = 0; i < L::kCount; ++i) {
@@ -90,15 +89,10 @@ CPOOLS_INLINE void walk_lines(const Block<typename Pass::L>& block, int64_t line
     const int64_t whole = from + (to - from) / L::kCount * L::kCount;
     const int rest = static_cast<int>(to - whole);
     const int word_bytes = bytes - 4 * word < 4 ? static_cast<int>(bytes - 4 * word) : 4;
-    uint8_t* record = block.record + 4 * word;
+    const uint8_t* const record = block.record + 4 * word;
     for (int g = 0; g < active; ++g) {
       LineGroup<Pass>& group = groups[g];
-      if (!Pass::kWritesRecord) {
-        load_words<L>(record, group.record_offsets, word_bytes, group.bits);
-      } else {  // the first position always starts a maximum
-        const uint32_t first = step == 0 ? 1u << (kDescending ? to - 1 - from : 0) : 0;
-        group.bits = typename L::Bits{} + first;
-      }
+      load_words<L>(record, group.record_offsets, word_bytes, group.bits);
       if (kDescending && rest > 0) line_tile<Pass, kDescending, true>(block, group, whole, rest);
     }
     for (int64_t k = from; k < whole; k += L::kCount) {
@@ -107,12 +101,8 @@ CPOOLS_INLINE void walk_lines(const Block<typename Pass::L>& block, int64_t line
         line_tile<Pass, kDescending, false>(block, groups[g], at, L::kCount);
       }
     }
-    for (int g = 0; g < active; ++g) {
-      LineGroup<Pass>& group = groups[g];
-      if (!kDescending && rest > 0) line_tile<Pass, kDescending, true>(block, group, whole, rest);
-      if (Pass::kWritesRecord) {
-        store_words<L>(record, group.record_offsets, word_bytes, group.bits);
-      }
+    for (int g = 0; g < active && !kDescending && rest > 0; ++g) {
+      line_tile<Pass, kDescending, true>(block, groups[g], whole, rest);
     }
   }
 }

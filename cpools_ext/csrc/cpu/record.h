@@ -64,17 +64,4 @@ CPOOLS_INLINE void load_words(
   }
 }
 
-template <class L>
-CPOOLS_INLINE void store_words(
-    uint8_t* to, const int64_t (&offsets)[L::kCount], int bytes, const typename L::Bits& bits) {
-  for (int i = 0; i < L::kCount; ++i) {
-    const uint32_t word = static_cast<uint32_t>(bits[i]);
-    if (bytes == 4) {
-      __builtin_memcpy(to + offsets[i], &word, 4);
-    } else {
-      __builtin_memcpy(to + offsets[i], &word, bytes);
-    }
-  }
-}
-
 }  // namespace cpools::cpu::CPOOLS_ISA

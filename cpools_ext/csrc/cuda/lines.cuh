@@ -1,6 +1,6 @@
-// Lines: inner is 1. Forward, the lanes of a warp share a line and scan it with shuffles; a maximum does
-// not mind the order. Gradients are added in scan order, so backward a warp takes 32 lines, one a
-// lane, through shared memory.
+// Lines: inner is 1. Forward, the lanes of a warp share a line and scan it with shuffles; a maximum
+// does not mind the order. Gradients are added in scan order, so backward a warp takes 32 lines, one
+// a lane, through shared memory.
 #pragma once
 
 #include "values.cuh"
@@ -12,8 +12,8 @@ struct alignas(sizeof(T) * kVector) Vector {
   T values[kVector];
 };
 
-// `1 << shift` lanes, from 8 / kVector to 32, take a line, kVector neighbours each, in `chunks` steps;
-// kVector divides the length. Divisions are slow there: shifts take their place.
+// `1 << shift` lanes, from 8 / kVector to 32, take a line, kVector neighbours each, in `chunks`
+// steps; kVector divides the length. Shifts take the place of divisions, which are slow on a GPU.
 template <typename T, bool kReverse, int kVector>
 __global__ void __launch_bounds__(kThreads) forward_lines(
     const T* input, T* output, uint8_t* record, int64_t lines, int length, int chunks, int shift) {
