@@ -1,28 +1,41 @@
 """One training step as a multiple of a 2048^3 matrix product in the same process, and its memory.
 
-    python benchmarks/step.py [--steps 7] [--threads N] [--device cpu] [--set section.key=value]
+    python -m benchmarks.step [--steps 7] [--threads N] [--device cpu] [--set section.key=value]
+    python -m benchmarks.step --reference   # beside it, in turn, a step made the reference's way
 
 Squeeze at 511 pixels, hourglass-104 and Saccade at 255, batch 1, float32 and bfloat16 autocast.
 Each case runs in a process of its own, so that its peak of memory is its own. A step is the
 engine's: colour, targets, forward, losses, backward, Adam. Products and steps take turns; both are
 given by their medians, and in brackets by their fastest, for machines that others use too.
+
+The reference's way: maps in the contiguous layout, every head on the whole map, corner pooling by
+the reference's algorithm, strided 1x1 shortcuts, Adam parameter by parameter.
 """
 
 import argparse
+import copy
 import dataclasses
 import multiprocessing
 import resource
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
+from benchmarks.pools import POOLS
 from core import models
 from core.batch import Batch
 from core.config import load_config
-from core.engine import train_step
+from core.device import place_
+from core.layers.blocks import Residual
+from core.layers.corner_pooling import CornerPooling
+from core.models.detector import Detector, no_inputs
 from core.schedule import build_optimizer
+from core.step import train_step
 
 CASES = {  # input side, output side
     "CornerNet_Squeeze": (511, 64),
@@ -58,8 +71,28 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def measure(name: str, precision: str, options: argparse.Namespace) -> None:
-    """Prints one line for one case."""
+def reference_pooling(self: CornerPooling, x: Tensor) -> Tensor:
+    """:meth:`CornerPooling.forward` with the reference's algorithm."""
+    pool = POOLS["the reference's algorithm"]
+    vertical, horizontal = self.corner.split("_")
+    pooled = pool(self.p1_conv1(x), vertical) + pool(self.p2_conv1(x), horizontal)
+    return self.conv2(F.relu_(self.p_bn1(self.p_conv1(pooled)) + self.bn1(self.conv1(x))))
+
+
+def reference_way(detector: Detector) -> tuple[Detector, torch.optim.Optimizer]:
+    """A copy of a detector that computes as the reference does, and its optimiser."""
+    network = copy.deepcopy(detector.network).to(memory_format=torch.contiguous_format)
+    for module in network.modules():
+        if isinstance(module, Residual) and module.stride > 1:
+            module.skip[0].stride, module.stride = (module.stride, module.stride), 1
+        elif isinstance(module, CornerPooling):
+            module.forward = partial(reference_pooling, module)
+    optimizer = torch.optim.Adam(network.parameters(), 0.00025, foreach=False)
+    return dataclasses.replace(detector, network=network, network_inputs=no_inputs), optimizer
+
+
+def measure(name: str, precision: str, options: argparse.Namespace, reference: bool) -> None:
+    """Prints one line for one case, and with ``reference`` one for the reference's way."""
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -70,31 +103,32 @@ def measure(name: str, precision: str, options: argparse.Namespace) -> None:
     config = load_config(name, overrides=overrides)
     system = dataclasses.replace(config.system, batch_size=1, precision=precision)
     detector = models.build(config, 80)
-    layout = torch.channels_last if system.channels_last else torch.contiguous_format
-    network = detector.network.to(device).to(memory_format=layout).train()
-    optimizer = build_optimizer(network.parameters(), system.opt_algo, system.learning_rate)
+    place_(detector.network.train(), device, system.channels_last)
+    weights = detector.network.parameters()
+    ways = {"ours": (detector, build_optimizer(weights, system.opt_algo, system.learning_rate))}
+    if reference:
+        ways["the reference's way"] = reference_way(detector)
     batch = one_picture(side).to(device)
     a, b = torch.rand(2, 2048, 2048, device=device).unbind()
 
-    def step() -> None:
-        train_step(detector, optimizer, batch, system, device)
-
-    for _ in range(2):
-        seconds(lambda: torch.mm(a, b), device), seconds(step, device)
-    products, steps = [], []
-    for _ in range(options.steps):
-        products += [seconds(lambda: torch.mm(a, b), device) for _ in range(3)]
-        steps.append(seconds(step, device))
+    products: list[float] = []
+    steps: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(2 + options.steps):
+        for way, made_of in ways.items():
+            products += [seconds(lambda: torch.mm(a, b), device) for _ in range(3)]
+            steps[way].append(seconds(partial(train_step, *made_of, batch, system, device), device))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     if device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(device) / 2**30
-    median = statistics.median(steps) / statistics.median(products)
-    print(
-        f"{name} at {side}, {precision}, {str(layout).split('.')[1]}: "
-        f"{median:.1f} products [{min(steps) / min(products):.1f}], "
-        f"{statistics.median(steps):.3f} s, peak {memory:.2f} GB",
-        flush=True,
-    )
+    product = statistics.median(products[6:])
+    for way, times in steps.items():
+        median, fastest = statistics.median(times[2:]), min(times[2:])
+        print(
+            f"{name} at {side}, {precision}, {way}: {median / product:.1f} products "
+            f"[{fastest / min(products):.1f}], {median:.3f} s"
+            + ("" if reference else f", peak {memory:.2f} GB"),
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -104,12 +138,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--case", choices=CASES, action="append", help="only this one")
     parser.add_argument("--set", action="append", default=[], help="another value of the config")
+    parser.add_argument("--reference", action="store_true", help="in turn with the reference's way")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], action="append")
     options = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
     for name in options.case or CASES:
         for precision in options.precision or ("float32", "bfloat16"):
-            process = spawn.Process(target=measure, args=(name, precision, options))
+            given = name, precision, options, options.reference
+            process = spawn.Process(target=measure, args=given)
             process.start()
             process.join()
 
