@@ -21,6 +21,7 @@ from core.losses.saccade import saccade_losses
 from core.models import cornernet
 from core.models.corners import class_head_keys, corner_decoder, decoded_cells
 from core.models.detector import Detector
+from core.models.unused import refuse_unused
 from core.sample.saccade import sample_saccade
 from core.sample.unchanged import sample_unchanged
 from core.targets.saccade import saccade_targets
@@ -86,6 +87,11 @@ class CornerNetSaccade(cornernet.CornerNet):
 
 def build(config: Config, num_classes: int) -> Detector:
     """Builds CornerNet-Saccade with fresh weights; errors as :func:`core.models.build`."""
+    refuse_unused(
+        config,
+        refused=["merge_bbox", "test_scales", "test_resolution"],
+        idle=["test_flipped", "test_nms", "weight_exp", "rand_crop", "border"],
+    )
     architecture = cornernet.read_architecture(Architecture, config)
     db, stacks = config.db, architecture.stacks
     levels = len(db.att_ranges)
