@@ -6,7 +6,13 @@ import torch
 from centers_golden import DATA, meta, tensor
 
 from core.batch import CenterMaps
-from core.decode.centers import average_mirrored, decode_centers
+from core.decode.centers import (
+    average_mirrored,
+    center_cells,
+    decode_centers,
+    decode_picture,
+)
+from core.gather import gather_cells
 
 CASES = meta("dec_meta")
 
@@ -84,3 +90,28 @@ def test_a_larger_window_leaves_fewer():
         for kernel in (1, 3, 7)
     ]
     assert counts[0] == 400 and counts[0] > counts[1] > counts[2]
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("top_k", [5, 700])
+def test_what_is_read_at_cells_is_what_whole_maps_have(mirrored, top_k):
+    """700 are more than there are peaks."""
+    maps = random_maps()
+    maps = maps._replace(heatmap=maps.heatmap * 8 - 4)
+    settings = {"mirrored": mirrored, "top_k": top_k, "kernel": 3}
+    cells = center_cells(maps.heatmap, **settings)
+    assert cells.shape == (2, top_k)
+    read = [gather_cells(map_, cells) for map_ in (maps.size, maps.offset)]
+    expected = decode_picture([maps], **settings)
+    assert expected.shape == (1 if mirrored else 2, top_k, 6)
+    torch.testing.assert_close(
+        decode_picture([CenterMaps(maps.heatmap, *read)], **settings), expected
+    )
+
+
+def test_cells_of_the_mirror_image_show_the_same():
+    """The peak of the mean lies where the picture alone has a lower one."""
+    logits = torch.full((2, 1, 4, 6), -9.0)
+    logits[0, 0, 1, 0], logits[0, 0, 2, 5], logits[1, 0, 2, 0] = 1.0, 0.5, 0.9
+    settings = {"mirrored": True, "top_k": 1, "kernel": 3}
+    assert center_cells(logits, **settings).tolist() == [[2 * 6 + 5], [2 * 6 + 0]]

@@ -6,12 +6,13 @@ import torch
 from centers_golden import DATA, blocky_noise, meta
 
 from core.batch import CenterMaps
+from core.decode.centers import decode_picture
 from core.inference.canvas import normalize
 from core.inference.centers import Geometry, boxes_in_picture, detect_centers
 from core.sample.color import MEAN, STD
 
 POST, INF = meta("post_meta"), meta("inf_meta")
-KEEP, FIX = Geometry("keep", (512, 512), 128), Geometry("fix", (512, 512), 128)
+KEEP, FIX = Geometry("keep", (512, 512), 128, 4), Geometry("fix", (512, 512), 128, 4)
 SETTINGS = {
     "geometry": KEEP,
     "test_scales": (1.0,),
@@ -28,8 +29,16 @@ SETTINGS = {
 NOTHING = -200.0  # a logit whose probability is 0 in float32
 
 
+def detect(image, network, *, top_k, kernel, **settings):
+    """Detections around a ``network`` that gives maps."""
+    decoding = {"mirrored": settings["test_flipped"], "top_k": top_k, "kernel": kernel}
+    return detect_centers(
+        image, lambda images: decode_picture([network(images)], **decoding), **settings
+    )
+
+
 def geometry_of(case):
-    return Geometry(case["mode"], (512, 512), 128)
+    return Geometry(case["mode"], (512, 512), 128, 4)
 
 
 def input_tolerance(case, scale):
@@ -64,7 +73,7 @@ def drawn_maps(images, seed, mean):
 
 
 def one_peak(label=1, size=(4.0, 6.0), logit=2.0, at=(5, 9)):
-    """A predict that finds one object, at cell (y, x) of the picture and mirrored in its mirror."""
+    """A network that finds one object, at cell (y, x) of the picture and mirrored in its mirror."""
 
     def predict(images):
         batch, height, width = len(images), images.shape[2] // 4, images.shape[3] // 4
@@ -98,7 +107,8 @@ def test_golden_geometry(number):
         tolerance = input_tolerance(case, scale)
         np.testing.assert_allclose(images[:, :, ::16, ::16], DATA[f"{name}_in"], atol=tolerance)
         given = DATA[f"{name}_dets"][0]
-        boxes = boxes_in_picture(given[:, :4], view, expected["out_hw"])
+        assert list(view.cells) == expected["out_hw"]
+        boxes = boxes_in_picture(given[:, :4], view)
         order = np.argsort(given[:, 5], kind="stable")
         out = DATA[f"{name}_out"]
         np.testing.assert_array_equal(given[order, 5] + 1, out[:, 0])
@@ -123,7 +133,7 @@ def test_golden_detections(number):
         calls.append(maps)
         return maps
 
-    found = detect_centers(image, predict, **settings_of(case) | {"reference_scoring": True})
+    found = detect(image, predict, **settings_of(case) | {"reference_scoring": True})
     assert len(calls) == len(case["scales"])
     actual = in_order(np.column_stack([found.labels + 1, found.boxes, found.scores]))
     expected = in_order(DATA[f"inf_case{number}_out"])
@@ -140,7 +150,7 @@ def detect_golden(number, **changes):
         return drawn_maps(images, next(rows)["map_seed"], case["wh_mean"])
 
     image = blocky_noise(case["image_seed"], *case["hw"])
-    return detect_centers(image, predict, **settings_of(case) | changes)
+    return detect(image, predict, **settings_of(case) | changes)
 
 
 @pytest.mark.parametrize("number", [2, 3])
@@ -164,7 +174,7 @@ def test_detections_are_sorted_and_typed():
 def test_one_object_kept_at_its_size(flipped):
     # 100 x 60 in the middle of 128 x 128: 14 pixels above, 34 to the left.
     image = np.full((100, 60, 3), 128, np.uint8)
-    found = detect_centers(image, one_peak(), **SETTINGS | {"test_flipped": flipped})
+    found = detect(image, one_peak(), **SETTINGS | {"test_flipped": flipped})
     center = np.array([9.5, 5.5]) * 4 - [34, 14]
     half = np.array([8, 12])
     expected = [[*(center - half), *(center + half)]]
@@ -175,8 +185,8 @@ def test_one_object_kept_at_its_size(flipped):
 
 def test_one_object_in_a_fixed_canvas():
     image = np.full((100, 60, 3), 128, np.uint8)
-    geometry = Geometry("fix", (64, 64), 32)
-    found = detect_centers(image, one_peak(), **SETTINGS | {"geometry": geometry})
+    geometry = Geometry("fix", (64, 64), 32, 4)
+    found = detect(image, one_peak(), **SETTINGS | {"geometry": geometry})
     pixel = 100 / 64
     center, half = (np.array([9.5, 5.5]) * 4 - 32) * pixel + [30, 50], np.array([8, 12]) * pixel
     expected = [[*(center - half), *(center + half)]]
@@ -190,15 +200,15 @@ def test_a_mirror_image_that_finds_nothing_halves_the_score():
         return maps
 
     image = np.full((64, 64, 3), 128, np.uint8)
-    found = detect_centers(image, predict, **SETTINGS | {"test_flipped": True})
+    found = detect(image, predict, **SETTINGS | {"test_flipped": True})
     np.testing.assert_allclose(found.scores, torch.tensor(2.0).sigmoid() / 2, atol=1e-6)
 
 
 def test_boxes_without_area_are_the_reference_s_alone():
     image = np.full((64, 64, 3), 128, np.uint8)
     predict = one_peak(size=(4.0, -1.0))
-    assert len(detect_centers(image, predict, **SETTINGS)) == 0
-    found = detect_centers(image, predict, **SETTINGS | {"reference_scoring": True})
+    assert len(detect(image, predict, **SETTINGS)) == 0
+    found = detect(image, predict, **SETTINGS | {"reference_scoring": True})
     assert len(found) == 1 and found.boxes[0, 3] < found.boxes[0, 1]
 
 
@@ -206,7 +216,7 @@ def test_boxes_without_area_are_the_reference_s_alone():
 def test_nothing_found(scales):
     image = np.full((64, 64, 3), 128, np.uint8)
     settings = SETTINGS | {"test_scales": scales}
-    found = detect_centers(image, one_peak(logit=NOTHING), **settings)
+    found = detect(image, one_peak(logit=NOTHING), **settings)
     assert found.boxes.shape == (0, 4) and found.labels.dtype == np.int64
 
 
@@ -219,19 +229,19 @@ def test_maps_are_not_changed():
     maps = drawn_maps(torch.zeros(2, 3, 128, 128), 1, 8)
     kept = [map_.clone() for map_ in maps]
     image = np.full((64, 64, 3), 128, np.uint8)
-    detect_centers(image, lambda images: maps, **SETTINGS | {"test_flipped": True})
+    detect(image, lambda images: maps, **SETTINGS | {"test_flipped": True})
     assert all(torch.equal(map_, clone) for map_, clone in zip(maps, kept, strict=True))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (127, 128), (128, 255), (3, 700)])
 def test_a_kept_picture_has_its_middle_in_the_middle(size):
     image = np.random.default_rng(1).integers(1, 256, (*size, 3)).astype(np.uint8)
-    view = Geometry("keep", (512, 512), 32).view(image, 1)
+    view = Geometry("keep", (512, 512), 32, 4).view(image, 1)
     height, width = view.canvas.shape[:2]
     assert (height, width) == tuple((side | 31) + 1 for side in size)
     top, left = height // 2 - size[0] // 2, width // 2 - size[1] // 2
     np.testing.assert_array_equal(view.canvas[top : top + size[0], left : left + size[1]], image)
     assert (view.canvas > 0).sum() == image.size
     corners = np.array([[left / 4, top / 4, (left + size[1]) / 4, (top + size[0]) / 4]], np.float32)
-    boxes = boxes_in_picture(corners, view, (height // 4, width // 4))
+    boxes = boxes_in_picture(corners, view)
     np.testing.assert_allclose(boxes, [[0, 0, size[1], size[0]]], atol=1e-3)

@@ -11,6 +11,7 @@ from torch import nn
 from core import models
 from core.config import config_from_dict, load_config
 from core.errors import UserError
+from core.inference.centers import Geometry
 from core.models.faster_rcnn_architecture import Architecture
 from core.sample.unchanged import sample_unchanged
 
@@ -169,17 +170,11 @@ def test_every_setting_of_centernet_reaches_its_place(switched):
     detector = small_detector(
         "CenterNet", test_resolution="fix", **CENTERS, **{key: key == switched for key in SWITCHES}
     )
-    infer = dict(detector.infer.keywords)
-    geometry = infer.pop("geometry")
-    assert (geometry.resolution, geometry.input_size, geometry.coarsest_stride) == (
-        "fix",
-        db.input_size,
-        16,
-    )
-    assert infer == {
+    decoding = {"mirrored": switched == "test_flipped", "top_k": 33, "kernel": 5}
+    assert detector.decode.keywords == detector.decode_inputs["cells"].keywords == decoding
+    assert detector.infer.keywords == {
+        "geometry": Geometry("fix", db.input_size, 16, 4),
         "test_scales": (0.5, 1.5),
-        "top_k": 33,
-        "kernel": 5,
         "nms_algorithm": "linear_soft_nms",
         "nms_threshold": 0.45,
         "max_per_image": 77,
@@ -210,19 +205,19 @@ def test_targets_of_centernet_as_the_config_says():
 def test_centernet_as_published(name, resolution):
     with torch.device("meta"):
         detector = models.build(load_config(name), 80)
-    infer, sample = detector.infer.keywords, detector.sample.keywords
-    assert infer["geometry"].resolution == resolution
-    assert {key: value for key, value in infer.items() if key != "geometry"} == {
+    stride = 128 if name == "CenterNet" else 32
+    assert detector.decode.keywords == {"mirrored": True, "top_k": 100, "kernel": 3}
+    assert detector.infer.keywords == {
+        "geometry": Geometry(resolution, (512, 512), stride, 4),
         "test_scales": (1.0,),
         "test_flipped": True,
-        "top_k": 100,
-        "kernel": 3,
         "nms": False,
         "nms_algorithm": "exp_soft_nms",
         "nms_threshold": 0.5,
         "max_per_image": 100,
         "reference_scoring": False,
     }
+    sample = detector.sample.keywords
     assert sample["scales"] == pytest.approx(np.arange(0.6, 1.4, 0.1))
     assert (sample["crop"], sample["color"], sample["lighting"]) == (True, True, True)
     assert (sample["border"], sample["input_size"]) == (128, (512, 512))

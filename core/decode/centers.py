@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from core.batch import CenterMaps
-from core.decode.peaks import top_peaks
+from core.decode.peaks import peak_cells, top_peaks
 from core.gather import gather_cells
 
 
@@ -34,11 +34,51 @@ def average_mirrored(maps: CenterMaps) -> CenterMaps:
     """Averages what was found in a picture and in its mirror image (CenterNet, section 5).
 
     Args:
-        maps: B = 2, the second row of the mirror image; the heatmap holds probabilities.
+        maps: B = 2, the second row of the mirror image; the heatmap holds probabilities. Sizes and
+            offsets may be those of the cells of :func:`center_cells` alone.
 
     Returns:
         Maps of the picture, B = 1: means of heatmap and size. The offset is that of the picture
         alone; a mirrored one would mean another fraction of another cell.
     """
-    heatmap, size = ((map_[:1] + map_[1:].flip(3)) / 2 for map_ in (maps.heatmap, maps.size))
-    return CenterMaps(heatmap, size, maps.offset[:1])
+    size, mirrored = maps.size[:1], maps.size[1:]
+    if mirrored.dim() == 4:  # else the cells are mirrored already
+        mirrored = mirrored.flip(3)
+    return CenterMaps(_mean_mirrored(maps.heatmap), (size + mirrored) / 2, maps.offset[:1])
+
+
+def decode_picture(outputs: list[CenterMaps], *, mirrored: bool, top_k: int, kernel: int) -> Tensor:
+    """Finds the objects in the network's outputs.
+
+    Args:
+        outputs: one entry a stack, of which the last is read, in any floating dtype.
+        mirrored: of a picture and its mirror image, B = 2, which become one.
+        top_k, kernel: see :func:`decode_centers`.
+
+    Returns:
+        float32 [B, K, 6], see :func:`decode_centers`; B = 1 if ``mirrored``.
+    """
+    heatmap, size, offset = (map_.float() for map_ in outputs[-1])
+    maps = CenterMaps(heatmap.sigmoid(), size, offset)
+    return decode_centers(average_mirrored(maps) if mirrored else maps, top_k=top_k, kernel=kernel)
+
+
+def center_cells(heatmap: Tensor, *, mirrored: bool, top_k: int, kernel: int) -> Tensor:
+    """Where :func:`decode_picture` reads sizes and offsets.
+
+    Args:
+        heatmap: logits [B, C, H, W].
+        mirrored, top_k, kernel: see there.
+
+    Returns:
+        int64 [B, K], cells ``y * W + x``; in the mirror image those that show the same.
+    """
+    probabilities, width = heatmap.float().sigmoid(), heatmap.shape[3]
+    if not mirrored:
+        return peak_cells(probabilities, top_k, kernel)
+    cells = peak_cells(_mean_mirrored(probabilities), top_k, kernel)
+    return torch.cat((cells, cells + width - 1 - 2 * (cells % width)))
+
+
+def _mean_mirrored(maps: Tensor) -> Tensor:
+    return (maps[:1] + maps[1:].flip(3)) / 2

@@ -11,8 +11,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from core.batch import CenterMaps, Detections
-from core.decode.centers import average_mirrored, decode_centers
+from core.batch import Detections
 from core.decode.soft_nms import SCORE, Method, best_detections, suppress
 from core.inference.canvas import center_in, normalize, resize_by
 from core.sample.centers import warp, whole_window
@@ -28,12 +27,14 @@ class View:
         scale: to which the picture was resized first.
         center: (y, x), the point of the resized picture in the canvas' middle.
         pixel: pixels of the resized picture a pixel of the canvas.
+        cells: height and width of the network's maps of it.
     """
 
     canvas: np.ndarray
     scale: float
     center: tuple[float, float]
     pixel: float
+    cells: Size
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,13 @@ class Geometry:
         resolution: ``keep``: at their own size, padded; ``fix``: scaled into ``input_size``.
         input_size: height and width of a canvas of fixed size.
         coarsest_stride: the sides of a padded canvas are multiples of it; a power of two.
+        stride: pixels a cell of the network's maps.
     """
 
     resolution: Literal["keep", "fix"]
     input_size: Size
     coarsest_stride: int
+    stride: int
 
     def view(self, image: np.ndarray, scale: float) -> View:
         """Lays out a picture uint8 [h, w, 3] at ``scale``."""
@@ -57,22 +60,27 @@ class Geometry:
         if self.resolution == "keep":
             rest = self.coarsest_stride - 1
             canvas, _ = center_in(resized, ((height | rest) + 1, (width | rest) + 1))
-            return View(canvas, scale, (height // 2, width // 2), 1)
+            return self._view(canvas, scale, (height // 2, width // 2), 1)
         # The window is that of the picture at scale 1: this is how scales differ here.
         window = whole_window(image.shape[:2], self.input_size)
         pixel, center = window[1] / self.input_size[1], (height / 2, width / 2)
-        return View(warp(resized, center, 1 / pixel, self.input_size), scale, center, pixel)
+        canvas = warp(resized, center, 1 / pixel, self.input_size)
+        return self._view(canvas, scale, center, pixel)
+
+    def _view(
+        self, canvas: np.ndarray, scale: float, center: tuple[float, float], pixel: float
+    ) -> View:
+        height, width = (-(-side // self.stride) for side in canvas.shape[:2])
+        return View(canvas, scale, center, pixel, (height, width))
 
 
 def detect_centers(
     image: np.ndarray,
-    predict: Callable[[Tensor], CenterMaps],
+    predict: Callable[[Tensor], Tensor],
     *,
     geometry: Geometry,
     test_scales: Sequence[float],
     test_flipped: bool,
-    top_k: int,
-    kernel: int,
     nms: bool,
     nms_algorithm: Method,
     nms_threshold: float,
@@ -83,11 +91,12 @@ def detect_centers(
 
     Args:
         image: uint8 [h, w, 3], BGR.
-        predict: gives the maps of normalised images float32 [B, 3, H, W], on any device.
+        predict: takes normalised images float32 [B, 3, H, W] of a picture, or with
+            ``test_flipped`` of it and its mirror image, and gives what
+            :func:`core.decode.centers.decode_picture` finds in them.
         geometry: how the picture is laid out.
         test_scales: sizes at which the picture is looked at, relative to its own.
         test_flipped: look at the mirror image too.
-        top_k, kernel: see :func:`core.decode.centers.decode_centers`.
         nms: suppress at one scale too; of several scales, detections are always suppressed.
         nms_algorithm, nms_threshold: see :func:`core.decode.soft_nms.suppress`.
         max_per_image: detections to keep; more where the last ones have equal scores.
@@ -101,8 +110,9 @@ def detect_centers(
     passes = []
     for scale in test_scales:
         view = geometry.view(image, scale)
-        maps = predict(normalize(view.canvas, test_flipped))
-        passes.append(_decode(maps, view, test_flipped, top_k, kernel))
+        rows = predict(normalize(view.canvas, test_flipped))[0].cpu().numpy()
+        boxes = boxes_in_picture(rows[:, :4], view)
+        passes.append(np.concatenate((boxes, rows[:, 4:]), 1))
     found = np.concatenate(passes)
     found = found[found[:, SCORE] > 0]
     if not reference_scoring:
@@ -119,21 +129,10 @@ def detect_centers(
     return best_detections(rows, labels, max_per_image)
 
 
-def boxes_in_picture(boxes: np.ndarray, view: View, cells: Size) -> np.ndarray:
-    """Takes boxes float32 [n, 4] from the cells of a view, ``cells`` of them, to the picture."""
-    height, width = cells
+def boxes_in_picture(boxes: np.ndarray, view: View) -> np.ndarray:
+    """Takes boxes float32 [n, 4] from the cells of a view to the picture."""
+    height, width = view.cells
     cell = view.canvas.shape[1] / width * view.pixel  # in pixels of the resized picture, both ways
     middle = np.array([width / 2, height / 2] * 2, np.float32)
     center = np.array([view.center[1], view.center[0]] * 2, np.float32)
     return ((boxes - middle) * np.float32(cell) + center) / np.float32(view.scale)
-
-
-def _decode(maps: CenterMaps, view: View, mirrored: bool, top_k: int, kernel: int) -> np.ndarray:
-    """float32 [n, 6]: what is found in a view, boxes in pixels of the picture."""
-    heatmap, size, offset = (map_.float() for map_ in maps)
-    maps = CenterMaps(heatmap.sigmoid(), size, offset)
-    if mirrored:
-        maps = average_mirrored(maps)
-    rows = decode_centers(maps, top_k=top_k, kernel=kernel)[0].cpu().numpy()
-    boxes = boxes_in_picture(rows[:, :4], view, (heatmap.shape[2], heatmap.shape[3]))
-    return np.concatenate((boxes, rows[:, 4:]), 1)

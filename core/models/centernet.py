@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from core.batch import CenterMaps
 from core.config import Config
+from core.decode.centers import center_cells, decode_picture
 from core.errors import UserError
 from core.inference.centers import Geometry, detect_centers
 from core.layers.heads import HEATMAP_BIAS, Cells, Head, cells_in
@@ -207,6 +208,11 @@ def _detector(
         color=db.rand_color,
         lighting=db.lighting,
     )
+    decoding: dict[str, Any] = {
+        "mirrored": db.test_flipped,
+        "top_k": db.top_k,
+        "kernel": db.nms_kernel,
+    }
     return Detector(
         network=network,
         sample=sample if db.data_aug else partial(sample_unchanged, sample),
@@ -220,14 +226,18 @@ def _detector(
         ),
         losses=center_losses,
         network_inputs=lambda targets: (targets.index,),
-        decode=lambda outputs: outputs[-1],
+        decode=partial(decode_picture, **decoding),
+        decode_inputs={"cells": partial(center_cells, **decoding)},
         infer=partial(
             detect_centers,
-            geometry=Geometry(db.test_resolution, db.input_size, architecture.coarsest_stride),
+            geometry=Geometry(
+                db.test_resolution,
+                db.input_size,
+                architecture.coarsest_stride,
+                architecture.stride,
+            ),
             test_scales=db.test_scales,
             test_flipped=db.test_flipped,
-            top_k=db.top_k,
-            kernel=db.nms_kernel,
             nms=db.test_nms,
             nms_algorithm=db.nms_algorithm,
             nms_threshold=db.nms_threshold,
