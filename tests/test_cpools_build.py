@@ -134,6 +134,24 @@ assert not names["wants_cuda"]()
     assert done.stderr == expected
 
 
+def test_without_a_gpu_and_a_list_torch_names_the_architectures() -> None:
+    program = """
+import os, runpy, sys, types
+torch = types.SimpleNamespace(
+    _C=types.SimpleNamespace(_cuda_getArchFlags=lambda: "sm_75 sm_90 sm_90a sm_120 compute_120"),
+    cuda=types.SimpleNamespace(is_available=bool))
+sys.argv = ["setup.py", "--version"]
+name_architectures = runpy.run_path("setup.py")["name_architectures"]
+sys.modules["torch"] = torch
+for given in "", "8.6":
+    os.environ["TORCH_CUDA_ARCH_LIST"] = given
+    name_architectures()
+    print(os.environ["TORCH_CUDA_ARCH_LIST"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-2:] == ["7.5;9.0;12.0+PTX", "8.6"], done.stderr
+
+
 def test_without_torch(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text(NO_TORCH)
     notices, binaries = build(tmp_path, PYTHONPATH=str(tmp_path))
