@@ -164,17 +164,6 @@ def test_settings_that_do_not_go_together(db, message):
     assert str(error.value).startswith(f"{NAME}.json: db.") and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("key", ["merge_bbox", "test_scales", "test_resolution"])
-def test_settings_of_other_detectors(key, caplog):
-    """Those that would change figures are refused, others get a notice."""
-    value = {"merge_bbox": True, "test_scales": [0.5, 1], "test_resolution": "fix"}[key]
-    with pytest.raises(UserError, match=f"{NAME} has no use for db.{key}"):
-        models.build(small_config(NAME, **{key: value}), 3)
-    with caplog.at_level("INFO"):
-        models.build(small_config(NAME, border=64), 3)
-    assert f"{NAME} does not use db.border" in caplog.text
-
-
 def test_one_attention_map_is_enough():
     detector = small_detector(
         NAME, att_ranges=[[0, 64]], att_scales=[[2]], att_nms_ks=[3], init_sizes=[40]

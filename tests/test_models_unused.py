@@ -7,7 +7,7 @@ from model_builders import small_config, small_detector
 
 from core import models
 from core.errors import UserError
-from core.models import centernet, corners, faster_rcnn
+from core.models import centernet, cornernet_saccade, corners, faster_rcnn
 from core.settings import Database
 
 REFUSED = {
@@ -29,6 +29,9 @@ REFUSED = {
         *(("FasterRCNN", key) for key in REFUSED),
         ("CenterNet", "merge_bbox"),
         ("CornerNet", "test_resolution"),
+        ("CornerNet_Saccade", "merge_bbox"),
+        ("CornerNet_Saccade", "test_scales"),
+        ("CornerNet_Saccade", "test_resolution"),
     ],
 )
 def test_settings_that_a_model_would_pass_over_are_refused(name, key):
@@ -55,7 +58,7 @@ class Seen(Database):
         return object.__getattribute__(self, name)
 
 
-@pytest.mark.parametrize("name", ["CornerNet", "CornerNet_Squeeze", "CenterNet", "FasterRCNN"])
+@pytest.mark.parametrize("name", sorted(models.MODELS))
 def test_every_setting_is_used_or_said_to_be_unused(name, monkeypatch):
     """A new setting that a model passes over without a word fails here."""
     unused = set()
@@ -63,7 +66,12 @@ def test_every_setting_is_used_or_said_to_be_unused(name, monkeypatch):
     def note(config, refused, idle=()):
         unused.update(refused, idle)
 
-    module = {"CenterNet": centernet, "FasterRCNN": faster_rcnn}.get(name, corners)
+    own = {
+        "CenterNet": centernet,
+        "CornerNet_Saccade": cornernet_saccade,
+        "FasterRCNN": faster_rcnn,
+    }
+    module = own.get(name, corners)
     monkeypatch.setattr(module, "refuse_unused", note)
     config = small_config(name)
     seen = Seen.__new__(Seen)

@@ -108,7 +108,8 @@ def build(config: Config, num_classes: int) -> Detector:
                 f"{config.path}: db.{key} says {_listed(given)}, and from db.input_size "
                 f"{list(db.input_size)} the network makes {_listed(actual)}; leave it out"
             )
-    decode = partial(decode_saccade, corners=corner_decoder(db, no_border=True))
+    corners = corner_decoder(db, no_border=True, where=config.path)
+    decode = partial(decode_saccade, corners=corners)
     sample = partial(
         sample_saccade,
         input_size=db.input_size,

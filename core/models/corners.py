@@ -74,9 +74,7 @@ def corner_detector(
     )
 
 
-def corner_decoder(
-    db: Database, *, no_border: bool, where: str = "this config"
-) -> Callable[[CornerMaps], Tensor]:
+def corner_decoder(db: Database, *, no_border: bool, where: str) -> Callable[[CornerMaps], Tensor]:
     """:func:`decode_corners` with the settings of a config's ``db`` section.
 
     Args:
