@@ -28,11 +28,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step import seconds
-from core import engine, models
+from core import models
 from core.batch import Batch
 from core.config import load_config
 from core.dbs.shapes import write_shapes
 from core.device import choose_device
+from core.step import train_step
 from core.training import Run, prepare
 
 SIDE = 2048  # of the product's matrices
@@ -101,7 +102,7 @@ def settings(
 
 def step(run: Run, batch: Batch) -> None:
     """A step of training, its result thrown away but for the weights."""
-    engine.train_step(run.detector, run.optimizer, batch, run.config.system, run.device)
+    train_step(run.detector, run.optimizer, batch, run.config.system, run.device)
 
 
 def count_work(run: Run, batch: Batch) -> int:
