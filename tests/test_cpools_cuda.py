@@ -151,3 +151,13 @@ def test_compiles_for_cuda(tmp_path: Path) -> None:
     content = binaries[0].read_bytes()
     assert b"sm_80" in content and b"sm_90" in content
     assert b".target sm_90" in content and b".target sm_80" not in content  # the PTX
+    paths = os.pathsep.join([str(tmp_path / "lib"), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-m", "cpools_ext"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " for sm_80, sm_90\n" in done.stdout and "CUDA: native; " in done.stdout
