@@ -9,11 +9,16 @@ Writes results.json and metrics.json into <result_dir>/<config>/<iteration>/<spl
 also pictures of detections beside the ground truth.
 """
 
+import logging
+
 from core.arguments import add_snapshot_arguments, load_chosen_detector, script_parser
-from core.device import choose_device
-from core.distributed import join_ranks
+from core.device import choose_device, make_current
 from core.errors import run
 from core.evaluation.run import SPLITS, evaluate_detector
+from core.evaluation.shares import PictureError
+from core.joining import join_ranks
+
+logger = logging.getLogger(__name__)
 
 
 def main(words: list[str]) -> int:
@@ -39,8 +44,14 @@ def main(words: list[str]) -> int:
             options.device = choose_device(
                 options.device, ranks.local_rank if ranks.world > 1 else None
             )
+            make_current(options.device)
             detector = load_chosen_detector(options, options.suffix)
-        evaluate_detector(detector, options.split, options.debug, ranks)
+        try:
+            evaluate_detector(detector, options.split, options.debug, ranks)
+        except PictureError as error:  # all ranks raise the same one
+            if ranks.first:
+                logger.error("error: %s", error, exc_info=error.__cause__)
+            return 1
     return 0
 
 

@@ -22,10 +22,11 @@ from core import engine
 from core.arguments import script_parser
 from core.config import load_config
 from core.description import describe
-from core.device import choose_device
-from core.distributed import Ranks, join_ranks
+from core.device import choose_device, make_current
+from core.distributed import Ranks
 from core.errors import UserError, run
 from core.guards import NonFiniteLoss, Stopped
+from core.joining import join_ranks
 from core.launch import add_distributed_arguments, is_launcher, launch
 from core.snapshots import latest_whole
 from core.training import Run, prepare
@@ -73,6 +74,7 @@ def _prepare(options: argparse.Namespace, ranks: Ranks) -> Run:
     with ranks.alike():
         config = load_config(options.config, overrides=overrides, config_dir=options.config_dir)
         device = choose_device(options.device, ranks.local_rank if ranks.world > 1 else None)
+    make_current(device)
     ranks = ranks.with_steps(config.system.dist_timeout, device, options.dist_backend)
     iteration = options.iter
     if options.resume:
@@ -80,7 +82,7 @@ def _prepare(options: argparse.Namespace, ranks: Ranks) -> Run:
             if ranks.first:
                 iteration = latest_whole(config.system.cache_dir, config.name)
         iteration = ranks.from_first(iteration)
-    return prepare(config, device, iteration, options.weights, ranks)
+    return prepare(config, device, iteration, options.weights, ranks, whole=options.resume)
 
 
 def _train(training: Run, options: argparse.Namespace) -> None:

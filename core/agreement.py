@@ -13,11 +13,10 @@ from core.distributed import Ranks
 from core.errors import UserError
 from core.guards import Stopped
 from core.sample.unreadable import UnreadablePictures
+from core.sample.workers import LOST_WORKER, lost_worker_mend
 from core.signals import Signals
 
 _DYING = 0.1  # seconds; a worker closes its pipes a moment before its death is told
-_OUT_OF_MEMORY = ("Killed", "Bus error")  # signals that the system ends a process by, then
-_MEND = " If nobody ended it, memory ran out: lower system.workers or system.prefetch_size"
 
 
 class Stream:
@@ -110,8 +109,7 @@ def _take(stream: Iterator[Batch], signals: Signals) -> Batch:
     if signals.asked:  # sent to all processes, the signal ended the workers too
         raise Stopped(f"{signals.asked} was received")
     if death is not None:
-        mend = _MEND if any(name in death for name in _OUT_OF_MEMORY) else ""
-        raise Stopped(f"the loader failed: {death}{mend}")
+        raise Stopped(f"the loader failed: {death}{lost_worker_mend(death)}")
     if batch is None:
         raise Stopped(f"the loader failed: {failure}") from failure
     return batch
@@ -119,7 +117,7 @@ def _take(stream: Iterator[Batch], signals: Signals) -> Batch:
 
 def _death_behind(error: Exception, signals: Signals) -> str | None:
     """Which worker's death made the loader fail with ``error``; None where none did."""
-    told = str(error).startswith("DataLoader worker (pid")
+    told = str(error).startswith(LOST_WORKER)
     for _ in range(20 if told else 2):
         time.sleep(_DYING)
         death = signals.worker_death()

@@ -3,7 +3,7 @@
 ``<cache_dir>/nnet/<name>/`` holds, for a run ``name`` and an iteration,
 
 - ``<name>_<iteration>.pkl``: the weights, a bare state dict with keys ``module.…``;
-- ``<name>_<iteration>.json``: see :class:`Meta`;
+- ``<name>_<iteration>.json``: see :class:`core.meta.Meta`;
 - ``<name>_<iteration>.train.pt``: the state of the training, whatever the caller gave, with the
   newest snapshots (:mod:`core.snapshots`);
 
@@ -17,41 +17,18 @@ import json
 import platform
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
+from core.differences import differences
 from core.errors import UserError
 from core.files import read_torch_file, write_together
+from core.meta import Meta, meta_path, read_meta, require_unaltered
 
 _PREFIX = "module."  # what the reference's wrapper of the network puts before every key
-_SHOWN = 3  # keys of each kind that a message names
-
-
-@dataclass(frozen=True)
-class Meta:
-    """What a snapshot is of.
-
-    Attributes:
-        name: the config's name.
-        iteration: steps behind these weights.
-        class_names: names of the labels 0 … C-1.
-        config: its sections, for :func:`core.config.config_from_dict`.
-        versions: of Python and PyTorch, by name.
-        figures: COCO's, of the validation split, where the weights were kept for them.
-        sha256: of the snapshot's other files, by the end of their names.
-    """
-
-    name: str
-    iteration: int
-    class_names: tuple[str, ...]
-    config: dict[str, Any]
-    versions: dict[str, str]
-    figures: dict[str, float | None] | None = None
-    sha256: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
 
 def snapshot_path(cache_dir: str | Path, name: str, iteration: int) -> Path:
@@ -115,7 +92,7 @@ def save_snapshot(
     writers: dict[Path, Callable[[BinaryIO], Any]] = {path: lambda file: torch.save(weights, file)}
     if training_state is not None:
         writers[training_path(path)] = lambda file: torch.save(dict(training_state), file)
-    write_together({**writers, _meta_path(path): describe}, digests)
+    write_together({**writers, meta_path(path): describe}, digests)
 
 
 def versions() -> dict[str, str]:
@@ -162,7 +139,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_weights(
-    network: nn.Module, path: str | Path, class_head_keys: Iterable[str], fine_tune: bool = False
+    network: nn.Module,
+    path: str | Path,
+    class_head_keys: Iterable[str],
+    fine_tune: bool = False,
+    verify: bool = True,
 ) -> list[str]:
     """Loads weights into a network in place; either all of them fit, or nothing is changed.
 
@@ -171,54 +152,27 @@ def load_weights(
         path: see :func:`read_weights`.
         class_head_keys: prefixes of the keys whose shape depends on the number of classes.
         fine_tune: leave class heads of another shape as they are, freshly initialised.
+        verify: see that the weights are what was saved, where there is a checksum.
 
     Returns:
         The keys that were left as they are; none unless ``fine_tune``.
 
     Raises:
-        UserError: see :func:`read_weights`; or the weights are another network's: the message
-            lists the differences.
+        UserError: see :func:`read_weights` and :func:`require_unaltered`; or the weights are
+            another network's: the message lists the differences.
     """
     path = Path(path)
+    if verify:
+        require_unaltered(path)
     weights, own = read_weights(path), network.state_dict()
-    reshaped = [key for key in own if key in weights and own[key].shape != weights[key].shape]
-    heads = [key for key in reshaped if key.startswith(tuple(class_head_keys))]
-    missing = [key for key in own if key not in weights]
-    unexpected = [key for key in weights if key not in own]
-    only_heads = not missing and not unexpected and heads == reshaped
-    if missing or unexpected or not only_heads or (reshaped and not fine_tune):
-        shapes = [f"{k} {_shape(weights[k])} instead of {_shape(own[k])}" for k in reshaped]
-        differences = [
-            _count("missing", missing),
-            _count("unexpected", unexpected),
-            _count("of another shape", shapes),
-        ]
+    found = differences(own, weights)
+    heads = [key for key in found.reshaped if key.startswith(tuple(class_head_keys))]
+    only_heads = bool(heads) and found.count == len(heads)
+    if found.count and not (fine_tune and only_heads):
         mend = "; --weights FILE fine-tunes to another number of classes" if only_heads else ""
-        raise UserError(
-            f"{path} does not fit this network ({_origin(path)}): "
-            f"{'; '.join(filter(None, differences))}{mend}"
-        )
+        raise UserError(f"{path} does not fit this network ({_origin(path)}): {found}{mend}")
     network.load_state_dict({**own, **{k: v for k, v in weights.items() if k not in heads}})
     return heads
-
-
-def read_meta(path: str | Path) -> Meta | None:
-    """What the snapshot ``path`` is of; None when the weights stand alone.
-
-    Raises:
-        UserError: the file beside the weights cannot be read.
-    """
-    meta_path = _meta_path(Path(path))
-    if not meta_path.is_file():
-        return None
-    try:
-        content = json.loads(meta_path.read_text(encoding="utf-8"))
-        return Meta(**{**content, "class_names": tuple(content["class_names"])})
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise UserError(
-            f"{meta_path} does not describe a snapshot ({type(error).__name__}: {error}); "
-            "without that file, the weights are taken alone"
-        ) from None
 
 
 def load_training_state(path: str | Path) -> dict[str, Any] | None:
@@ -229,10 +183,6 @@ def load_training_state(path: str | Path) -> dict[str, Any] | None:
     """
     state_path = training_path(Path(path))
     return read_torch_file(state_path) if state_path.is_file() else None
-
-
-def _meta_path(path: Path) -> Path:
-    return path.with_suffix(".json")
 
 
 def _iterations(path: Path) -> list[int]:
@@ -247,12 +197,3 @@ def _origin(path: Path) -> str:
     if meta is None:
         return "nothing beside it says what it is of"
     return f"it is of {meta.name}, {len(meta.class_names)} classes, iteration {meta.iteration}"
-
-
-def _count(kind: str, items: list[str]) -> str:
-    more = ", …" if len(items) > _SHOWN else ""
-    return f"{len(items)} {kind}: {', '.join(items[:_SHOWN])}{more}" if items else ""
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"

@@ -13,14 +13,19 @@ def choose_device(
 
     Args:
         name: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` …; None to choose.
-        local_rank: number of this process on its machine, where each has a GPU of its own: that
-            of this number, unless ``name`` has one.
+        local_rank: number of this process on its machine, where several have a GPU each: that of
+            this number.
 
     Raises:
-        UserError: there is no such device here.
+        UserError: there is no such device here, or it is one GPU for several processes.
     """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if local_rank is not None and str(name).startswith("cuda:"):
+        raise UserError(
+            f"--device {name} is one GPU, and several processes were started: --device cuda gives "
+            "each its own, of those in CUDA_VISIBLE_DEVICES"
+        )
     if name == "cuda" and local_rank is not None:
         name = f"cuda:{local_rank}"
         if local_rank >= torch.cuda.device_count():
@@ -33,6 +38,12 @@ def choose_device(
     except (RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split("\n")[0].split())
         raise UserError(f"device {name!s} cannot be used here: {reason}") from None
+
+
+def make_current(device: torch.device) -> None:
+    """Makes a GPU the one that is meant where none is named, as by pinned memory and streams."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def place_(network: nn.Module, device: torch.device, channels_last: bool) -> None:

@@ -8,31 +8,28 @@ that is alone has no process group, and every function here gives its own values
 import contextlib
 import inspect
 import logging
-import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_leaves, tree_map_only
 
+from core.device import make_current
 from core.errors import UserError
-from core.interface import choose_interface
-from core.meeting import fresh_store
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(minutes=10)  # for ranks that start up, evaluate or save
+PATIENCE = timedelta(minutes=10)  # for ranks that start up or evaluate
 # Seconds for a step. What takes longest in one is a chunk that one rank has more than another: a
 # second on a GPU, minutes of a large network on a CPU.
 _STEP_SECONDS = {"cuda": 45.0, "cpu": 300.0}
-_GLOO = r"\[\S*[/\\]gloo[/\\]\S*\]|Gloo "
 
 
 @dataclass(frozen=True)
@@ -84,12 +81,23 @@ class Ranks:
         return values
 
     def from_first(self, value: T) -> T:
-        """Rank 0's value, on every rank; picklable. A patient collective."""
+        """Rank 0's value, on every rank; a patient collective.
+
+        Args:
+            value: picklable; tensors in its dictionaries, lists and tuples travel one by one, and
+                have the same strides on every rank. On other ranks than 0 anything.
+        """
         if self.world == 1:
             return value
-        values = [value if self.first else None]
-        dist.broadcast_object_list(values, src=0)
-        return cast(T, values[0])
+        outlines = [tree_map_only(Tensor, lambda t: t.to("meta"), value) if self.first else None]
+        dist.broadcast_object_list(outlines, src=0)
+        if not self.first:
+            value = tree_map_only(Tensor, lambda t: torch.empty_like(t, device="cpu"), outlines[0])
+        for tensor in tree_leaves(value):
+            if isinstance(tensor, Tensor) and tensor.numel():
+                dense = tensor.detach().clone() if self.first else tensor
+                dist.broadcast(dense.as_strided((dense.numel(),), (1,)), src=0)
+        return value
 
     def barrier(self) -> None:
         """Waits until every rank is here. A patient collective."""
@@ -161,8 +169,7 @@ class Ranks:
         """
         if self.world == 1:
             return self
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
+        make_current(device)
         chosen = backend or ("nccl" if device.type == "cuda" else "gloo")
         backends = f"cpu:gloo,{device.type}:{chosen}" if device.type != "cpu" else "gloo"
         if seconds is None:
@@ -175,55 +182,11 @@ class Ranks:
 ALONE = Ranks()
 
 
-@contextlib.contextmanager
-def join_ranks() -> Iterator[Ranks]:
-    """Joins the processes that torchrun started this one with; :data:`ALONE` where it did not.
-
-    Within it every rank but rank 0 logs nothing below warnings. A rank that loses the others, when
-    one has ended or the network is cut, says so in one line and leaves by SystemExit.
-    """
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    if world == 1 or not dist.is_torchelastic_launched():
-        yield ALONE
-        return
-    choose_interface()
-    try:
-        agents_store, rank, _ = next(dist.rendezvous("env://"))
-        store = fresh_store(agents_store, rank, world, _PATIENCE)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=_PATIENCE)
-        ranks = Ranks(rank, world, int(os.environ["LOCAL_RANK"]))
-        if not ranks.first:
-            logging.getLogger().setLevel(logging.WARNING)
-        yield ranks
-    except RuntimeError as error:
-        if not _of_the_network(error):
-            raise
-        logger.error(
-            "error: rank %s lost the other processes: %s. Which failed first says why (slow ones "
-            "need more system.dist_timeout); train.py --resume goes on from the newest snapshot",
-            os.environ["RANK"],
-            re.sub(r"^\[.*?\] ", "", " ".join(str(error).split())).partition(". ")[0],
-        )
-        raise SystemExit(1) from None
-    else:
-        dist.destroy_process_group()
-
-
 def apart(network: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Within it, backward passes of a parallel network add up gradients on their rank alone."""
     if isinstance(network, DistributedDataParallel):
         return network.no_sync()
     return contextlib.nullcontext()
-
-
-def _of_the_network(error: RuntimeError) -> bool:
-    """Whether a collective failed because of other processes.
-
-    Gloo's errors are plain ones that begin with their place in its source.
-    """
-    if isinstance(error, dist.DistError):
-        return True
-    return type(error) is RuntimeError and re.match(_GLOO, str(error)) is not None
 
 
 def _text(error: Exception | None) -> str | None:

@@ -9,9 +9,9 @@ from core import checkpoint
 from core.config import System
 from core.dbs.coco import CocoDetection
 from core.errors import UserError
+from core.meta import require_unaltered
 from core.models.detector import Detector
 from core.schedule import learning_rate_at
-from core.snapshots import damage
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +23,7 @@ def take_snapshot_(
     database: CocoDetection,
     system: System,
     chunks: Sequence[int],
+    whole: bool = False,
 ) -> dict[str, Any] | None:
     """Gives a detector the weights of a snapshot of its run.
 
@@ -33,6 +34,7 @@ def take_snapshot_(
         database: the training split.
         system: of the run that goes on.
         chunks: pictures of every chunk of its steps.
+        whole: its files are known to be what was saved.
 
     Returns:
         The state of the optimiser; None where the weights stand alone.
@@ -43,8 +45,10 @@ def take_snapshot_(
     meta = checkpoint.read_meta(path)
     if meta is not None:
         require_classes(meta.class_names, database, str(path))
+    if not whole:
+        require_unaltered(path, checkpoint.training_path(path))
     state = checkpoint.load_training_state(path)
-    checkpoint.load_weights(detector.network, path, detector.class_head_keys)
+    checkpoint.load_weights(detector.network, path, detector.class_head_keys, verify=False)
     if state is None:
         rate = learning_rate_at(
             iteration + 1, system.learning_rate, system.stepsize, system.decay_rate
@@ -56,8 +60,6 @@ def take_snapshot_(
             rate,
         )
         return None
-    if meta is not None and meta.sha256 and (problem := damage(path)):
-        raise UserError(f"{path} is damaged: {problem}; --resume goes on from the latest whole one")
     if state.get("opt_algo") != system.opt_algo:
         raise UserError(
             f"{path} was trained with {state.get('opt_algo')} and system.opt_algo is "

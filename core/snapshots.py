@@ -117,11 +117,14 @@ class SnapshotWriter:
         self._thread = threading.Thread(target=self._write, args=(path, *copies, meta), daemon=True)
         self._thread.start()
 
-    def wait(self) -> None:
-        """Waits until all is written."""
+    def wait(self, seconds: float | None = None) -> bool:
+        """Waits until all is written, but no longer than so many seconds; gives whether it is."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(seconds)
+            if self._thread.is_alive():
+                return False
             self._thread = None
+        return True
 
     def _write(
         self, path: Path, weights: dict[str, Tensor], state: dict[str, Any], meta: Meta

@@ -23,6 +23,8 @@ from core.sample.loader import training_loader, validation_loader
 from core.share import Share, chunk_sizes, share_of
 from core.snapshots import SnapshotWriter
 
+_LOOK = 1.0  # seconds between two looks whether a snapshot is written
+
 
 @dataclass
 class Run:
@@ -142,11 +144,13 @@ class Run:
     def save(self, iteration: int) -> None:
         """Starts to save a snapshot of the run as it is, ``iteration`` steps behind it.
 
-        A patient collective: before it is copied, rank 0 waits for the one before to be written.
+        A step's collective, again and again while the snapshot before is still being written: a
+        slow disk may take its time, and ranks that are gone are noticed as in any step.
         """
+        while any(self.ranks.sum([not self.snapshots.wait(_LOOK)])):
+            pass
         if self.ranks.first:
             self._write(iteration)
-        self.ranks.barrier()
 
     def _write(self, iteration: int) -> None:
         config, system = self.config, self.config.system
@@ -180,6 +184,7 @@ def prepare(
     iteration: int | None = None,
     weights: str | None = None,
     ranks: Ranks = ALONE,
+    whole: bool = False,
 ) -> Run:
     """Opens the data, builds the detector and gives it the weights to start from.
 
@@ -193,6 +198,7 @@ def prepare(
         weights: a file to start from instead, of any number of classes; ``system.pretrain`` by
             default.
         ranks: this process among those that train together.
+        whole: the snapshot is known to be what was saved.
 
     Raises:
         UserError: the data or the snapshot is missing or unfit, or the model does not exist.
@@ -209,7 +215,7 @@ def prepare(
         if path is not None and ranks.first:
             chunks = chunk_sizes(config.system, ranks.world)
             optimizer_state = take_snapshot_(
-                run.detector, path, run.start, run.database, config.system, chunks
+                run.detector, path, run.start, run.database, config.system, chunks, whole
             )
             run.snapshots.saved = iteration
         elif ranks.first:

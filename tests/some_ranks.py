@@ -8,7 +8,7 @@ import traceback
 
 import pytest
 
-from core.distributed import join_ranks
+from core.joining import join_ranks
 
 
 def run_ranks(world, function, *arguments, seconds=120, method="fork"):

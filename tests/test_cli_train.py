@@ -139,15 +139,24 @@ def spoil_cut_short(path):
     path.write_bytes(path.read_bytes()[:1000])
 
 
+def forget_checksums(path):
+    """As the reference's and older snapshots have none."""
+    content = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps({**content, "sha256": {}}))
+
+
 def spoil_code(path):
+    forget_checksums(path)
     path.write_bytes(pickle.dumps({"module.a": torch.nn.Linear(1, 1)}, protocol=2))
 
 
 def spoil_other_model(path):
+    forget_checksums(path)
     torch.save({"module.conv1.weight": torch.zeros(3)}, path)
 
 
 def spoil_training_state(path):
+    forget_checksums(path)
     spoil_cut_short(path.with_suffix(".train.pt"))
 
 

@@ -4,8 +4,11 @@ import pytest
 import torch
 from tiny_training import words, write_training
 
+import evaluate
+import train
 from core import description, device, training
 from core.config import load_config
+from core.errors import UserError
 
 
 def test_a_network_that_would_overrun_keeps_the_contiguous_layout() -> None:
@@ -30,3 +33,23 @@ def test_slow_bfloat16_is_said(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Non
         run = training.prepare(config, torch.device("cpu"))
         monkeypatch.setattr(description, "slow_in_bfloat16", lambda _, slow=slow: slow)
         assert any("system.precision=float32" in line for line in description.describe(run)) == said
+
+
+def test_one_gpu_is_not_for_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"cuda:1 is one GPU.*--device cuda gives each its own"):
+        device.choose_device("cuda:1", local_rank=0)
+    assert device.choose_device("cpu", local_rank=1) == torch.device("cpu")
+    with pytest.raises(UserError, match="device nonsense cannot be used here"):
+        device.choose_device("nonsense", local_rank=1)
+
+
+@pytest.mark.parametrize("script", [train, evaluate])
+def test_the_gpu_that_was_named_is_the_current_one(script, tmp_path, monkeypatch) -> None:
+    """It stays so while the network is built: memory is taken there and nowhere else."""
+    write_training(tmp_path)
+    made_current: list[torch.device] = []
+    monkeypatch.setattr(script, "choose_device", lambda *given: torch.device("cuda:1"))
+    monkeypatch.setattr(torch.cuda, "set_device", made_current.append)
+    with pytest.raises((UserError, AssertionError, RuntimeError)):  # there is none here
+        script.main([words(tmp_path)[0], "--device", "cuda:1"])
+    assert made_current == [torch.device("cuda:1")]

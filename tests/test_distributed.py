@@ -1,6 +1,7 @@
 """Ranks: who they are, what they tell each other, and how they end alike."""
 
 import logging
+import pickle
 import re
 import time
 
@@ -8,8 +9,11 @@ import pytest
 import torch
 from some_ranks import run_processes, run_ranks
 
-from core.distributed import ALONE, join_ranks
+from core import joining
+from core.distributed import ALONE
 from core.errors import UserError
+from core.evaluation.shares import PictureError
+from core.joining import join_ranks
 
 CPU = torch.device("cpu")
 
@@ -40,6 +44,32 @@ def test_collectives(world, caplog):
         assert result["gather"] == [{"rank": other} for other in range(world)]
         assert result["copied"] == [[0.0, 0.0], 0, [[5.0, 5.0]]]
         assert result["level"] == (logging.WARNING if rank else logging.INFO)
+
+
+def told_by_first(ranks):
+    """What rank 0 had and every rank has; and the most bytes that went by pickle."""
+    sent, broadcast = [], torch.distributed.broadcast_object_list
+
+    def measured(values, **more):
+        sent.append(len(pickle.dumps(values)))
+        broadcast(values, **more)
+
+    torch.distributed.broadcast_object_list = measured
+    wide = torch.arange(80_000.0).view(2, 4, 100, 100).to(memory_format=torch.channels_last)
+    state = {"moments": [wide, torch.tensor(7)], "rate": 0.5, "none": (torch.empty(0), None)}
+    state["rows"] = wide.double()[:, :, ::2]  # of memory that it does not fill
+    found = ranks.from_first(state if ranks.first else None)
+    assert all(map(torch.equal, found["moments"], state["moments"]))
+    assert torch.equal(found["rows"], state["rows"])
+    strides = found["moments"][0].stride()
+    return found["rate"], found["none"][0].shape, found["none"][1], strides, max(sent)
+
+
+def test_tensors_of_the_first_rank_travel_one_by_one():
+    """And in the layout that they have: an optimiser's moments are laid out as its weights."""
+    for rate, shape, none, strides, sent in run_ranks(2, told_by_first):
+        assert (rate, shape, none, strides) == (0.5, (0,), None, (40_000, 1, 400, 4))
+        assert sent < 10_000
 
 
 def test_a_process_that_is_alone_has_no_process_group():
@@ -89,6 +119,46 @@ def late(ranks):
 
 def test_a_rank_that_does_not_come_is_not_waited_for_long():
     assert run_ranks(2, late, seconds=20) == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:5] closed"), True),
+        (RuntimeError("Gloo connectFullMesh failed with closed"), True),
+        (torch.distributed.DistBackendError("NCCL error"), True),
+        (RuntimeError("/data/igloo/1.jpg cannot be used"), False),
+        (PictureError("[/data/gloo/1.jpg] cannot be used"), False),
+        (torch.OutOfMemoryError("of Gloo"), False),
+    ],
+)
+def test_which_errors_are_of_the_network(error, lost):
+    assert joining._of_the_network(error) == lost
+
+
+def failing(how):
+    """A process whose groups are on GPUs, as far as it can be told here, and how it leaves."""
+    aborted = []
+    torch.cuda.is_initialized = lambda: True
+    torch.distributed.distributed_c10d._abort_process_group = lambda: aborted.append(how)
+    try:
+        with join_ranks() as ranks:
+            ranks.barrier()
+            if how is not None:
+                raise how
+    except (SystemExit, KeyError) as error:
+        return aborted, type(error)
+    return aborted, torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("how", [None, KeyError, RuntimeError("Gloo timed out")])
+def test_who_leaves_by_an_error_waits_for_no_collective(how):
+    ended = {None: ([], False), KeyError: ([KeyError], KeyError)}
+    results = run_processes(2, failing, how)
+    if isinstance(how, RuntimeError):
+        assert [(len(aborted), end) for aborted, end in results] == [(1, SystemExit)] * 2
+    else:
+        assert results == [ended[how]] * 2
 
 
 def deserted(how):

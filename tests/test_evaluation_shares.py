@@ -1,21 +1,26 @@
 """Evaluation by several ranks: the figures, files and messages of one process."""
 
 import json
+import logging
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from some_ranks import run_ranks
+from some_ranks import run_processes, run_ranks
 from tiny_detector import write_config, write_snapshot
 
+import evaluate as command
 from core.dbs.coco import CocoDetection
 from core.dbs.shapes import write_shapes
 from core.detectors import load_detector
 from core.distributed import ALONE
 from core.errors import UserError
 from core.evaluation import run, shares
+from core.evaluation.pictures import Pictures
 from core.evaluation.shares import PictureError, every_picture
 
 REPOSITORY = Path(__file__).parent.parent
@@ -133,6 +138,26 @@ def test_an_unreadable_picture_is_told_once(data, tmp_path):
     assert f"{path} cannot be decoded" in told
     assert code == 2
     assert not list(tmp_path.rglob("*.json"))
+
+
+def by_command(given):
+    logging.basicConfig(force=True, stream=sys.stderr, format="%(message)s")
+    return command.main(given)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_lost_worker_is_one_line(data, tmp_path, world, monkeypatch, capfd):
+    def die(pictures, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(Pictures, "__getitem__", die)
+    given = [str(data / "configs" / "CornerNet-tiny.json"), "--device", "cpu", "--workers", "1"]
+    given += ["--set", f"system.result_dir={tmp_path}"]
+    assert run_processes(world, by_command, given) == [1] * world
+    told = capfd.readouterr().err
+    (line,) = [line for line in told.splitlines() if "error" in line.lower()]
+    assert re.search(r"worker \(pid.*(Killed|exited unexpectedly).*lower system\.workers", line)
+    assert "Traceback" not in told
 
 
 @pytest.mark.slow  # three processes that import torch

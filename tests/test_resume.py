@@ -12,8 +12,9 @@ import torch
 from some_ranks import run_processes
 from tiny_training import NAME, words, write_training
 
+import evaluate
 import train
-from core import checkpoint
+from core import checkpoint, files, meta, snapshots
 from core.errors import UserError
 from core.log import read_log
 from core.snapshots import damage
@@ -96,6 +97,38 @@ def test_resume_passes_over_a_damaged_snapshot(tmp_path, caplog):
     assert losses(tmp_path) == expected[0]
     assert all(torch.equal(value, expected[1][key]) for key, value in saved(tmp_path, 4).items())
     assert damage(path(tmp_path, 4)) is None
+
+
+def test_weights_are_checked_also_where_they_stand_alone(tmp_path):
+    """By --iter once the training state was forgotten, by evaluate.py, by --weights."""
+    write_training(tmp_path, snapshot=1, keep=1)
+    assert train.main(words(tmp_path, "--set", "system.max_iter=2")) == 0
+    assert checkpoint.load_training_state(path(tmp_path, 1)) is None
+    content = bytearray(path(tmp_path, 1).read_bytes())
+    content[len(content) // 2] ^= 1
+    path(tmp_path, 1).write_bytes(content)
+    weights = str(path(tmp_path, 1))
+    for main, more in (
+        (train.main, ("--iter", "1")),
+        (train.main, ("--weights", weights)),
+        (evaluate.main, ("--testiter", "1")),
+        (evaluate.main, ("--snapshot", weights)),
+    ):
+        with pytest.raises(UserError, match=r"_1\.pkl is damaged.*altered since it was saved"):
+            main(words(tmp_path, *more))
+
+
+@pytest.mark.parametrize(("more", "expected"), [(("--resume",), 2), (("--iter", "2"), 2)])
+def test_every_file_is_checked_once(tmp_path, more, expected, monkeypatch):
+    write_training(tmp_path, max_iter=2)
+    assert train.main(words(tmp_path)) == 0
+    checked = []
+    for module in (meta, snapshots):
+        monkeypatch.setattr(
+            module, "sha256_of", lambda file: [checked.append(file), files.sha256_of(file)][1]
+        )
+    assert train.main(words(tmp_path, *more)) == 0
+    assert len(checked) == len(set(checked)) == expected
 
 
 def test_without_a_snapshot_it_starts_with_one_line(tmp_path, caplog):

@@ -9,6 +9,7 @@ from core.dbs.coco import CocoDetection
 from core.distributed import Ranks
 from core.errors import UserError
 from core.evaluation.pictures import decoded_pictures
+from core.sample.workers import LOST_WORKER, lost_worker_mend
 
 T = TypeVar("T")
 
@@ -45,7 +46,8 @@ def every_picture(
 
     Raises:
         UserError: a picture cannot be decoded, on whichever rank.
-        PictureError: ``look`` failed, on whichever rank; the cause is with the rank's own.
+        PictureError: ``look`` failed, on whichever rank; the cause is with the rank's own. Or a
+            worker was lost.
     """
     pictures = decoded_pictures(database, workers, range(ranks.rank, len(database), ranks.world))
     size = _ROUND * ranks.world if ranks.world > 1 else 1
@@ -60,8 +62,11 @@ def every_picture(
         except UserError as mistake:
             failure, error = _Failure(index, True, str(mistake)), mistake
         except Exception as own:
-            text = f"{database.image_path(index)}: {type(own).__name__}: {own}"
-            failure, error = _Failure(index, False, text), own
+            if str(own).startswith(LOST_WORKER):
+                failure = _Failure(index, False, f"{str(own).strip()}{lost_worker_mend(str(own))}")
+            else:
+                text = f"{database.image_path(index)}: {type(own).__name__}: {own}"
+                failure, error = _Failure(index, False, text), own
         shares = ranks.gather((found, failure))
         _raise_first([failure for _, failure in shares if failure is not None], error)
         for position in range(len(indices)):
