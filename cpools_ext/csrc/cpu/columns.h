@@ -2,6 +2,14 @@
 
 namespace cpools::cpu::CPOOLS_ISA {
 
+// Asks for memory that is wanted soon. An address past the end does no harm.
+template <bool kWritten>
+CPOOLS_INLINE void prefetch(const void* from, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += 64) {
+    __builtin_prefetch(static_cast<const char*>(from) + i, kWritten);
+  }
+}
+
 // Up to eight rows, from row `row` on, of kVectors vectors of neighbouring columns; with kPartial
 // of the first `lanes` columns of one vector. `slot` counts vectors from the block's first column.
 template <class Pass, bool kDescending, int kVectors, bool kPartial>
@@ -35,7 +43,10 @@ CPOOLS_INLINE void column_strip(
       load_bytes<L>(record + i * L::kCount, bytes, bits[i]);
     }
   }
+  constexpr size_t kBytes = kVectors > 1 ? kVectors * sizeof(typename L::Raw) : 0;
   for (int k = 0; k < rows; ++k) {
+    if (!Pass::kFromScratch) prefetch<false>(input + offset + 8 * step, kBytes);  // the next rows
+    if (!Pass::kToScratch) prefetch<true>(output + offset + 8 * step, kBytes);
 #pragma GCC unroll 4
     for (int i = 0; i < kVectors; ++i) {
       typename L::Vector in, out;

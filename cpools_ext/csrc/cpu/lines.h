@@ -35,8 +35,11 @@ CPOOLS_INLINE void line_tile(
   Pass state = group.state;
   typename L::Bits bits = group.bits >> position % 32;
   typename L::Vector tile[L::kCount];
+  constexpr int kAhead = kDescending ? -64 : 64, kBytes = kPartial ? 0 : 64;
 #pragma GCC unroll 8
   for (int i = 0; i < L::kCount; ++i) {
+    if (!Pass::kFromScratch) prefetch<false>(input + group.offsets[i] + kAhead, kBytes);
+    if (!Pass::kToScratch) prefetch<true>(output + group.offsets[i] + kAhead, kBytes);
     if (!Pass::kFromScratch) {
       load<L, kPartial>(input + group.offsets[i], count, tile[i]);
     } else if (!kPartial || i < count) {
