@@ -16,6 +16,7 @@ import argparse
 import logging
 import shlex
 
+import torch
 import torch.distributed as dist
 
 from core import engine
@@ -25,7 +26,7 @@ from core.description import describe
 from core.device import choose_device, make_current
 from core.distributed import Ranks
 from core.errors import UserError, run
-from core.guards import NonFiniteLoss, Stopped
+from core.guards import NonFiniteLoss, Stopped, out_of_memory
 from core.joining import join_ranks
 from core.launch import add_distributed_arguments, is_launcher, launch
 from core.snapshots import latest_whole
@@ -56,6 +57,9 @@ def main(words: list[str]) -> int:
             if ranks.first:
                 raise
             return 2
+        except torch.OutOfMemoryError as error:  # of this rank: it leaves the others alone
+            logger.error("error: %s", out_of_memory(error, training.config.system))
+            raise SystemExit(1) from None
         except (Stopped, NonFiniteLoss) as reason:
             if ranks.first:
                 logger.error("training stopped: %s", reason, exc_info=reason.__cause__)

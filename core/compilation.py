@@ -12,7 +12,9 @@ from torch._dynamo.exc import TorchDynamoException
 logger = logging.getLogger(__name__)
 
 
-def compile_(network: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
+def compile_(
+    network: nn.Module, backend: str | Callable[..., Any] = "inductor", tell: bool = True
+) -> None:
     """Makes a network run compiled in training mode, in place.
 
     The network and its state-dict keys stay what they are. Compilation begins with the first call.
@@ -24,13 +26,15 @@ def compile_(network: nn.Module, backend: str | Callable[..., Any] = "inductor")
         network: should have no graph breaks. It takes images, and cells int64 [B, M] to read of its
             maps; M, above 1, may be another every time.
         backend: see :func:`torch.compile`.
+        tell: warn if it fails; of several ranks, one does.
     """
+    level = logging.WARNING if tell else logging.DEBUG
     # Else the backward pass would be compiled, and fail, after the forward pass has run.
     torch._functorch.config.force_non_lazy_backward_lowering = True
     try:
         network.compile(backend=backend)
     except RuntimeError as error:  # there is no compiler for this system or this Python
-        _warn(error)
+        _warn(error, level)
         return
     compiled, plain = network._compiled_call_impl, network._call_impl
     assert compiled is not None
@@ -42,13 +46,13 @@ def compile_(network: nn.Module, backend: str | Callable[..., Any] = "inductor")
             try:
                 return compiled(images, *cells, **options)
             except TorchDynamoException as error:
-                _warn(error)
+                _warn(error, level)
                 network._compiled_call_impl = None
         return plain(images, *cells, **options)
 
     network._compiled_call_impl = call
 
 
-def _warn(error: Exception) -> None:
+def _warn(error: Exception, level: int) -> None:
     reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
-    logger.warning("system.compile: training goes on without, as compiling failed: %s", reason)
+    logger.log(level, "system.compile: training goes on without, as compiling failed: %s", reason)

@@ -40,5 +40,5 @@ def fresh_detector(
     if system.checkpointing != "none":
         recompute_(network, system.checkpointing)
     if system.compile:
-        compile_(detector.compilable or network)
+        compile_(detector.compilable or network, tell=ranks.first)
     return detector, build_optimizer(network.parameters(), system.opt_algo, system.learning_rate)

@@ -5,6 +5,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
+from core.config import System
 from core.dbs.coco import CocoDetection
 
 _SHOWN = 4  # names in a message
@@ -19,6 +22,22 @@ class NonFiniteLoss(RuntimeError):
 
     One is as bad as the other: the weights after a step with such a gradient are no numbers.
     """
+
+
+def out_of_memory(error: torch.OutOfMemoryError, system: System) -> str:
+    """What to tell of a GPU whose memory a run filled: the mends that the config has left."""
+    largest = max(system.chunk_sizes or (system.batch_size,))
+    mends = {
+        "smaller system.chunk_sizes": largest > 1,
+        "system.precision=bfloat16": system.precision != "bfloat16",
+        "system.checkpointing=stack or residual": system.checkpointing == "none",
+    }
+    left = [mend for mend, helps in mends.items() if helps] or ["a smaller db.input_size"]
+    told = str(error).partition(". ")[0]
+    return (
+        f"the GPU's memory is full ({told}); what takes less: {', '.join(left)}; python -m "
+        "core.plan CONFIG says what fits"
+    )
 
 
 def non_finite_loss(

@@ -23,10 +23,17 @@ def synchronise_batch_norms_(
         ranks: those that train together; one alone has nothing to synchronise.
 
     Raises:
-        UserError: PyTorch cannot do it here, or the ranks have different numbers of chunks.
+        UserError: PyTorch cannot do it here, the ranks have different numbers of chunks, or the
+            network is computed in a way in which nobody has seen its collectives stay in step.
     """
     if device.type == "cpu":
         raise UserError("system.sync_batchnorm: PyTorch has it for GPUs alone, not for CPUs")
+    for name, value in (("compile", system.compile), ("checkpointing", system.checkpointing)):
+        if value not in (False, "none"):
+            raise UserError(
+                f"system.sync_batchnorm: not together with system.{name} {value}, where the ranks "
+                "might wait for one another for ever; leave one of them out"
+            )
     counts = chunk_counts(system, ranks.world)
     if len(set(counts)) > 1:
         raise UserError(

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from core import engine
 from core.batch import collate
 from core.errors import UserError
-from core.guards import NonFiniteLoss, Stopped, non_finite_loss
+from core.guards import NonFiniteLoss, Stopped
 from core.log import FILE_NAME, RunLog, read_log
 from core.schedule import build_optimizer
 from core.signals import Signals
@@ -244,44 +244,6 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, value, snapshot):
     content = json.loads((tmp_path / "non_finite_3.json").read_text())
     assert content["pictures"] == [f"pictures/000{row}.jpg" for row in range(4)]
     assert content["terms"] == {"map": "1.5", "offset": str(value)}
-
-
-class Steep(torch.autograd.Function):
-    """A finite value whose gradient is infinite."""
-
-    @staticmethod
-    def forward(context, value):
-        return value.detach().clone()
-
-    @staticmethod
-    def backward(context, gradient):
-        return gradient * float("inf")
-
-
-@pytest.mark.parametrize("clip_norm", [None, 1.0])
-def test_a_gradient_that_is_not_finite_is_not_saved(tmp_path, clip_norm):
-    """Adam would have made every weight NaN by it, and the snapshot is due in the same step."""
-    attempt = Attempt(tmp_path, snapshot=3, clip_norm=clip_norm)
-    weight = next(attempt.detector.network.parameters())
-
-    def spoil(step):
-        if step == 3:
-            return {"map": Steep.apply(weight.square().sum())}
-
-    attempt.during = spoil
-    with pytest.raises(NonFiniteLoss, match=r"step 3 is not finite: map \d.*, gradient norm inf"):
-        attempt.run()
-    assert attempt.saved == []
-    content = json.loads((tmp_path / "non_finite_3.json").read_text())
-    assert content["gradient_norm"] in ("inf", "nan")
-
-
-def test_a_full_disk_does_not_hide_what_ended_the_run(tmp_path):
-    folder = tmp_path / "not" / "there"
-    error = non_finite_loss(7, {"map": 1.5}, float("inf"), [3], StandInPictures(), folder)
-    assert str(error) == (
-        "step 7 is not finite: map 1.5, gradient norm inf; its pictures: pictures/0003.jpg"
-    )
 
 
 def _leaf(value):

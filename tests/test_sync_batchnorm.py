@@ -29,6 +29,13 @@ def test_ranks_with_different_numbers_of_chunks_would_wait_for_ever():
         synchronise_batch_norms_(stand_in().network, CUDA, settings, Ranks(0, 2))
 
 
+@pytest.mark.parametrize("way", [{"compile": True}, {"checkpointing": "stack"}])
+def test_not_with_what_nobody_has_seen_it_work_with(way):
+    settings = dataclasses.replace(SETTINGS, **way)
+    with pytest.raises(UserError, match=rf"not together with system\.{next(iter(way))} "):
+        synchronise_batch_norms_(stand_in().network, CUDA, settings, Ranks(0, 2))
+
+
 @pytest.mark.parametrize(
     ("ranks", "kind"), [(Ranks(0, 2), nn.SyncBatchNorm), (ALONE, nn.BatchNorm2d)]
 )
