@@ -120,6 +120,25 @@ def test_any_number_of_processes_computes_the_same_steps(alone, tmp_path, world,
             assert not torch.equal(last[key], value), key
 
 
+def ten_chunks(ranks, folder):
+    """Three steps of ten chunks, as those of the published batch; gives the weights."""
+    sizes = (1, *[2] * 9)
+    more = {"chunk_sizes": sizes, "batch_size": 19, "max_iter": 3, "val_iter": 100}
+    settings = system(opt_algo="sgd", **{**SETTINGS, **more})
+    rows = share_of(settings, ranks).rows
+    given = (make_batch(number, 19)[rows] for number in itertools.count())
+    saved, lines, _ = train_here(ranks, folder, settings, exact_stand_in(), given)
+    return saved[-1][1], lines
+
+
+def test_five_and_ten_processes_share_ten_chunks(tmp_path):
+    ((weights, lines),) = run_ranks(1, ten_chunks, tmp_path / "1")
+    for world in (5, 10):
+        (last, own_lines), *_ = run_ranks(world, ten_chunks, tmp_path / str(world))
+        torch.testing.assert_close(losses(own_lines), losses(lines), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(last, weights, rtol=1e-9, atol=1e-9)
+
+
 def first_gradients(ranks, root):
     """The gradients of a CornerNet-Squeeze's first step, and its loss terms."""
     ranks = ranks.with_steps(60, CPU, None)
