@@ -7,13 +7,16 @@ import time
 
 import pytest
 import torch
+from engine_stand_in import StandInPictures, make_batch
 from some_ranks import run_processes, run_ranks
 
 from core import joining
+from core.agreement import Stream
 from core.distributed import ALONE
 from core.errors import UserError
 from core.evaluation.shares import PictureError
 from core.joining import join_ranks
+from core.signals import Signals
 
 CPU = torch.device("cpu")
 
@@ -119,6 +122,29 @@ def late(ranks):
 
 def test_a_rank_that_does_not_come_is_not_waited_for_long():
     assert run_ranks(2, late, seconds=20) == [True, True]
+
+
+def slow_to_start(ranks):
+    steps = ranks.with_steps(2, CPU, None)
+
+    def batches():
+        time.sleep(0 if ranks.first else 4)  # its loader starts up
+        yield make_batch(0)
+        time.sleep(0 if ranks.first else 4)
+        yield make_batch(1)
+
+    with Signals() as signals:
+        stream = Stream(batches(), StandInPictures(), signals, steps)
+        first = len(stream.take().images)
+        if ranks.first:
+            with pytest.raises(RuntimeError, match=r"gloo|Gloo"):
+                stream.take()
+    return first
+
+
+def test_loaders_have_the_time_to_start_up():
+    """And no more than a step's for the batches after the first."""
+    assert run_ranks(2, slow_to_start, seconds=30) == [4, 4]
 
 
 @pytest.mark.parametrize(

@@ -187,23 +187,29 @@ def test_a_full_disk_is_told_and_the_last_snapshot_stays_whole(tmp_path, world, 
     assert not [name for name in names if "_3" in name or "_4" in name or name.startswith(".")]
 
 
-def slow_writing(given):
+def slow_writing(given, seconds, last):
     """Rank 0 takes its time to write; whether the last snapshot is there when a rank ends."""
     save_snapshot = checkpoint.save_snapshot
 
     def slow(*snapshot):
-        time.sleep(0.5)
+        time.sleep(seconds)
         save_snapshot(*snapshot)
 
     checkpoint.save_snapshot = slow
     code = train.main(given)
-    return code, path(Path(given[0]).parent.parent, 4).is_file()
+    return code, path(Path(given[0]).parent.parent, last).is_file()
 
 
 def test_no_process_ends_before_the_last_snapshot_is_written(tmp_path):
     """torchrun sends SIGTERM to the others once one has ended with a failure."""
     write_training(tmp_path)
-    assert run_processes(2, slow_writing, words(tmp_path)) == [(0, True)] * 2
+    assert run_processes(2, slow_writing, words(tmp_path), 0.5, 4) == [(0, True)] * 2
+
+
+def test_a_slow_disk_is_waited_for(tmp_path):
+    """Longer than one rank waits for another in a step."""
+    write_training(tmp_path, max_iter=2, snapshot=1, val_iter=0, dist_timeout=3)
+    assert run_processes(2, slow_writing, words(tmp_path), 5, 2) == [(0, True)] * 2
 
 
 def test_what_killed_processes_left_is_removed(tmp_path):
