@@ -11,11 +11,10 @@ from model_builders import small_detector
 
 from core.step import train_step
 
-ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT))
+sys.path.append(str(Path(__file__).parent.parent))
 from benchmarks.step import one_picture, reference_way
 
-SCRIPTS = sorted(file.stem for file in (ROOT / "benchmarks").glob("*.py"))
+SCRIPTS = sorted(file.stem for file in (Path(__file__).parent.parent / "benchmarks").glob("*.py"))
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
