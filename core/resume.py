@@ -1,7 +1,7 @@
 """The weights that a run starts from: those of one of its snapshots, or of another file."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,13 @@ def take_snapshot_(
             f"{path} was trained with {state.get('opt_algo')} and system.opt_algo is "
             f"{system.opt_algo}; --weights {path} starts from its weights alone"
         )
+    _tell_changes(state, system, chunks)
+    optimizer_state: dict[str, Any] = state["optimizer"]
+    return optimizer_state
+
+
+def _tell_changes(state: Mapping[str, Any], system: System, chunks: Sequence[int]) -> None:
+    """Warns of settings by which the steps to come differ from those of the run before."""
     now = {"batch_size": system.batch_size, "seed": system.seed}
     for key, value in now.items():
         if state[key] != value:
@@ -82,8 +89,6 @@ def take_snapshot_(
             state["chunks"],
             list(chunks),
         )
-    optimizer_state: dict[str, Any] = state["optimizer"]
-    return optimizer_state
 
 
 def take_weights_(detector: Detector, weights: str | None) -> None:

@@ -83,10 +83,8 @@ def measure_step(
 ) -> StepCost:
     """Computes a chunk a few times, or one picture of it if the chunk would take too much.
 
-    Changes the weights.
-
     Args:
-        detector, optimizer: see :func:`core.engine.train`.
+        detector, optimizer: see :func:`core.engine.train`; the weights are changed.
         batch: the chunk.
         system: its precision, and whether it compiles.
         device: where the network is.
