@@ -150,7 +150,7 @@ class Ranks:
         if self.world == 1:
             return network
         known = inspect.signature(DistributedDataParallel).parameters
-        option = "forward_sync_buffers"  # since PyTorch 2.15
+        option = "forward_sync_buffers"  # the newer name
         own_buffers: dict[str, Any] = {option if option in known else "broadcast_buffers": False}
         return DistributedDataParallel(
             network, process_group=self.steps, gradient_as_bucket_view=True, **own_buffers
