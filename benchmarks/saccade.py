@@ -20,6 +20,7 @@ from torch import nn
 from core import models
 from core.batch import Detections
 from core.config import load_config
+from core.device import place_
 from core.inference import saccade
 from core.inference.predict import Predict
 
@@ -76,8 +77,8 @@ def main() -> None:
     device = torch.device(options.device)
     config = load_config(options.config, overrides=SETTINGS)
     detector = models.build(config, 80)
-    layout = torch.channels_last if config.system.channels_last else torch.contiguous_format
-    network = detector.network.to(device, memory_format=layout)
+    network = detector.network
+    place_(network, device, config.system.channels_last)
     infer: Any = detector.infer
     settle_(network, infer.keywords["gaze"], device)
 

@@ -21,6 +21,22 @@ def test_a_network_that_would_overrun_keeps_the_contiguous_layout() -> None:
         assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
 
 
+@pytest.mark.parametrize(
+    ("place", "kernels", "channels_last"),
+    [
+        ("cpu", "AVX2", False),
+        ("cpu", "AVX512", True),
+        ("cpu", "DEFAULT", False),
+        ("meta", "", True),
+    ],
+)
+def test_the_layout_is_the_faster_one(place, kernels, channels_last, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: kernels)
+    network = torch.nn.Conv2d(8, 16, 3)
+    device.place_(network, torch.device(place), channels_last=None)
+    assert network.weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+
+
 def test_slow_bfloat16_is_said(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_training(tmp_path, max_iter=1)
     name, *_ = words(tmp_path)
