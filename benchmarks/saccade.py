@@ -78,7 +78,7 @@ def main() -> None:
     config = load_config(options.config, overrides=SETTINGS)
     detector = models.build(config, 80)
     network = detector.network
-    place_(network, device, config.system.channels_last)
+    place_(network, device, config.system.channels_last, training=False)
     infer: Any = detector.infer
     settle_(network, infer.keywords["gaze"], device)
 

@@ -103,7 +103,7 @@ def measure(name: str, precision: str, options: argparse.Namespace, reference: b
     config = load_config(name, overrides=overrides)
     system = dataclasses.replace(config.system, batch_size=1, precision=precision)
     detector = models.build(config, 80)
-    place_(detector.network.train(), device, system.channels_last)
+    place_(detector.network.train(), device, system.channels_last, training=True)
     weights = detector.network.parameters()
     ways = {"ours": (detector, build_optimizer(weights, system.opt_algo, system.learning_rate))}
     if reference:

@@ -124,7 +124,7 @@ def load_detector(
         class_names = _guess_class_names(_count_classes(config, path))
     detector = models.build(config, len(class_names))
     load_weights(detector.network, path, detector.class_head_keys)
-    place_(detector.network, chosen, config.system.channels_last)
+    place_(detector.network, chosen, config.system.channels_last, training=False)
     return LoadedDetector(detector, config, class_names, meta is not None, path, iteration, chosen)
 
 

@@ -46,14 +46,23 @@ def make_current(device: torch.device) -> None:
         torch.cuda.set_device(device)
 
 
-def place_(network: nn.Module, device: torch.device, channels_last: bool | None) -> None:
+def place_(
+    network: nn.Module, device: torch.device, channels_last: bool | None, training: bool
+) -> None:
     """Moves a network to a device, its weights in the memory layout that was asked for.
 
-    None asks for the one in which convolutions are faster: contiguous on CPUs without AVX-512,
-    where the other takes up to 1.4 times as long, else channels_last. Networks that PyTorch 2.15 trains wrongly on CPUs in channels_last keep the other layout there.
+    Networks that PyTorch 2.15 trains wrongly on CPUs in channels_last keep the other layout there.
+
+    Args:
+        network: changed in place.
+        device: where to.
+        channels_last: the layout; None: the faster one, which is channels_last but in training on
+            CPUs without AVX-512, where a step in it takes up to 1.4 times as long.
+        training: whether the network is to be trained.
     """
     if channels_last is None:
-        channels_last = device.type != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
+        wide = device.type != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
+        channels_last = wide or not training
     safe = device.type != "cpu" or not any(map(_overruns, network.modules()))
     layout = torch.channels_last if channels_last and safe else torch.contiguous_format
     network.to(device).to(memory_format=layout)

@@ -34,7 +34,7 @@ def fresh_detector(
         torch.manual_seed(system.seed)
         detector = models.build(config, num_classes)
     network = detector.network
-    place_(network, device, system.channels_last)
+    place_(network, device, system.channels_last, training=True)
     if system.sync_batchnorm:
         synchronise_batch_norms_(network, device, system, ranks)
     if system.checkpointing != "none":

@@ -39,7 +39,7 @@ class System:
     workers: int = 4
     seed: int = 317
     precision: typing.Literal["float32", "bfloat16"] = "float32"
-    channels_last: bool | None = None  # memory layout of the network; null: the device's faster one
+    channels_last: bool | None = None  # memory layout of the network; null: the faster one
     sync_batchnorm: bool = False  # statistics of the chunks that all GPUs compute at a time
     # seconds that a process waits for the others in a step; null: 45 on GPUs, 300 on CPUs
     dist_timeout: int | None = None
