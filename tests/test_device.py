@@ -16,24 +16,26 @@ def test_a_network_that_would_overrun_keeps_the_contiguous_layout() -> None:
         network = torch.nn.Conv2d(channels, 16, 1, stride=2)
         network.weight.data = torch.randn(16, channels, 1, 1)
         wide = torch.nn.Sequential(network, torch.nn.Conv2d(16, 8, 3))
-        device.place_(wide, torch.device("cpu"), channels_last=True)
+        device.place_(wide, torch.device("cpu"), channels_last=True, training=True)
         weight = wide[1].weight
         assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
 
 
 @pytest.mark.parametrize(
-    ("place", "kernels", "channels_last"),
+    ("place", "kernels", "training", "channels_last"),
     [
-        ("cpu", "AVX2", False),
-        ("cpu", "AVX512", True),
-        ("cpu", "DEFAULT", False),
-        ("meta", "", True),
+        ("cpu", "AVX2", True, False),
+        ("cpu", "AVX2", False, True),
+        ("cpu", "AVX512", True, True),
+        ("meta", "", True, True),
     ],
 )
-def test_the_layout_is_the_faster_one(place, kernels, channels_last, monkeypatch):
+def test_the_layout_is_the_faster_one(
+    place: str, kernels: str, training: bool, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: kernels)
     network = torch.nn.Conv2d(8, 16, 3)
-    device.place_(network, torch.device(place), channels_last=None)
+    device.place_(network, torch.device(place), None, training)
     assert network.weight.is_contiguous(memory_format=torch.channels_last) == channels_last
 
 
