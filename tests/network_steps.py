@@ -9,18 +9,19 @@ from torch.utils._pytree import tree_leaves
 from core.step import frozen_running_statistics
 
 
-def compute_chunks_(network, images, times=3, precision=None):
+def compute_chunks_(network, images, times=3, precision=None, cells=()):
     """Adds up gradients as a step of ``times`` chunks does; the statistics are the first one's.
 
     Args:
         network: a map for each image, or a structure of them.
         images: the chunk, the same every time.
         precision: of autocast; None: that of weights and images.
+        cells: what else the network is given.
     """
     for number in range(times):
         autocast = torch.autocast("cpu", precision) if precision else contextlib.nullcontext()
         with frozen_running_statistics(network if number else nn.Identity()), autocast:
-            maps = tree_leaves(network(images))
+            maps = tree_leaves(network(images, *cells))
         sum((number + 1) * map_.to(images.dtype).square().mean() for map_ in maps).backward()
 
 

@@ -101,12 +101,16 @@ def test_compiled_to_native_code_in_channels_last():
     plain = copy.deepcopy(exact).float().to(memory_format=torch.channels_last)
     network = copy.deepcopy(plain)
     compile_(network)
-    compute_chunks_(exact, pictures(torch.float64))
-    compute_chunks_(network, pictures())
-    assert_alike(network, exact, 1e-4)
+    for count in (3, 2, 5):  # of objects
+        chunk = {"times": 1, "cells": cells("CornerNet", count)}
+        for each in (exact, network):
+            each.zero_grad()
+        compute_chunks_(exact, pictures(torch.float64), **chunk)
+        compute_chunks_(network, pictures(), **chunk)
+        assert_alike(network, exact, 1e-4)
     network.zero_grad()
     for each in (plain, network):
-        compute_chunks_(each, pictures(), precision=torch.bfloat16)
+        compute_chunks_(each, pictures(), precision=torch.bfloat16, **chunk)
     assert median_error(network, exact) <= 1.2 * median_error(plain, exact)
 
 
