@@ -1,6 +1,7 @@
 """Time of CornerNet-Saccade on a 640 x 480 picture, 2 views at first and 7 closer looks, by parts.
 
     python -m benchmarks.saccade [--rounds 5] [--threads N] [--device cpu] [--precision bfloat16]
+    python -m benchmarks.saccade --reference
 
 The published network with random weights; its batch norms have the statistics of the first views,
 and whatever attention it has is followed to the limit of 7. Times are medians, also as multiples of
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.step import reference_way
 from core import models
 from core.batch import Detections
 from core.config import load_config
@@ -70,6 +72,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--config", default="CornerNet_Saccade")
+    parser.add_argument("--reference", action="store_true", help="the reference's way, see step.py")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -79,6 +82,9 @@ def main() -> None:
     detector = models.build(config, 80)
     network = detector.network
     place_(network, device, config.system.channels_last, training=False)
+    if options.reference:
+        detector, _ = reference_way(detector)
+        network = detector.network
     infer: Any = detector.infer
     settle_(network, infer.keywords["gaze"], device)
 

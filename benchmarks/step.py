@@ -88,7 +88,8 @@ def reference_way(detector: Detector) -> tuple[Detector, torch.optim.Optimizer]:
         elif isinstance(module, CornerPooling):
             module.forward = partial(reference_pooling, module)
     optimizer = torch.optim.Adam(network.parameters(), 0.00025, foreach=False)
-    return dataclasses.replace(detector, network=network, network_inputs=no_inputs), optimizer
+    whole_maps = {"network_inputs": no_inputs, "decode_inputs": {}}
+    return dataclasses.replace(detector, network=network, **whole_maps), optimizer
 
 
 def measure(name: str, precision: str, options: argparse.Namespace, reference: bool) -> None:
