@@ -57,6 +57,15 @@ def write_config(root: Path, name: str = NAME, **system) -> None:
     (root / "configs" / f"{name}.json").write_text(json.dumps(content))
 
 
+def keep_classes(root: Path, count: int) -> None:
+    """Leaves the first ``count`` classes of the data set that :func:`write_training` wrote."""
+    for file in (root / "data" / "shapes" / "annotations").iterdir():
+        content = json.loads(file.read_text())
+        content["categories"] = content["categories"][:count]
+        kept = [row for row in content["annotations"] if row["category_id"] <= count]
+        file.write_text(json.dumps({**content, "annotations": kept}))
+
+
 def words(root: Path, *more: str, name: str = NAME) -> list[str]:
     """Words of a script's command line, for a config that :func:`write_training` wrote."""
     return [str(root / "configs" / f"{name}.json"), "--device", "cpu", *more]

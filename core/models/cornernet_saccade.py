@@ -7,6 +7,7 @@ maps on the hourglasses' merged maps say where a closer look is worth while.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
@@ -95,19 +96,11 @@ def build(config: Config, num_classes: int) -> Detector:
     architecture = cornernet.read_architecture(Architecture, config)
     db, stacks = config.db, architecture.stacks
     levels = len(db.att_ranges)
-    for problem in _problems(db, len(architecture.channels) - 1):
-        raise UserError(f"{config.path}: db.{problem}")
     strides = tuple(architecture.stride * 2**level for level in reversed(range(levels)))
     sizes = attention_sizes(db.output_size, levels)
-    for key, given, actual in (
-        ("att_sizes", db.att_sizes, sizes),
-        ("att_ratios", db.att_ratios, strides),
-    ):
-        if given is not None and given != actual:
-            raise UserError(
-                f"{config.path}: db.{key} says {_listed(given)}, and from db.input_size "
-                f"{list(db.input_size)} the network makes {_listed(actual)}; leave it out"
-            )
+    doublings = len(architecture.channels) - 1
+    for problem in chain(_problems(db, doublings), _problems_of_maps(db, sizes, strides)):
+        raise UserError(f"{config.path}: db.{problem}")
     corners = corner_decoder(db, no_border=True, where=config.path)
     decode = partial(decode_saccade, corners=corners)
     sample = partial(
@@ -227,6 +220,21 @@ def _problems(db: Database, doublings: int) -> Iterator[str]:
             yield (
                 f"att_ranges has [{low}, {high}], and with db.min_scale {db.min_scale} and "
                 f"db.input_size {list(db.input_size)} no size of an object is left in it"
+            )
+
+
+def _problems_of_maps(
+    db: Database, sizes: tuple[tuple[int, int], ...], strides: tuple[int, ...]
+) -> Iterator[str]:
+    """What the settings say of the attention maps, and the network does not make."""
+    for key, given, actual in (
+        ("att_sizes", db.att_sizes, sizes),
+        ("att_ratios", db.att_ratios, strides),
+    ):
+        if given is not None and given != actual:
+            yield (
+                f"{key} says {_listed(given)}, and from db.input_size {list(db.input_size)} the "
+                f"network makes {_listed(actual)}; leave it out"
             )
 
 
