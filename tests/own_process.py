@@ -1,10 +1,14 @@
 """Runs a function in a new process, whose memory holds nothing of the tests before."""
 
 import multiprocessing
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent.parent))
+from benchmarks.memory import own_megabytes as own_megabytes
 
 needs_account = pytest.mark.skipif(
     not Path("/proc/self/smaps_rollup").exists() or not Path("/proc/self/clear_refs").exists(),

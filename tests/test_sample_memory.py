@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from own_process import in_own_process, needs_account
+from own_process import in_own_process, needs_account, own_megabytes
 from test_sample_loader import SAMPLE, Folder, batches, options, same
 
 from core.dbs.coco import CocoDetection
@@ -98,13 +98,6 @@ def test_a_forked_process_that_drops_a_batch_leaves_its_memory_taken(database):
     for _ in range(3):
         next(stream)
     assert torch.equal(held[0].images, content)
-
-
-def own_megabytes(process):
-    """What a process has of memory for itself."""
-    account = Path(f"/proc/{process}/smaps_rollup").read_text()
-    lines = [line.split() for line in account.splitlines()[1:]]
-    return sum(int(line[1]) for line in lines if line[0].startswith("Private_")) / 1024
 
 
 def collect_and_sample(*picture):

@@ -10,10 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from core.batch import Detections
+from core.decode.corners import REJECTED
 from core.decode.soft_nms import SCORE, Method, best_detections, suppress
 from core.inference.canvas import center_in, normalize, resize_by
-
-_REJECTED = -1  # the score that decoding gives to a pair of corners that is no object
 
 
 def detect_corners(
@@ -53,7 +52,7 @@ def detect_corners(
     found = np.concatenate(
         [_detect_at(image, predict, scale, test_flipped, stride) for scale in test_scales]
     )
-    found = found[found[:, SCORE] > _REJECTED]
+    found = found[found[:, SCORE] > REJECTED]
     rows, labels = suppress(
         found[:, :7],
         found[:, 7].astype(np.int64),
