@@ -1,6 +1,7 @@
 """Every model's network gives the same in batches, layouts, precisions, and at single cells."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -132,6 +133,18 @@ def test_what_is_read_at_cells_is_what_whole_maps_have(map_name):
         terms = losses(detector, images, cells=cells)
         results.append((terms, gradients(network, terms)))
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-7)
+
+
+def test_where_cells_are_given_heatmaps_alone_are_whole(map_name):
+    """In training and in inference: what is read at objects alone is computed there alone."""
+    detector = replace(small_detector(map_name), losses=lambda outputs, targets: outputs)
+    images = picture_batch(map_name, 2)
+    trained = losses(detector, images)
+    with torch.no_grad():
+        found = detector.network.eval()(images, **detector.decode_inputs)
+    for maps in (*trained, *found):
+        for key, map_ in getattr(maps, "corners", maps)._asdict().items():
+            assert map_.dim() == (4 if "heatmap" in key else 3), key
 
 
 def test_decoding_reads_the_same_at_its_cells_as_in_whole_maps(map_name):
