@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 import torch.distributed as dist
 
+from core.agent_watch import watch_agent
 from core.distributed import ALONE, PATIENCE, Ranks
 from core.interface import choose_interface
 from core.meeting import fresh_store
@@ -60,6 +61,7 @@ def _losses_told() -> Iterator[None]:
             os.environ["RANK"],
             re.sub(r"^\[.*?\] ", "", " ".join(str(error).split())).partition(". ")[0],
         )
+        watch_agent()
         raise SystemExit(1) from None
 
 
