@@ -135,7 +135,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_shapes(Path(folder) / "shapes", PICTURES, size=127, seed=0)
         settings = [f"{key}_dir={folder}" for key in ("data", "cache", "result")]
-        settings += [f"max_iter={options.steps}", f"snapshot={max(1, options.steps // 4)}"]
+        settings += [f"max_iter={options.steps}", f"snapshot={max(1, options.steps // 20)}"]
         words = [options.config, "--workers", str(options.workers), "--device", "cpu"]
         words += [word for setting in settings for word in ("--set", f"system.{setting}")]
         words += [word for setting in options.set for word in ("--set", setting)]

@@ -105,8 +105,19 @@ def _flush_names(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Removes what processes that were killed while they wrote left of their files in a folder."""
+def clear_unfinished(folder: Path) -> None:
+    """Clears away what processes that were killed while they wrote left in a folder.
+
+    Files that had made room for new ones, not all of which came, are put back.
+    """
+    moved: dict[str, dict[Path, Path]] = {}  # by process, where they were: see _beside
+    for path in folder.glob(f".*.old{_UNFINISHED}"):
+        name, process = path.name[1 : -len(f".old{_UNFINISHED}")].rsplit(".", 1)
+        moved.setdefault(process, {})[path.with_name(name)] = path
+    for old in moved.values():
+        if not all(place.exists() for place in old):
+            for place, path in old.items():
+                os.replace(path, place)
     for path in folder.glob(f".*{_UNFINISHED}"):
         path.unlink(missing_ok=True)
 

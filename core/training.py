@@ -14,7 +14,7 @@ from core.dbs.coco import CocoDetection
 from core.dbs.splits import open_split
 from core.distributed import ALONE, Ranks
 from core.evaluation.while_training import Evaluations
-from core.files import remove_unfinished
+from core.files import clear_unfinished
 from core.fresh import fresh_detector
 from core.log import FILE_NAME, RunLog, read_log
 from core.models.detector import Detector
@@ -124,7 +124,7 @@ class Run:
         """Starts the run's log; None: another rank does."""
         if not self.ranks.first:
             return None
-        remove_unfinished(self.folder)
+        clear_unfinished(self.folder)
         system = self.config.system
         return RunLog(
             self.folder,

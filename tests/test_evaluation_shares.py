@@ -7,9 +7,11 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 from some_ranks import run_processes, run_ranks
 from tiny_detector import write_config, write_snapshot
 
@@ -115,6 +117,27 @@ def test_an_error_is_told_by_all_ranks(data):
     assert run_ranks(2, look_until, data, {3: KeyError}) == [expected] * 2
     seen, *error = look_until(ALONE, data, {3: KeyError})
     assert (seen, error) == ([0, 1, 2], [PictureError, text])
+
+
+def deserted(ranks, root, slow):
+    """How many pictures were put together while rank 1 took its time, and what ended that."""
+    ranks = ranks.with_steps(1, torch.device("cpu"), None)
+    seen = 0
+    try:
+        for _ in every_picture(
+            lambda index, _: time.sleep(3 * (index == slow)), val_split(root), 0, ranks
+        ):
+            seen += 1
+    except RuntimeError as error:
+        return seen, re.search("gloo", str(error), re.I) is not None
+    return seen, False
+
+
+@pytest.mark.parametrize(("slow", "expected"), [(1, (PICTURES, False)), (3, (2, True))])
+def test_a_rank_that_is_gone_is_noticed_as_in_a_step(data, slow, expected, monkeypatch):
+    """But for the first pictures, for which workers have to start."""
+    monkeypatch.setattr(shares, "_ROUND", 1)
+    assert run_ranks(2, deserted, data, slow)[0] == expected
 
 
 def spoilt(ranks, root, result_dir):

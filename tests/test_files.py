@@ -1,11 +1,12 @@
 """Files that are written whole or not at all, alone and together."""
 
+import contextlib
 import os
 from pathlib import Path
 
 import pytest
 
-from core.files import write_together
+from core.files import clear_unfinished, write_together
 
 
 def write(folder, content, names):
@@ -44,6 +45,41 @@ def test_a_disk_that_fails_changes_nothing(tmp_path, names, there, monkeypatch):
         break
     assert last >= len(names.split())
     assert contents(tmp_path) == {**before, **dict.fromkeys(names.split(), "new")}
+
+
+class Killed(BaseException):
+    """Ends a function where it is, as SIGKILL ends a process."""
+
+
+@pytest.mark.parametrize("there", ["", "a b c"])
+def test_a_killed_process_leaves_old_files_or_new_ones(tmp_path, there, monkeypatch):
+    """At whichever of the steps by which the files take their places, once they are cleared."""
+    replace, seen = os.replace, []
+    for last in range(10):
+        folder, calls = tmp_path / str(last), []
+        folder.mkdir()
+        for name in there.split():
+            (folder / name).write_text("old")
+        before = contents(folder)
+
+        def killed(source, target, last=last, calls=calls):
+            if len(calls) == last:
+                raise Killed
+            calls.append(target)
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", killed)
+            with contextlib.suppress(Killed):
+                write(folder, "new", "a b c")
+        clear_unfinished(folder)
+        left = contents(folder)
+        seen.append(set(left.values()))
+        if there:
+            assert left in (before, dict.fromkeys("abc", "new"))
+        else:
+            assert "a" not in left or left == dict.fromkeys("abc", "new")
+    assert seen[-1] == {"new"} and len(calls) == len(there.split()) + 3
 
 
 def test_the_old_one_is_there_until_the_new_one_is(tmp_path, monkeypatch):

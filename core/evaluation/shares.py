@@ -67,6 +67,8 @@ def every_picture(
             else:
                 text = f"{database.image_path(index)}: {type(own).__name__}: {own}"
                 failure, error = _Failure(index, False, text), own
+        if start:  # in the first round workers start; later a lost rank is noticed as in a step
+            ranks.sum([0])
         shares = ranks.gather((found, failure))
         _raise_first([failure for _, failure in shares if failure is not None], error)
         for position in range(len(indices)):
