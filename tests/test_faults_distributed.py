@@ -1,6 +1,7 @@
 """Training in two processes when one is killed, the cluster takes its machines back, or the network
 is cut: it ends or goes on by itself, and comes to what it would have come to undisturbed."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -49,8 +50,9 @@ def go_on(root):
 def process_of(job, rank):
     """The process of a rank."""
     for pid in sorted(family(job.process.pid)):
-        if f"RANK={rank}" in Path(f"/proc/{pid}/environ").read_text().split("\0"):
-            return pid
+        with contextlib.suppress(OSError):  # it has ended since
+            if f"RANK={rank}" in Path(f"/proc/{pid}/environ").read_text().split("\0"):
+                return pid
     raise AssertionError(f"no rank {rank}; it printed:\n{job.output}")
 
 
