@@ -11,6 +11,11 @@ from torch._dynamo.exc import TorchDynamoException
 
 logger = logging.getLogger(__name__)
 
+# Whether this PyTorch can be made to compile a backward pass ahead of its forward pass.
+AHEAD = hasattr(torch._functorch.config, "force_non_lazy_backward_lowering")
+# Whether what it compiles leaves running statistics alone where it computes activations again.
+RECOMPUTES = torch.__version__ >= "2.9"
+
 
 def compile_(
     network: nn.Module, backend: str | Callable[..., Any] = "inductor", tell: bool = True
@@ -29,15 +34,21 @@ def compile_(
         tell: warn if it fails; of several ranks, one does.
     """
     level = logging.WARNING if tell else logging.DEBUG
-    # Else the backward pass would be compiled, and fail, after the forward pass has run.
-    torch._functorch.config.force_non_lazy_backward_lowering = True
+    # Else the backward pass would be compiled, and fail, after the forward pass has run, as it does
+    # with PyTorch 2.8 and 2.9.
+    if AHEAD:
+        torch._functorch.config.force_non_lazy_backward_lowering = True
+    plain = network._call_impl
+
+    # Up to 2.13, PyTorch compiles its own functions, as an nn.Sequential's, within others only.
+    def run(images: Any, *cells: Any, **options: Any) -> Any:
+        return plain(images, *cells, **options)
+
     try:
-        network.compile(backend=backend)
+        compiled = torch.compile(run, backend=backend)
     except RuntimeError as error:  # there is no compiler for this system or this Python
         _warn(error, level)
         return
-    compiled, plain = network._compiled_call_impl, network._call_impl
-    assert compiled is not None
 
     def call(images: Any, *cells: Any, **options: Any) -> Any:
         if network.training:

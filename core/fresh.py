@@ -3,10 +3,11 @@
 import torch
 
 from core import models
-from core.compilation import compile_
+from core.compilation import RECOMPUTES, compile_
 from core.config import Config
 from core.device import place_
 from core.distributed import ALONE, Ranks
+from core.errors import UserError
 from core.models.detector import Detector
 from core.recomputation import recompute_
 from core.schedule import build_optimizer
@@ -38,6 +39,11 @@ def fresh_detector(
     if system.sync_batchnorm:
         synchronise_batch_norms_(network, device, system, ranks)
     if system.checkpointing != "none":
+        if system.compile and not RECOMPUTES:
+            raise UserError(
+                f"system.checkpointing and system.compile: PyTorch {torch.__version__} does not "
+                "keep the running statistics right with both; take a newer one, or one of the two"
+            )
         recompute_(network, system.checkpointing)
     if system.compile:
         compile_(detector.compilable or network, tell=ranks.first)

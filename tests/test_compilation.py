@@ -11,7 +11,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._pytree import tree_leaves
 
-from core.compilation import compile_
+from core.compilation import AHEAD, RECOMPUTES, compile_
 from core.models import MODELS
 from core.recomputation import recompute_
 
@@ -80,7 +80,16 @@ def test_another_number_of_objects_takes_no_other_graph():
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize("part", ["none", "residual"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "none",
+        pytest.param(
+            "residual",
+            marks=pytest.mark.skipif(not RECOMPUTES, reason="this PyTorch does it wrongly"),
+        ),
+    ],
+)
 def test_chunks_take_two_graphs_and_give_the_same(part):
     plain = compilable("CornerNet", SHALLOWER).double()
     network = copy.deepcopy(plain)
@@ -124,7 +133,16 @@ def median_error(network, exact):
     return torch.stack(errors).median()
 
 
-@pytest.mark.parametrize("backend", [failing, failing_backward])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        failing,
+        pytest.param(
+            failing_backward,
+            marks=pytest.mark.skipif(not AHEAD, reason="this PyTorch compiles it too late"),
+        ),
+    ],
+)
 def test_a_failing_compiler_is_one_warning(backend, caplog):
     plain = compilable("FasterRCNN")
     network = copy.deepcopy(plain)

@@ -1,14 +1,17 @@
 """Activations computed twice: less is kept, and nothing else changes."""
 
+import contextlib
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
-from model_builders import small_detector
+from model_builders import small_config, small_detector
 from network_steps import assert_alike, compute_chunks_
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from core import fresh
 from core.errors import UserError
 from core.models.centernet import CenterResNet18, OnResNet18
 from core.recomputation import recompute_
@@ -124,3 +127,16 @@ def test_a_copy_has_its_own_weights():
 def test_a_network_without_such_parts(name, part, mend):
     with pytest.raises(UserError, match=f"system.checkpointing.* '{part}'.*{mend}"):
         recompute_(new_network(name), part)
+
+
+@pytest.mark.parametrize(
+    ("compiled", "part"), [(True, "residual"), (True, "none"), (False, "stack")]
+)
+def test_a_compiler_that_counts_statistics_twice(compiled, part, monkeypatch):
+    """That of PyTorch 2.8."""
+    monkeypatch.setattr(fresh, "RECOMPUTES", False)
+    config = small_config("CornerNet")
+    system = replace(config.system, compile=compiled, checkpointing=part)
+    fails = compiled and part != "none"
+    with pytest.raises(UserError, match="newer") if fails else contextlib.nullcontext():
+        fresh.fresh_detector(replace(config, system=system), 3, torch.device("cpu"))
