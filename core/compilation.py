@@ -22,7 +22,8 @@ def compile_(
 ) -> None:
     """Makes a network run compiled in training mode, in place.
 
-    The network and its state-dict keys stay what they are. Compilation begins with the first call.
+    The network and its state-dict keys stay what they are, and so does the memory layout that its
+    weights have. Compilation begins with the first call.
     If it fails, then or for inputs that come later, one warning says so and the network runs from
     there on as if it had not been asked for. Evaluation mode, with its pictures of many sizes, is
     not compiled.
@@ -44,8 +45,11 @@ def compile_(
     def run(images: Any, *cells: Any, **options: Any) -> Any:
         return plain(images, *cells, **options)
 
+    settings: Any = None
+    if backend == "inductor":  # else it takes channels_last on every CPU; see core.device.place_
+        settings = {"layout_optimization": _in_channels_last(network)}
     try:
-        compiled = torch.compile(run, backend=backend)
+        compiled = torch.compile(run, backend=backend, options=settings)
     except RuntimeError as error:  # there is no compiler for this system or this Python
         _warn(error, level)
         return
@@ -62,6 +66,10 @@ def compile_(
         return plain(images, *cells, **options)
 
     network._compiled_call_impl = call
+
+
+def _in_channels_last(network: nn.Module) -> bool:
+    return any(weight.dim() == 4 and not weight.is_contiguous() for weight in network.parameters())
 
 
 def _warn(error: Exception, level: int) -> None:

@@ -123,6 +123,17 @@ def test_compiled_to_native_code_in_channels_last():
     assert median_error(network, exact) <= 1.2 * median_error(plain, exact)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_layout_stays_that_of_the_weights(layout, monkeypatch):
+    """PyTorch's compiler would take channels_last on every CPU, which is slow on many."""
+    given = []
+    monkeypatch.setattr(torch, "compile", lambda run, **options: given.append(options) or run)
+    network = compilable("CornerNet", SHALLOWER).to(memory_format=layout)
+    compile_(network)
+    channels_last = layout == torch.channels_last
+    assert given == [{"backend": "inductor", "options": {"layout_optimization": channels_last}}]
+
+
 def median_error(network, exact):
     """Of a parameter's gradient, relative to its norm."""
     wanted = dict(exact.named_parameters())
