@@ -29,13 +29,10 @@ def watch_agent(patience: float = _PATIENCE) -> None:
     if restarts is None or restarts != os.environ.get("TORCHELASTIC_MAX_RESTARTS"):
         return
     end_of_this, _ = os.pipe()  # the other side closes with this process
-    words = [os.getppid(), os.getpid(), patience]
-    watcher = subprocess.Popen(
-        [sys.executable, "-I", __file__, *map(str, words)],
-        stdin=end_of_this,
-        start_new_session=True,
-    )
-    watcher.returncode = 0  # nobody waits for it
+    words = [sys.executable, "-I", __file__, *map(str, (os.getppid(), os.getpid(), patience))]
+    with contextlib.suppress(OSError):  # then the agent waits as long as it does
+        watcher = subprocess.Popen(words, stdin=end_of_this, start_new_session=True)
+        watcher.returncode = 0  # nobody waits for it
     os.close(end_of_this)
 
 

@@ -124,7 +124,6 @@ class Run:
         """Starts the run's log; None: another rank does."""
         if not self.ranks.first:
             return None
-        clear_unfinished(self.folder)
         system = self.config.system
         return RunLog(
             self.folder,
@@ -207,8 +206,11 @@ def prepare(
     if iteration is not None:
         path = checkpoint.snapshot_path(config.system.cache_dir, config.name, iteration)
     with ranks.alike():
-        if path is not None and ranks.first:
-            checkpoint.require_snapshot(path)
+        if ranks.first:
+            folder = checkpoint.snapshot_path(config.system.cache_dir, config.name, 0).parent
+            clear_unfinished(folder)
+            if path is not None:
+                checkpoint.require_snapshot(path)
         run = _fresh_run(config, device, iteration or 0, ranks)
     optimizer_state = None
     with ranks.alike():

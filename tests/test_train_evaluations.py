@@ -16,6 +16,7 @@ import train
 from core import checkpoint, engine
 from core.config import load_config
 from core.errors import UserError
+from core.evaluation import while_training
 from core.evaluation.while_training import Evaluation, Evaluations
 from core.log import FILE_NAME, RunLog, read_log
 from core.schedule import build_optimizer
@@ -76,6 +77,20 @@ def test_evaluations_leave_training_as_it_is(root, workers, caplog):
     content = json.loads(metrics.read_text())
     assert {name: content[name] for name in meta.figures} == meta.figures
     assert train.main(words(root, "--iter", "4", name=SEEN)) == 0
+
+
+def test_the_best_that_a_killed_process_had_moved_is_still_to_beat(root, monkeypatch):
+    write_config(root, SEEN, eval_iter=1)
+    assert train.main(words(root, name=SEEN)) == 0
+    best = checkpoint.best_path(root / "cache", SEEN)
+    meta, known, known_before = checkpoint.read_meta(best), [], while_training._highest_before
+    for file in (best, checkpoint.meta_path(best)):
+        file.rename(file.with_name(f".{file.name}.4711.old.unfinished"))
+    monkeypatch.setattr(
+        while_training, "_highest_before", lambda *given: known.append(known_before(*given))
+    )
+    assert train.main(words(root, "--iter", "4", name=SEEN)) == 0
+    assert checkpoint.read_meta(best) == meta and known == [meta.figures["AP"]]
 
 
 class Killed(BaseException):
