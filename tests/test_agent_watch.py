@@ -14,19 +14,19 @@ import os, subprocess, sys, time
 process = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
 if sys.argv[2] == "looks":
     process.wait()
-time.sleep(3)
+time.sleep(float(sys.argv[3]))
 print("ended by itself")
 """
-PROCESS = "from core.agent_watch import watch_agent; watch_agent(0.5)"
+PROCESS = "from core.agent_watch import watch_agent; watch_agent(0.3)"
 
 
-def agent(how, **variables):
+def agent(how, seconds, **variables):
     """The exit code and the output of an agent whose process loses the others."""
     names = ("RESTART_COUNT", "MAX_RESTARTS")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TORCHELASTIC_")}
     environment |= {f"TORCHELASTIC_{name}": variables[name] for name in names if name in variables}
     ended = subprocess.run(
-        [sys.executable, "-c", AGENT, PROCESS, how],
+        [sys.executable, "-c", AGENT, PROCESS, how, str(seconds)],
         cwd=REPOSITORY,
         env=environment,
         stdout=subprocess.PIPE,
@@ -38,9 +38,9 @@ def agent(how, **variables):
 
 
 def test_one_that_does_not_look_is_killed_with_a_line():
-    code, output = agent("is stuck", RESTART_COUNT="2", MAX_RESTARTS="2")
+    code, output = agent("is stuck", 30, RESTART_COUNT="2", MAX_RESTARTS="2")
     assert code == -signal.SIGKILL
-    assert output.startswith("error: torchrun's agent did not notice in 0.5 s that its process")
+    assert output.startswith("error: torchrun's agent did not notice in 0.3 s that its process")
 
 
 @pytest.mark.parametrize(
@@ -52,4 +52,4 @@ def test_one_that_does_not_look_is_killed_with_a_line():
     ],
 )
 def test_others_live(how, variables):
-    assert agent(how, **variables) == (0, "ended by itself\n")
+    assert agent(how, 1.5, **variables) == (0, "ended by itself\n")
