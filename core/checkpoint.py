@@ -31,9 +31,14 @@ from core.meta import Meta, meta_path, read_meta, require_unaltered
 _PREFIX = "module."  # what the reference's wrapper of the network puts before every key
 
 
+def run_folder(cache_dir: str | Path, name: str) -> Path:
+    """Where the snapshots and the log of a run are, or would be."""
+    return Path(cache_dir) / "nnet" / name
+
+
 def snapshot_path(cache_dir: str | Path, name: str, iteration: int) -> Path:
     """Where the weights of an iteration are, or would be."""
-    return Path(cache_dir) / "nnet" / name / f"{name}_{iteration}.pkl"
+    return run_folder(cache_dir, name) / f"{name}_{iteration}.pkl"
 
 
 def training_path(path: Path) -> Path:
@@ -43,7 +48,7 @@ def training_path(path: Path) -> Path:
 
 def best_path(cache_dir: str | Path, name: str) -> Path:
     """Where the weights with the highest AP of a run are, or would be."""
-    return snapshot_path(cache_dir, name, 0).with_name(f"{name}_best.pkl")
+    return run_folder(cache_dir, name) / f"{name}_best.pkl"
 
 
 def newest_snapshot(cache_dir: str | Path, name: str) -> tuple[Path, int] | None:

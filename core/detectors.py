@@ -15,7 +15,14 @@ import torch
 
 from core import models
 from core.batch import Detections
-from core.checkpoint import load_weights, newest_snapshot, read_meta, read_weights, snapshot_path
+from core.checkpoint import (
+    load_weights,
+    newest_snapshot,
+    read_meta,
+    read_weights,
+    run_folder,
+    snapshot_path,
+)
 from core.class_names import COCO_CLASS_NAMES
 from core.config import CONFIG_DIR, Config, load_config
 from core.device import choose_device, place_
@@ -168,7 +175,7 @@ def _find_snapshot(
         return Path(snapshot), int(number[1]) if number else None
     newest = newest_snapshot(cache_dir, run)
     if newest is None:
-        folder = snapshot_path(cache_dir, run, 0).parent
+        folder = run_folder(cache_dir, run)
         raise UserError(f"there is no snapshot in {folder}; train {run} first, or name a file")
     return newest
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from core.charts import COLORS, INK, Color, Curve, Key, Panel, Style, draw_panels, round_up
-from core.checkpoint import snapshot_path
+from core.checkpoint import run_folder
 from core.config import load_config
 from core.errors import UserError, run
 from core.log import FILE_NAME, read_log
@@ -83,7 +83,7 @@ def find_log(word: str) -> Path:
         path = path / FILE_NAME
     elif path.suffix == ".json" or not path.is_file():
         config = load_config(word)
-        path = snapshot_path(config.system.cache_dir, config.name, 0).parent / FILE_NAME
+        path = run_folder(config.system.cache_dir, config.name) / FILE_NAME
     if not path.is_file():
         raise UserError(f"there is no log {path}; train it first, or give the folder of the run")
     return path

@@ -32,7 +32,7 @@ def latest_whole(cache_dir: str | Path, name: str) -> int | None:
         if problem is None:
             return iteration
         logger.warning("%s is passed over: %s", path, problem)
-    folder = snapshot_path(cache_dir, name, 0).parent
+    folder = checkpoint.run_folder(cache_dir, name)
     if iteration is not None:
         raise UserError(
             f"no snapshot in {folder} is whole; move them away to start anew, or start from the "

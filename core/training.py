@@ -60,7 +60,7 @@ class Run:
     @property
     def folder(self) -> Path:
         """Where snapshots and the log go."""
-        return checkpoint.snapshot_path(self.config.system.cache_dir, self.config.name, 0).parent
+        return checkpoint.run_folder(self.config.system.cache_dir, self.config.name)
 
     def batches(self) -> Iterable[Batch]:
         """A loader of this rank's rows of the training batches, from that of step ``start + 1``."""
@@ -207,8 +207,7 @@ def prepare(
         path = checkpoint.snapshot_path(config.system.cache_dir, config.name, iteration)
     with ranks.alike():
         if ranks.first:
-            folder = checkpoint.snapshot_path(config.system.cache_dir, config.name, 0).parent
-            clear_unfinished(folder)
+            clear_unfinished(checkpoint.run_folder(config.system.cache_dir, config.name))
             if path is not None:
                 checkpoint.require_snapshot(path)
         run = _fresh_run(config, device, iteration or 0, ranks)
