@@ -63,6 +63,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def present(self) -> Tensor:
+        """Which rows of boxes and labels are objects and not padding: bool [B, M]."""
+        rows = torch.arange(self.labels.shape[1], device=self.counts.device)
+        return rows < self.counts[:, None]
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The batch with every tensor on ``device``."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))

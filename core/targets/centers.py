@@ -51,7 +51,6 @@ def center_targets(
         gaussian_radius: a fixed radius in cells for all peaks; -1: from the box.
     """
     height, width = output_size
-    pictures, objects = batch.labels.shape
     # Cells and radii are cut off to whole numbers: double precision.
     boxes = batch.boxes.double()
     x = (boxes[..., 0::2] * (width / batch.images.shape[-1])).clamp(0, width - 1)  # [B, M, 2]
@@ -59,8 +58,7 @@ def center_targets(
     size = torch.stack((x[..., 1] - x[..., 0], y[..., 1] - y[..., 0]), -1)
     center = torch.stack((x.mean(-1), y.mean(-1)), -1)
     cell = center.long()
-    mask = torch.arange(objects, device=batch.counts.device) < batch.counts[:, None]
-    mask &= (size > 0).all(-1)
+    mask = batch.present & (size > 0).all(-1)
 
     radius = gaussian.peak_radius(
         size[..., 1],
@@ -69,8 +67,8 @@ def center_targets(
         iou=gaussian_iou,
         fixed=gaussian_radius,
     )
-    heatmap = batch.boxes.new_zeros((pictures, num_classes, height, width))
-    picture = torch.arange(pictures, device=mask.device)[:, None]
+    heatmap = batch.boxes.new_zeros((len(batch), num_classes, height, width))
+    picture = torch.arange(len(batch), device=mask.device)[:, None]
     gaussian.splat_gaussians_(
         heatmap.view(-1, height, width),
         (picture * num_classes + batch.labels).flatten(),

@@ -50,13 +50,12 @@ def corner_targets(
         gaussian_radius: a fixed radius in cells for all peaks; -1: from the box.
     """
     height, width = output_size
-    pictures, objects = batch.labels.shape
     x_ratio, y_ratio = width / batch.images.shape[-1], height / batch.images.shape[-2]
     # Cells and radii are cut off to whole numbers: double precision, as the reference's scalars.
     x = batch.boxes[..., 0::2].movedim(-1, 0).double() * x_ratio  # [2, B, M]: tl, br
     y = batch.boxes[..., 1::2].movedim(-1, 0).double() * y_ratio
     columns, rows = x.long(), y.long()
-    mask = torch.arange(objects, device=batch.counts.device) < batch.counts[:, None]
+    mask = batch.present
     if batch.usable is not None:
         mask &= batch.usable
     offset = torch.stack((x - columns, y - rows), -1).float() * mask[..., None]
@@ -71,8 +70,8 @@ def corner_targets(
         fixed=gaussian_radius,
     )
 
-    heatmaps = batch.boxes.new_zeros((2, pictures, num_classes, height, width))
-    corners = torch.arange(2 * pictures, device=mask.device).view(2, pictures, 1)
+    heatmaps = batch.boxes.new_zeros((2, len(batch), num_classes, height, width))
+    corners = torch.arange(2 * len(batch), device=mask.device).view(2, -1, 1)
     gaussian.splat_gaussians_(
         heatmaps.view(-1, height, width),
         (corners * num_classes + batch.labels).flatten(),

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from core.batch import Batch
@@ -71,9 +70,7 @@ def attention_targets(
     Returns:
         float32 [B, 1, h, w] for each map.
     """
-    boxes = batch.boxes
-    pictures, objects = batch.labels.shape
-    there = torch.arange(objects, device=boxes.device) < batch.counts[:, None]  # [B, M]
+    boxes, there = batch.boxes, batch.present
     side = (boxes[..., 2:] - boxes[..., :2]).amax(2)
     center = (boxes[..., 2:] + boxes[..., :2]) / 2
     maps = []
@@ -81,7 +78,7 @@ def attention_targets(
         cell = (center / stride).long()
         index = cell[..., 1] * width + cell[..., 0]
         marked = (there & (side >= low) & (side <= high)).float()
-        blank = boxes.new_zeros((pictures, height * width))
+        blank = boxes.new_zeros((len(batch), height * width))
         drawn = blank.scatter_reduce(1, index, marked, "amax")
-        maps.append(drawn.view(pictures, 1, height, width))
+        maps.append(drawn.view(len(batch), 1, height, width))
     return maps
