@@ -23,10 +23,9 @@ def compile_(
     """Makes a network run compiled in training mode, in place.
 
     The network and its state-dict keys stay what they are, and so does the memory layout that its
-    weights have. Compilation begins with the first call.
-    If it fails, then or for inputs that come later, one warning says so and the network runs from
-    there on as if it had not been asked for. Evaluation mode, with its pictures of many sizes, is
-    not compiled.
+    weights have. Compilation begins with the first call. If it fails, then or for inputs that come
+    later, one warning says so and the network runs from there on as if it had not been asked for.
+    Evaluation mode, with its pictures of many sizes, is not compiled.
 
     Args:
         network: should have no graph breaks. It takes images, and cells int64 [B, M] to read of its

@@ -9,6 +9,7 @@ import torch
 from engine_stand_in import StandInPictures, make_batch, stand_in, stream, system
 from same_run import differences
 from some_ranks import run_ranks
+from test_files import Killed
 from tiny_training import NAME, words, write_config, write_training
 
 import evaluate
@@ -91,10 +92,6 @@ def test_the_best_that_a_killed_process_had_moved_is_still_to_beat(root, monkeyp
     )
     assert train.main(words(root, "--iter", "4", name=SEEN)) == 0
     assert checkpoint.read_meta(best) == meta and known == [meta.figures["AP"]]
-
-
-class Killed(BaseException):
-    """Stands for the end of the process."""
 
 
 @pytest.mark.parametrize("moment", ["before the figures", "after the best was kept"])
