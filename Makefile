@@ -30,10 +30,10 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 sanitize: $(INSTALLED)
-	$(BIN)/python tests/sanitize.py
+	$(BIN)/python tests/support/sanitize.py
 
 kill-test: $(INSTALLED)
-	PYTHONPATH=. $(BIN)/python tests/kill.py
+	PYTHONPATH=. $(BIN)/python tests/support/kill.py
 
 clean:
 	rm -rf $(VENV) build cache results *.egg-info

@@ -6,9 +6,9 @@ python demo.py CornerNet --snapshot CornerNet_500000.pkl street.jpg --threshold 
 
 from pathlib import Path
 
-from core.arguments import add_snapshot_arguments, load_chosen_detector, script_parser
-from core.errors import run
-from core.evaluation.demo import draw_inputs, find_inputs
+from core.cli import add_snapshot_arguments, load_chosen_detector, script_parser
+from core.config.errors import run
+from core.tools.detect import draw_inputs, find_inputs
 
 
 def main(words: list[str]) -> int:

@@ -11,12 +11,12 @@ also pictures of detections beside the ground truth.
 
 import logging
 
-from core.arguments import add_snapshot_arguments, load_chosen_detector, script_parser
-from core.device import choose_device, make_current
-from core.errors import run
+from core.cli import add_snapshot_arguments, load_chosen_detector, script_parser
+from core.config.errors import run
+from core.distributed.join import join_ranks
 from core.evaluation.run import SPLITS, evaluate_detector
 from core.evaluation.shares import PictureError
-from core.joining import join_ranks
+from core.models.device import choose_device, make_current
 
 logger = logging.getLogger(__name__)
 

@@ -19,18 +19,18 @@ import shlex
 import torch
 import torch.distributed as dist
 
-from core import engine
-from core.arguments import script_parser
-from core.config import load_config
-from core.description import describe
-from core.device import choose_device, make_current
-from core.distributed import Ranks
-from core.errors import UserError, run
-from core.guards import NonFiniteLoss, Stopped, out_of_memory
-from core.joining import join_ranks
-from core.launch import add_distributed_arguments, is_launcher, launch
-from core.snapshots import latest_whole
-from core.training import Run, prepare
+from core.checkpoint.run_directory import latest_whole
+from core.cli import script_parser
+from core.config.errors import UserError, run
+from core.config.loading import load_config
+from core.distributed.join import join_ranks
+from core.distributed.launch import add_distributed_arguments, is_launcher, launch
+from core.distributed.ranks import Ranks
+from core.models.device import choose_device, make_current
+from core.train import loop as engine
+from core.train.description import describe
+from core.train.guards import NonFiniteLoss, Stopped, out_of_memory
+from core.train.run import Run, prepare
 
 logger = logging.getLogger(__name__)
 

@@ -21,10 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.operators import table
 from core import models
-from core.checkpoint import newest_snapshot
-from core.config import Config, load_config
-from core.errors import UserError
-from core.errors import run as run_script
+from core.checkpoint.snapshot import newest_snapshot
+from core.config.errors import UserError
+from core.config.errors import run as run_script
+from core.config.loading import Config, load_config
 
 COCO_CLASSES = 80
 # Pixels of one picture where it is not db.input_size (height, width), as the papers test.
@@ -90,7 +90,7 @@ def learn(config: Config, trained: bool) -> list[str]:
     system = config.system
     folder = Path(system.data_dir) / system.dataset_dir
     if not folder.exists():
-        run("-m", "core.dbs.shapes", str(folder), *PICTURES[system.dataset_dir])
+        run("-m", "core.data.shapes", str(folder), *PICTURES[system.dataset_dir])
     minutes = "" if trained else f"{run('train.py', config.name) / 60:.1f}"
     iteration = newest_iteration(config) if trained else system.max_iter
     run("evaluate.py", config.name, "--testiter", str(iteration), "--split", "validation")

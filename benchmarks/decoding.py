@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.batch import CornerMaps
 from core.decode.corners import decode_corners
 from core.decode.soft_nms import keep_best, suppress
-from core.gather import gather_cells
+from core.layers.gather import gather_cells
+from core.structures import CornerMaps
 from cpools_ext import soft_nms_reference
 from cpools_ext.soft_nms import METHODS
 

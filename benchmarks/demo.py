@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from core.config import load_config
+from core.config.loading import load_config
 
 
 def main() -> int:
@@ -26,7 +26,7 @@ def main() -> int:
     system = config.system
     folder = Path(system.data_dir) / system.dataset_dir
     stages = {
-        "pictures": ["-m", "core.dbs.shapes", str(folder)],
+        "pictures": ["-m", "core.data.shapes", str(folder)],
         "training": ["train.py", config.name],
         "evaluation": ["evaluate.py", config.name, "--split", "validation", "--debug"],
     }

@@ -28,9 +28,9 @@ from typing import NamedTuple
 import torch
 
 import train
-from core.batch import Batch
-from core.dbs.shapes import write_shapes
-from core.training import Run
+from core.data.shapes import write_shapes
+from core.structures import Batch
+from core.train.run import Run
 
 EVERY, SETTLED = 10, 200  # steps
 PICTURES = {"train": 400, "val": 20}

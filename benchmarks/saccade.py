@@ -20,11 +20,11 @@ from torch import nn
 
 from benchmarks.step import reference_way
 from core import models
-from core.batch import Detections
-from core.config import load_config
-from core.device import place_
+from core.config.loading import load_config
 from core.inference import saccade
 from core.inference.predict import Predict
+from core.models.device import place_
+from core.structures import Detections
 
 CROPS = 7
 SETTINGS = [f"db.att_max_crops={CROPS}", "db.att_thresholds=[0.0]"]

@@ -41,12 +41,12 @@ from benchmarks.sampling_loaders import (
     our_loader,
     plain_loader,
 )
-from core.batch import collate
-from core.dbs.pictures import decode_picture
-from core.sample import transforms
-from core.sample.color import color_matrix
-from core.sample.loader import TrainingPictures, read_image
-from core.sample.memory import keep_freed_memory
+from core.data import transforms
+from core.data.color import color_matrix
+from core.data.image_memory import keep_freed_memory
+from core.data.images import decode_picture
+from core.data.loader import TrainingPictures, read_image
+from core.structures import collate
 
 BATCHES = {"ours": 60, "torchvision v2": 20}  # measured of each loader
 LOADERS = {"ours": our_loader, "torchvision v2": plain_loader}

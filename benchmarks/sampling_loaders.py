@@ -17,10 +17,10 @@ from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import v2
 
-from core.config import Database
-from core.sample.color import JITTER, MEAN, STD
-from core.sample.corners import sample_corners
-from core.sample.loader import training_loader
+from core.config.loading import Database
+from core.data.color import JITTER, MEAN, STD
+from core.data.loader import training_loader
+from core.data.samples.corners import sample_corners
 
 OBJECTS = 20
 PREFETCH = 5

@@ -28,14 +28,14 @@ from torch.nn import functional as F
 
 from benchmarks.pools import POOLS
 from core import models
-from core.batch import Batch
-from core.config import load_config
-from core.device import place_
+from core.config.loading import load_config
 from core.layers.blocks import Residual
 from core.layers.corner_pooling import CornerPooling
 from core.models.detector import Detector, no_inputs
-from core.schedule import build_optimizer
-from core.step import train_step
+from core.models.device import place_
+from core.structures import Batch
+from core.train.optimizer import build_optimizer
+from core.train.step import train_step
 
 CASES = {  # input side, output side
     "CornerNet_Squeeze": (511, 64),

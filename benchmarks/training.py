@@ -29,12 +29,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step import seconds
 from core import models
-from core.batch import Batch
-from core.config import load_config
-from core.dbs.shapes import write_shapes
-from core.device import choose_device
-from core.step import train_step
-from core.training import Run, prepare
+from core.config.loading import load_config
+from core.data.shapes import write_shapes
+from core.models.device import choose_device
+from core.structures import Batch
+from core.train.run import Run, prepare
+from core.train.step import train_step
 
 SIDE = 2048  # of the product's matrices
 HEAD = ["seconds a step", "pictures a second", "TFLOP a step", "share of mm", "peak GB", "waiting"]

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from some_ranks import run_processes
-from tiny_training import NAME, words, write_training
 
 import train
-from core import checkpoint, errors
-from core.errors import UserError
-from core.launch import launch
-from core.log import read_log
+from core.checkpoint import snapshot as checkpoint
+from core.config import errors
+from core.config.errors import UserError
+from core.distributed.launch import launch
+from core.train.log import read_log
+from tests.support.some_ranks import run_processes
+from tests.support.tiny_training import NAME, words, write_training
 
 REPOSITORY = Path(train.__file__).parent
 

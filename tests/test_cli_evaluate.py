@@ -9,16 +9,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from dbs_files import write_coco
-from tiny_detector import write_config, write_snapshot
 
 import demo
 import evaluate
-from core.batch import Detections
-from core.dbs.coco import CocoDetection
-from core.errors import UserError
+from core.config.errors import UserError
+from core.data.coco import CocoDetection
 from core.evaluation.coco import FIGURES
 from core.evaluation.run import evaluate_database
+from core.structures import Detections
+from tests.support.dbs_files import write_coco
+from tests.support.tiny_detector import write_config, write_snapshot
 
 NAMES = ("person", "cat", "toothbrush")
 

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import NAME, words, write_config, write_training
 
 import train
-from core import checkpoint, errors
-from core.errors import UserError
-from core.log import read_log
+from core.checkpoint import snapshot as checkpoint
+from core.config import errors
+from core.config.errors import UserError
+from core.train.log import read_log
+from tests.support.tiny_training import NAME, words, write_config, write_training
 
 REPOSITORY = Path(train.__file__).parent
 

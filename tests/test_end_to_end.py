@@ -8,14 +8,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tiny_training import NAME, words, write_training
 
 import evaluate
 import train
-from core import checkpoint, errors
-from core.detectors import load_detector
+from core.checkpoint import snapshot as checkpoint
+from core.config import errors
 from core.evaluation.coco import FIGURES
-from core.log import read_log
+from core.models.loading import load_detector
+from core.train.log import read_log
+from tests.support.tiny_training import NAME, words, write_training
 
 
 def losses(root):

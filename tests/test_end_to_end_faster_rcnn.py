@@ -1,13 +1,13 @@
 """What Faster R-CNN draws in training, and its weights from ImageNet, through the scripts."""
 
 import pytest
-from some_ranks import run_processes
-from tiny_models import losses, of, snapshot, write
 
 import evaluate
 import train
-from core import step
-from core.errors import UserError
+from core.config.errors import UserError
+from core.train import step
+from tests.support.some_ranks import run_processes
+from tests.support.tiny_models import losses, of, snapshot, write
 
 NAME = "FasterRCNN-tiny"
 

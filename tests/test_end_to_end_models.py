@@ -5,15 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_models import TINY, losses, of, snapshot, write
-from tiny_training import keep_classes
 
 import demo
 import evaluate
 import train
-from core import checkpoint
-from core.detectors import load_detector
-from core.errors import UserError
+from core.checkpoint import snapshot as checkpoint
+from core.config.errors import UserError
+from core.models.loading import load_detector
+from tests.support.tiny_models import TINY, losses, of, snapshot, write
+from tests.support.tiny_training import keep_classes
 
 CENTER_TERMS = {"heatmap", "size", "offset"}
 TERMS = {

@@ -6,14 +6,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tiny_training import keep_classes, words, write_training
 
 import demo
 import evaluate
 import train
-from core import checkpoint
-from core.detectors import load_detector
-from core.log import read_log
+from core.checkpoint import snapshot as checkpoint
+from core.models.loading import load_detector
+from core.train.log import read_log
+from tests.support.tiny_training import keep_classes, words, write_training
 
 NAME = "CornerNet_Saccade-tiny"
 DB = {

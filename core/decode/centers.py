@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from core.batch import CenterMaps
-from core.decode.peaks import peak_cells, top_peaks
-from core.gather import gather_cells
+from ..layers.gather import gather_cells
+from ..structures import CenterMaps
+from .peaks import peak_cells, top_peaks
 
 
 @torch.no_grad()

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from core.batch import CornerMaps
-from core.decode.peaks import top_peaks
-from core.gather import gather_cells
+from ..layers.gather import gather_cells
+from ..structures import CornerMaps
+from .peaks import top_peaks
 
 REJECTED = -1.0  # the score of a pair of corners that is no object
 

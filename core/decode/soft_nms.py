@@ -5,8 +5,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from core.batch import Detections
 from cpools_ext.soft_nms import soft_nms
+
+from ..structures import Detections
 
 Method = Literal["nms", "linear_soft_nms", "exp_soft_nms"]
 

@@ -15,9 +15,9 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from core.batch import Detections
-from core.dbs.coco import CocoDetection
-from core.dbs.records import read_records
+from ..data.coco import CocoDetection
+from ..data.records import read_records
+from ..structures import Detections
 
 # In the order of COCOeval.stats: AP over IoU 0.50:0.95, at one IoU, of small (below 32² pixels),
 # medium and large objects (above 96²); AR with 1, 10, 100 detections a picture, and by size.

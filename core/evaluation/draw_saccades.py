@@ -5,10 +5,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from core.batch import Detections
-from core.evaluation.draw import draw_detections, side_by_side
-from core.inference.predict import Predict
-from core.inference.saccade import Gaze, Look, look_closer, merge_looks
+from ..inference.predict import Predict
+from ..inference.saccade import Gaze, Look, look_closer, merge_looks
+from ..structures import Detections
+from .draw import draw_detections, side_by_side
 
 _HEAT_SHARE = 0.6
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from core.dbs.coco import CocoDetection
-from core.errors import UserError
-from core.sample.loader import read_image
-from core.sample.memory import shared
+from ..config.errors import UserError
+from ..data.coco import CocoDetection
+from ..data.image_memory import shared
+from ..data.loader import read_image
 
 
 class Pictures(Dataset[Tensor]):

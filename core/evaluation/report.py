@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from core.files import write_together
+from ..checkpoint.files import write_together
 
 T = TypeVar("T")
 

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from core.batch import Detections
-from core.dbs.coco import CocoDetection
-from core.dbs.splits import open_split
-from core.detectors import LoadedDetector
-from core.distributed import ALONE, Ranks
-from core.errors import UserError
-from core.evaluation.coco import coco_results, score_results
-from core.evaluation.draw import draw_detections, jpeg, side_by_side
-from core.evaluation.report import class_table, progress, write_json
-from core.evaluation.shares import every_picture
-from core.models.detector import Drawings
+from ..config.errors import UserError
+from ..data.coco import CocoDetection
+from ..data.splits import open_split
+from ..distributed.ranks import ALONE, Ranks
+from ..models.detector import Drawings
+from ..models.loading import LoadedDetector
+from ..structures import Detections
+from .coco import coco_results, score_results
+from .draw import draw_detections, jpeg, side_by_side
+from .report import class_table, progress, write_json
+from .shares import every_picture
 
 logger = logging.getLogger(__name__)
 

@@ -5,11 +5,11 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from core.dbs.coco import CocoDetection
-from core.distributed import Ranks
-from core.errors import UserError
-from core.evaluation.pictures import decoded_pictures
-from core.sample.workers import LOST_WORKER, lost_worker_mend
+from ..config.errors import UserError
+from ..data.coco import CocoDetection
+from ..data.workers import LOST_WORKER, lost_worker_mend
+from ..distributed.ranks import Ranks
+from .pictures import decoded_pictures
 
 T = TypeVar("T")
 

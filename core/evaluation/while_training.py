@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from core import checkpoint
-from core.batch import Detections
-from core.checkpoint import Meta
-from core.config import Config
-from core.dbs.coco import CocoDetection
-from core.distributed import Ranks
-from core.errors import UserError
-from core.evaluation.coco import coco_results, score_results
-from core.evaluation.shares import PictureError, every_picture
-from core.models.detector import Detector
+from ..checkpoint import snapshot as checkpoint
+from ..checkpoint.snapshot import Meta
+from ..config.errors import UserError
+from ..config.loading import Config
+from ..data.coco import CocoDetection
+from ..distributed.ranks import Ranks
+from ..models.detector import Detector
+from ..structures import Detections
+from .coco import coco_results, score_results
+from .shares import PictureError, every_picture
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.sample.color import NORMALIZE
-from core.targets.color import apply_color
+from ..data.color import NORMALIZE
+from ..targets.color import apply_color
 
 
 def resize_by(image: np.ndarray, scale: float) -> np.ndarray:

@@ -11,11 +11,11 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from core.batch import Detections
-from core.decode.soft_nms import SCORE, Method, best_detections, suppress
-from core.inference.canvas import center_in, normalize, resize_by
-from core.sample.centers import warp, whole_window
-from core.sample.transforms import Size, has_area
+from ..data.samples.centers import warp, whole_window
+from ..data.transforms import Size, has_area
+from ..decode.soft_nms import SCORE, Method, best_detections, suppress
+from ..structures import Detections
+from .canvas import center_in, normalize, resize_by
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor
 
-from core.batch import Detections
-from core.decode.corners import REJECTED
-from core.decode.soft_nms import SCORE, Method, best_detections, suppress
-from core.inference.canvas import center_in, normalize, resize_by
+from ..decode.corners import REJECTED
+from ..decode.soft_nms import SCORE, Method, best_detections, suppress
+from ..structures import Detections
+from .canvas import center_in, normalize, resize_by
 
 
 def detect_corners(

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.bilinear import linear_taps
-from core.sample.transforms import Size
+from ..data.transforms import Size
+from ..layers.bilinear import linear_taps
 
 _SMALLEST_WINDOW = 2  # pixels; a window of one would be empty, see plan_crops
 

@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.decode.soft_nms import SCORE
-from core.inference.crops import Crops
-from core.sample.transforms import Size
+from ..data.transforms import Size
+from ..decode.soft_nms import SCORE
+from .crops import Crops
 
 NOWHERE = np.zeros((0, 4))
 

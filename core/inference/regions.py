@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.batch import Detections
-from core.inference.canvas import normalize
-from core.layers.regions import BACKGROUND
-from core.sample import transforms
-from core.sample.whole import fitted_size
+from ..data import transforms
+from ..data.samples.whole import fitted_size
+from ..layers.regions import BACKGROUND
+from ..structures import Detections
+from .canvas import normalize
 
 
 def detect_regions(
@@ -27,7 +27,7 @@ def detect_regions(
         image: uint8 [h, w, 3], BGR.
         predict: takes normalised images float32 [B, 3, H, W] and gives what
             :func:`decode_regions` makes of them.
-        shorter_side, longer_side, least_side: see :func:`core.sample.whole.fitted_size`.
+        shorter_side, longer_side, least_side: see :func:`core.data.samples.whole.fitted_size`.
 
     Returns:
         Detections in pixels of ``image``, within ``[0, w] x [0, h]``.

@@ -10,20 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.batch import Detections
-from core.decode.corners import REJECTED
-from core.decode.soft_nms import SCORE, Method, best_detections, suppress
-from core.inference.crops import Crops, cut_crops, plan_crops
-from core.inference.locations import (
+from ..data.color import NORMALIZE
+from ..data.transforms import Size
+from ..decode.corners import REJECTED
+from ..decode.soft_nms import SCORE, Method, best_detections, suppress
+from ..structures import Detections
+from ..targets.color import apply_color
+from .crops import Crops, cut_crops, plan_crops
+from .locations import (
     attention_locations,
     attention_peaks,
     detection_locations,
     suppress_locations,
 )
-from core.inference.predict import Predict
-from core.sample.color import NORMALIZE
-from core.sample.transforms import Size
-from core.targets.color import apply_color
+from .predict import Predict
 
 _GLANCE_SCORE = 0.3  # lowest score of a detection of the first pass
 _DISTANCE = 16 / 255  # of a view's side, see suppress_locations

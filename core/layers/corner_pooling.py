@@ -5,8 +5,9 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.layers.blocks import ConvBnRelu
 from cpools_ext import corner_pool_sum
+
+from .blocks import ConvBnRelu
 
 Corner = Literal["top_left", "bottom_right"]
 

@@ -6,8 +6,8 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.gather import gather_windows
-from core.layers.blocks import ConvRelu
+from .blocks import ConvRelu
+from .gather import gather_windows
 
 # Cells to read: int64 [B, M], each y * W + x, or what finds these in heatmap logits [B, C, H, W].
 Cells = Tensor | Callable[[Tensor], Tensor]

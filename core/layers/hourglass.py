@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.layers.blocks import Block, ConvBnRelu, Residual, conv_bn
+from .blocks import Block, ConvBnRelu, Residual, conv_bn
 
 Upsample = Callable[[int], nn.Module]
 

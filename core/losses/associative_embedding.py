@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from core.gather import gather_cells
+from ..layers.gather import gather_cells
 
 EPSILON = 1e-4  # of the reference: n = 0 divides by it, and it shows in the values
 

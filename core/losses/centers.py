@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.batch import CenterMaps
-from core.gather import gather_cells
-from core.losses.focal import focal_loss
-from core.targets.centers import CenterTargets
+from ..layers.gather import gather_cells
+from ..structures import CenterMaps
+from ..targets.centers import CenterTargets
+from .focal import focal_loss
 
 EPSILON = 1e-4  # of the reference: a batch without objects divides by it
 

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from core.batch import CornerMaps
-from core.losses.associative_embedding import associative_embedding_loss
-from core.losses.focal import focal_loss
-from core.losses.offset import offset_loss
-from core.targets.corners import CornerTargets
+from ..structures import CornerMaps
+from ..targets.corners import CornerTargets
+from .associative_embedding import associative_embedding_loss
+from .focal import focal_loss
+from .offset import offset_loss
 
 
 def corner_losses(

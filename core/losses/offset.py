@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.gather import gather_cells
+from ..layers.gather import gather_cells
 
 EPSILON = 1e-4  # of the reference: a batch without objects divides by it
 

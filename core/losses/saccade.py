@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from core.batch import SaccadeMaps
-from core.losses.corners import corner_losses
-from core.losses.focal import focal_loss
-from core.targets.saccade import SaccadeTargets
+from ..structures import SaccadeMaps
+from ..targets.saccade import SaccadeTargets
+from .corners import corner_losses
+from .focal import focal_loss
 
 
 def saccade_losses(

@@ -2,10 +2,10 @@
 
 from types import ModuleType
 
-from core.config import Config
-from core.errors import UserError
-from core.models import centernet, cornernet, cornernet_saccade, cornernet_squeeze, faster_rcnn
-from core.models.detector import Detector
+from ..config.errors import UserError
+from ..config.loading import Config
+from . import centernet, cornernet, cornernet_saccade, cornernet_squeeze, faster_rcnn
+from .detector import Detector
 
 MODELS: dict[str, ModuleType] = {
     "CornerNet": cornernet,

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from core.config import Config
-from core.errors import UserError
-from core.sections import parse_section
+from ..config.errors import UserError
+from ..config.loading import Config
+from ..config.parsing import parse_section
 
 TEST_SIDE = 128  # pixels; test pictures of hourglasses are padded by it, so none may halve further
 

@@ -13,22 +13,22 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from core.batch import CenterMaps
-from core.config import Config
-from core.decode.centers import center_cells, decode_picture
-from core.errors import UserError
-from core.inference.centers import Geometry, detect_centers
-from core.layers.heads import HEATMAP_BIAS, Cells, Head, cells_in
-from core.layers.hourglass import StackedHourglass
-from core.layers.resnet import UpsampledResNet18
-from core.losses.centers import center_losses
-from core.models.architecture import HourglassArchitecture, read_architecture, require_counts
-from core.models.detector import Detector
-from core.models.imagenet import RESNET18, load_imagenet_weights_
-from core.models.unused import SACCADES, refuse_unused
-from core.sample.centers import sample_centers
-from core.sample.unchanged import sample_unchanged
-from core.targets.centers import center_targets
+from ..config.errors import UserError
+from ..config.loading import Config
+from ..data.samples.centers import sample_centers
+from ..data.unchanged import sample_unchanged
+from ..decode.centers import center_cells, decode_picture
+from ..inference.centers import Geometry, detect_centers
+from ..layers.heads import HEATMAP_BIAS, Cells, Head, cells_in
+from ..layers.hourglass import StackedHourglass
+from ..layers.resnet import UpsampledResNet18
+from ..losses.centers import center_losses
+from ..structures import CenterMaps
+from ..targets.centers import center_targets
+from .architecture import HourglassArchitecture, read_architecture, require_counts
+from .detector import Detector
+from .imagenet import RESNET18, load_imagenet_weights_
+from .unused import SACCADES, refuse_unused
 
 
 @dataclass(frozen=True)

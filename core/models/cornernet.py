@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from core.batch import CornerMaps
-from core.config import Config
-from core.layers.blocks import Block, Residual
-from core.layers.corner_pooling import BOTTOM_RIGHT, TOP_LEFT, Corner, CornerPooling
-from core.layers.heads import HEATMAP_BIAS, Cells, Head, cells_in
-from core.layers.hourglass import StackedHourglass, Upsample, nearest_upsample
-from core.models.architecture import HourglassArchitecture, read_architecture
-from core.models.corners import corner_detector
-from core.models.detector import Detector
+from ..config.loading import Config
+from ..layers.blocks import Block, Residual
+from ..layers.corner_pooling import BOTTOM_RIGHT, TOP_LEFT, Corner, CornerPooling
+from ..layers.heads import HEATMAP_BIAS, Cells, Head, cells_in
+from ..layers.hourglass import StackedHourglass, Upsample, nearest_upsample
+from ..structures import CornerMaps
+from .architecture import HourglassArchitecture, read_architecture
+from .corners import corner_detector
+from .detector import Detector
 
 
 @dataclass(frozen=True)

@@ -11,21 +11,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from core.batch import CornerMaps, SaccadeMaps
-from core.config import Config, Database
-from core.errors import UserError
-from core.evaluation.draw_saccades import inspect_saccades
-from core.inference.saccade import Gaze, SaccadePrediction, detect_saccades
-from core.layers.heads import HEATMAP_BIAS, Cells, Head
-from core.losses.saccade import saccade_losses
-from core.models import cornernet
-from core.models.cornernet_saccade_settings import saccade_problems
-from core.models.corners import class_head_keys, corner_decoder, decoded_cells
-from core.models.detector import Detector
-from core.models.unused import refuse_unused
-from core.sample.saccade import sample_saccade
-from core.sample.unchanged import sample_unchanged
-from core.targets.saccade import saccade_targets
+from ..config.errors import UserError
+from ..config.loading import Config, Database
+from ..data.samples.saccade import sample_saccade
+from ..data.unchanged import sample_unchanged
+from ..evaluation.draw_saccades import inspect_saccades
+from ..inference.saccade import Gaze, SaccadePrediction, detect_saccades
+from ..layers.heads import HEATMAP_BIAS, Cells, Head
+from ..losses.saccade import saccade_losses
+from ..structures import CornerMaps, SaccadeMaps
+from ..targets.saccade import saccade_targets
+from . import cornernet
+from .cornernet_saccade_settings import saccade_problems
+from .corners import class_head_keys, corner_decoder, decoded_cells
+from .detector import Detector
+from .unused import refuse_unused
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from core.config import Database
+from ..config.loading import Database
 
 
 def saccade_problems(

@@ -6,13 +6,13 @@ of fire modules and double maps by transposed convolutions; the heads are 1x1 co
 
 from dataclasses import dataclass
 
-from core.config import Config
-from core.errors import UserError
-from core.layers.fire import Fire
-from core.layers.hourglass import transposed_upsample
-from core.models import cornernet
-from core.models.corners import corner_detector
-from core.models.detector import Detector
+from ..config.errors import UserError
+from ..config.loading import Config
+from ..layers.fire import Fire
+from ..layers.hourglass import transposed_upsample
+from . import cornernet
+from .corners import corner_detector
+from .detector import Detector
 
 
 @dataclass(frozen=True)

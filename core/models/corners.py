@@ -5,18 +5,18 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from core.batch import CornerMaps
-from core.config import Config, Database
-from core.decode.corners import decode_corners
-from core.decode.peaks import peak_cells
-from core.errors import UserError
-from core.inference.corners import detect_corners
-from core.losses.corners import corner_losses
-from core.models.detector import Detector
-from core.models.unused import SACCADES, refuse_unused
-from core.sample.corners import sample_corners
-from core.sample.unchanged import sample_unchanged
-from core.targets.corners import corner_targets
+from ..config.errors import UserError
+from ..config.loading import Config, Database
+from ..data.samples.corners import sample_corners
+from ..data.unchanged import sample_unchanged
+from ..decode.corners import decode_corners
+from ..decode.peaks import peak_cells
+from ..inference.corners import detect_corners
+from ..losses.corners import corner_losses
+from ..structures import CornerMaps
+from ..targets.corners import corner_targets
+from .detector import Detector
+from .unused import SACCADES, refuse_unused
 
 
 def corner_detector(
@@ -27,7 +27,7 @@ def corner_detector(
     Args:
         config: whose ``db`` section says how to sample, encode, decode and detect.
         num_classes: number of object classes C.
-        network: gives a list of :class:`core.batch.CornerMaps`.
+        network: gives a list of :class:`core.structures.CornerMaps`.
         stride: pixels a cell of the network's maps.
         stacks: number of stacks, each with heatmap heads of its own.
     """

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.batch import Batch, Detections, Sample
-from core.inference.predict import Predict
+from ..inference.predict import Predict
+from ..structures import Batch, Detections, Sample
 
 Drawings = dict[str, np.ndarray]
 

@@ -15,25 +15,25 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 
-from core.config import Config, Database
-from core.inference.regions import decode_regions, detect_regions
-from core.layers.anchors import AnchorGrid
-from core.layers.regions import (
+from ..config.loading import Config, Database
+from ..config.parsing import parse_section
+from ..data.samples.whole import sample_whole
+from ..data.unchanged import sample_unchanged
+from ..inference.regions import decode_regions, detect_regions
+from ..layers.anchors import AnchorGrid
+from ..layers.regions import (
     RegionHead,
     RegionPooling,
     RegionPredictor,
     RegionProposals,
     at_least_one_region,
 )
-from core.layers.vgg import vgg_features
-from core.models.detector import Detector
-from core.models.faster_rcnn_architecture import Architecture
-from core.models.imagenet import VGG16, load_imagenet_weights_
-from core.models.unused import SACCADES, refuse_unused
-from core.sample.unchanged import sample_unchanged
-from core.sample.whole import sample_whole
-from core.sections import parse_section
-from core.targets.regions import region_targets
+from ..layers.vgg import vgg_features
+from ..targets.regions import region_targets
+from .detector import Detector
+from .faster_rcnn_architecture import Architecture
+from .imagenet import VGG16, load_imagenet_weights_
+from .unused import SACCADES, refuse_unused
 
 _MAP = "0"  # torchvision's name for the only map of a backbone
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.errors import UserError
+from ..config.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Architecture:
         batch_norm: whether a batch norm follows each of them.
         backbone_weights: file of torchvision's VGG16 weights, for the convolutions and the two
             linear layers; None: training starts from scratch.
-        shorter_side, longer_side: pixels; see :func:`core.sample.whole.fitted_size`.
+        shorter_side, longer_side: pixels; see :func:`core.data.samples.whole.fitted_size`.
         anchor_scales, anchor_ratios: see :func:`core.layers.anchors.base_anchors`.
         rpn_positive_iou, rpn_negative_iou: overlap with an object from which on an anchor is
             trained as one, and below which as none; the best anchors of an object always are.

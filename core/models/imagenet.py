@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, VGG16_Weights
 
-from core.checkpoint import read_weights
-from core.errors import UserError
-from core.sample.color import MEAN, STD
+from ..checkpoint.snapshot import read_weights
+from ..config.errors import UserError
+from ..data.color import MEAN, STD
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def for_normalized_bgr(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         bias: [channels].
 
     Returns:
-        Weight and bias for BGR with :data:`core.sample.color.MEAN` and ``STD``.
+        Weight and bias for BGR with :data:`core.data.color.MEAN` and ``STD``.
     """
     mean, std = torch.from_numpy(MEAN).flip(0), torch.from_numpy(STD).flip(0)  # RGB
     shift = (mean - _RGB_MEAN) / _RGB_STD

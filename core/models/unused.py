@@ -3,9 +3,9 @@
 import logging
 from collections.abc import Iterable
 
-from core.config import Config
-from core.errors import UserError
-from core.settings import Database
+from ..config.errors import UserError
+from ..config.loading import Config
+from ..config.schema import Database
 
 logger = logging.getLogger(__name__)
 

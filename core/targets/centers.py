@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.batch import Batch
-from core.targets import gaussian
+from ..structures import Batch
+from . import gaussian
 
 
 @dataclass(frozen=True)

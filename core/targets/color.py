@@ -1,4 +1,4 @@
-"""Colour and normalisation on the device: one matrix a picture (:mod:`core.sample.color`)."""
+"""Colour and normalisation on the device: one matrix a picture (:mod:`core.data.color`)."""
 
 import torch
 from torch import Tensor

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from core.batch import Batch
-from core.layers.regions import BACKGROUND
+from ..layers.regions import BACKGROUND
+from ..structures import Batch
 
 
 def region_targets(batch: Batch) -> list[dict[str, Any]]:

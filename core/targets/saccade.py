@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from core.batch import Batch
-from core.targets.corners import CornerTargets, corner_targets
+from ..structures import Batch
+from .corners import CornerTargets, corner_targets
 
 
 @dataclass(frozen=True)

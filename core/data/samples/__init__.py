@@ -1,0 +1,1 @@
+"""Training samples: what each family of detectors sees of an image."""

@@ -1,0 +1,95 @@
+"""The training picture of CenterNet (arXiv:1904.07850, section 5), and the warp that makes it."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from ...structures import Sample
+from .. import transforms
+from ..finish import finish_sample
+from ..transforms import Size
+
+
+def sample_centers(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    rng: np.random.Generator | None,
+    *,
+    input_size: Size,
+    scales: Sequence[float],
+    border: int,
+    crop: bool,
+    color: bool,
+    lighting: bool,
+) -> Sample:
+    """Scales a window of a picture to the input size, flips it, and draws its change of colour.
+
+    The window has the input's aspect and, at the scale 1, just holds the whole picture.
+
+    Args:
+        image: uint8 [h, w, 3], BGR.
+        boxes: float32 [n, 4], pixels of ``image``.
+        labels: int64 [n].
+        rng: source of every draw; None: the whole picture, colours unchanged.
+        input_size: height and width of the result, in pixels.
+        scales: of the window, to choose from.
+        border: how far the window's centre keeps from the edges, in pixels.
+        crop: whether to draw scale and centre; otherwise the whole picture is shown.
+        color: whether to change brightness, contrast, saturation and, with ``lighting``, lighting.
+        lighting: see ``color``.
+
+    Returns:
+        The sample. Boxes may reach beyond the picture; those that lie outside it are dropped.
+    """
+    size = image.shape[:2]
+    window = whole_window(size, input_size)
+    center: tuple[float, float] = (size[0] / 2, size[1] / 2)
+    if rng is not None and crop:
+        window, center = transforms.draw_crop(size, window, scales, border, rng)
+    zoom = input_size[1] / max(1, window[1])  # a part of a pixel is cut off to none
+    image = warp(image, center, zoom, input_size)
+    boxes = warp_boxes(boxes, center, zoom, input_size)
+    kept = transforms.has_area(transforms.clip_boxes(boxes, input_size))
+    return finish_sample(image, boxes[kept], labels[kept], rng, color=color, lighting=lighting)
+
+
+def whole_window(size: Size, input_size: Size) -> Size:
+    """Height and width of the smallest window of the input's aspect that holds a picture.
+
+    Args:
+        size: of the picture, in pixels.
+        input_size: of the input. Of a square one, the window is as long as the longer side.
+    """
+    zoom = max(size[0] / input_size[0], size[1] / input_size[1])
+    return max(1, round(input_size[0] * zoom)), max(1, round(input_size[1] * zoom))
+
+
+def warp(image: np.ndarray, center: tuple[float, float], zoom: float, size: Size) -> np.ndarray:
+    """Moves a point of an image into the middle of another one, and scales about it, bilinearly.
+
+    Pixel (u, v) of the result shows the point ((u - width / 2) / zoom + x, (v - height / 2) / zoom
+    + y) of the image, black where there is none.
+
+    Args:
+        image: uint8 [h, w, 3].
+        center: the point (y, x), in pixels.
+        zoom: pixels of the result a pixel of the image.
+        size: height and width of the result.
+    """
+    matrix = np.array([[zoom, 0, _shift(center[1], zoom, size[1])], [0, zoom, 0]])
+    matrix[1, 2] = _shift(center[0], zoom, size[0])
+    return cv2.warpAffine(image, matrix, (size[1], size[0]), flags=cv2.INTER_LINEAR)
+
+
+def warp_boxes(
+    boxes: np.ndarray, center: tuple[float, float], zoom: float, size: Size
+) -> np.ndarray:
+    """Takes boxes [n, 4] along with :func:`warp`: float32 [n, 4]."""
+    shift = [_shift(center[1], zoom, size[1]), _shift(center[0], zoom, size[0])] * 2
+    return (boxes * zoom + shift).astype(np.float32)
+
+
+def _shift(center: float, zoom: float, side: int) -> float:
+    return side / 2 - center * zoom

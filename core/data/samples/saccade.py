@@ -1,0 +1,195 @@
+"""The training picture of CornerNet-Saccade (CornerNet-Lite, arXiv:1904.08900, section 3)."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ...layers.bilinear import linear_taps
+from ...structures import Sample
+from .. import transforms
+from ..finish import finish_sample
+from ..transforms import Size
+
+_JITTER = 15  # pixels that an object in the middle of a crop is moved by, less one
+_MIN_OVERLAP = 0.5  # share of a box that must lie in the crop for it to be trained
+
+
+def sample_saccade(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    rng: np.random.Generator | None,
+    *,
+    input_size: Size,
+    scales: Sequence[float],
+    ranges: Sequence[tuple[int, int]],
+    min_side: int,
+    centered: bool,
+    color: bool,
+    lighting: bool,
+) -> Sample:
+    """Resizes a picture so that one object gets a size drawn for it, and crops about that object.
+
+    Args:
+        image: uint8 [h, w, 3], BGR.
+        boxes: float32 [n, 4], pixels of ``image``.
+        labels: int64 [n].
+        rng: source of every draw; None: the whole picture, as large as fits, colours unchanged.
+        input_size: height and width of the result, in pixels.
+        scales: to choose from for a picture without objects.
+        ranges: lowest and highest longer side of the objects of each attention map, coarse first.
+        min_side: longer side of the smallest object that is trained, in pixels of the result.
+        centered: whether in every second crop the object stands near the middle.
+        color: whether to change brightness, contrast, saturation and, with ``lighting``, lighting.
+        lighting: see ``color``.
+
+    Returns:
+        The sample. Boxes are clipped to what is seen of the picture; those that are left with no
+        width or height are dropped, those that are small or mostly out of sight are not usable.
+    """
+    boxes = boxes.astype(np.float32)
+    size = image.shape[:2]
+    inside = transforms.clip_boxes(boxes, size)
+    kept = np.flatnonzero(transforms.has_area(inside))
+    scale, reference = min(input_size[0] / size[0], input_size[1] / size[1]), None
+    if rng is not None:
+        scale, reference = draw_scale(inside[kept], scales, ranges, min_side, input_size, rng)
+    scaled_size = max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
+    scaled = inside[kept] * np.float32(scale)
+    center = scaled_size[0] // 2, scaled_size[1] // 2
+    if rng is not None:
+        box = None if reference is None else scaled[reference]
+        center = draw_center(scaled_size, input_size, box, centered, rng)
+
+    image, seen = resized_crop(image, scaled_size, center, input_size)
+    clipped = _into_crop(scaled, center, input_size, seen)
+    left_over = transforms.has_area(clipped)
+    kept, clipped = kept[left_over], clipped[left_over]
+    overlap = _area(clipped) / _area(boxes[kept] * np.float32(scale))
+    sample = finish_sample(image, clipped, labels[kept], rng, color=color, lighting=lighting)
+    sides = sample.boxes[:, 2:].astype(int) - sample.boxes[:, :2].astype(int)
+    usable = (overlap > _MIN_OVERLAP) & (sides.max(1, initial=0) >= min_side)
+    return replace(sample, usable=usable)
+
+
+def draw_scale(
+    boxes: np.ndarray,
+    scales: Sequence[float],
+    ranges: Sequence[tuple[int, int]],
+    min_side: int,
+    input_size: Size,
+    rng: np.random.Generator,
+) -> tuple[float, int | None]:
+    """Draws the zoom of a picture: one object gets a side within the range that its own side is in.
+
+    Args:
+        boxes: float32 [n, 4] with a width and a height.
+        scales, ranges, min_side, input_size: see :func:`sample_saccade`.
+        rng: two numbers are drawn from it, or one where there is no object.
+
+    Returns:
+        the zoom, and the number of the object; None where there is none.
+    """
+    if not len(boxes):
+        return scales[int(rng.integers(len(scales)))], None
+    reference = int(rng.integers(len(boxes)))
+    side = float((boxes[reference, 2:] - boxes[reference, :2]).max())
+    low, high = next((limits for limits in ranges if side > limits[0]), ranges[-1])
+    wanted = int(rng.integers(max(low, min_side), min(high, min(input_size) - 1) + 1))
+    return wanted / side, reference
+
+
+def draw_center(
+    scaled_size: Size,
+    input_size: Size,
+    box: np.ndarray | None,
+    centered: bool,
+    rng: np.random.Generator,
+) -> tuple[int, int]:
+    """Draws the centre of a crop that shows an object, whole if it fits.
+
+    Args:
+        scaled_size: of the resized picture; along a side that fits, the crop shows all of it.
+        input_size: of the crop.
+        box: float32 [4], the object; None: any crop within the picture.
+        centered: see :func:`sample_saccade`.
+        rng: a number is drawn from it, if ``centered``, and for each side that does not fit one or,
+            about an object in the middle, three.
+
+    Returns:
+        (y, x) in pixels of the resized picture.
+    """
+    middle = centered and rng.random() < 0.5 and box is not None
+    center = [0, 0]
+    for axis in (1, 0):  # x first
+        whole, view = scaled_size[axis], input_size[axis]
+        low, high = (0.0, 0.0) if box is None else (float(box[1 - axis]), float(box[3 - axis]))
+        if whole <= view:
+            center[axis] = whole // 2
+        elif middle:
+            point = (low + high) // 2
+            first = max(point - rng.integers(0, _JITTER), 0)
+            last = min(point + rng.integers(0, _JITTER), whole - 1)
+            center[axis] = int(rng.integers(int(first), int(last) + 1))
+        else:
+            limits = [0, whole - view]
+            if box is not None:  # of a longer object, some part
+                limits = sorted((int(max(high - view, 0)), int(min(whole - view, low))))
+            center[axis] = int(rng.integers(limits[0], limits[1] + 1)) + view // 2
+    return center[0], center[1]
+
+
+def resized_crop(
+    image: np.ndarray, scaled_size: Size, center: tuple[int, int], size: Size
+) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """What :func:`transforms.crop` cuts out of a resized image, without resizing the rest of it.
+
+    Args:
+        image: uint8 [h, w, 3].
+        scaled_size: to which the image is resized.
+        center: (y, x) of the crop in the resized image.
+        size: of the crop.
+
+    Returns:
+        uint8 [*size, 3], black outside the image; (x0, y0, x1, y1) of what is image.
+    """
+    taps, place = [], []
+    for side, scaled, point, length in zip(image.shape, scaled_size, center, size, strict=False):
+        half = length // 2
+        start, stop = max(point - half, 0), min(point + half, scaled)
+        taps.append(linear_taps(np.arange(start, stop), side, scaled))
+        place.append((half - point + start, half - point + stop))
+    (top, bottom), (left, right) = place
+    window = np.zeros((*size, 3), np.uint8)
+    window[top:bottom, left:right] = _lerp_rows_and_columns(image, *taps) + np.float32(0.5)
+    return window, (left, top, right, bottom)
+
+
+def _into_crop(
+    boxes: np.ndarray, center: tuple[int, int], size: Size, seen: tuple[int, int, int, int]
+) -> np.ndarray:
+    """Boxes [n, 4] of a resized image, moved into a crop and clipped to what is seen there."""
+    offset = np.array([center[1] - size[1] // 2, center[0] - size[0] // 2] * 2, np.float32)
+    left, top, right, bottom = seen
+    return np.clip(boxes - offset, [left, top] * 2, [right - 1, bottom - 1] * 2).astype(np.float32)
+
+
+def _lerp_rows_and_columns(
+    image: np.ndarray,
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray],
+    columns: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> np.ndarray:
+    """float32 [len(rows), len(columns), 3], read from uint8 [h, w, 3] at :func:`linear_taps`."""
+    first, second, share = columns
+    low = first[0]
+    image = image[:, low : second[-1] + 1]
+    upper = image[rows[0]].astype(np.float32)
+    upper += (image[rows[1]] - upper) * rows[2][:, None, None]
+    result = upper[:, first - low]
+    result += (upper[:, second - low] - result) * share[:, None]
+    return result
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

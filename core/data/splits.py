@@ -1,0 +1,97 @@
+"""The folders of a data set: which annotation file and pictures a split's name means."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..config.errors import UserError
+from ..config.loading import Database, System
+from .coco import CocoDetection
+
+# The reference's names of COCO's splits; any other name stands for itself.
+REFERENCE_SPLITS = {
+    "trainval": "trainval2014",
+    "minival": "minival2014",
+    "testdev": "testdev2017",
+}
+
+_SHOWN = 8  # names in a message
+
+
+def open_split(system: System, db: Database, split: str) -> CocoDetection:
+    """Opens a split of the data set that a config names.
+
+    Args:
+        system: ``<data_dir>/<dataset_dir>`` holds ``annotations/instances_<split>.json`` (or
+            ``image_info_<split>.json``, without annotations) and ``images/<split>/``.
+        db: ``use_crowd`` and ``categories``, see :class:`CocoDetection`.
+        split: a name of :data:`REFERENCE_SPLITS`, or the split's own name.
+
+    Raises:
+        UserError: a folder, the annotation file or a picture is missing (the message says what
+            there is instead), or the annotation file cannot be used.
+    """
+    annotation_file, image_dir = split_paths(system, split)
+    database = CocoDetection(annotation_file, image_dir, db.use_crowd, db.categories)
+    missing = missing_pictures(database)
+    if missing:
+        raise UserError(
+            f"{len(missing)} of the {len(database)} pictures that {annotation_file} lists are not "
+            f"in {image_dir}, which holds {_listing(image_dir)}; missing: {_some(missing)}"
+        )
+    return database
+
+
+def split_paths(system: System, split: str) -> tuple[Path, Path]:
+    """The annotation file and the folder of the pictures of a split; both are there.
+
+    Raises:
+        UserError: a folder or the annotation file is missing.
+    """
+    name = REFERENCE_SPLITS.get(split, split)
+    root = Path(system.data_dir) / system.dataset_dir
+    annotation_dir, image_dir = root / "annotations", root / "images" / name
+    _require_folder(annotation_dir, f"the annotations of split {split!r}")
+    candidates = [annotation_dir / f"{kind}_{name}.json" for kind in ("instances", "image_info")]
+    annotation_file = next((file for file in candidates if file.is_file()), None)
+    if annotation_file is None:
+        raise UserError(
+            f"there is no annotation file {candidates[0]} for split {split!r} (nor "
+            f"{candidates[1].name}); {annotation_dir} holds {_listing(annotation_dir)}"
+        )
+    _require_folder(image_dir, f"the pictures of split {split!r}")
+    return annotation_file, image_dir
+
+
+def missing_pictures(database: CocoDetection) -> list[str]:
+    """The file names that the annotation file lists and the folder of the images lacks."""
+    by_folder = defaultdict(list)
+    for index in range(len(database)):
+        path = database.image_path(index)
+        by_folder[path.parent].append((path.name, database.file_name(index)))
+    missing = []
+    for folder, names in by_folder.items():
+        there = set(os.listdir(folder)) if folder.is_dir() else set()
+        missing += [file_name for name, file_name in names if name not in there]
+    return missing
+
+
+def _require_folder(folder: Path, purpose: str) -> None:
+    if folder.is_dir():
+        return
+    parent = next(parent for parent in folder.absolute().parents if parent.is_dir())
+    raise UserError(
+        f"there is no folder {folder} for {purpose}; {parent} holds {_listing(parent)} "
+        "(system.data_dir and system.dataset_dir say where the data is)"
+    )
+
+
+def _listing(folder: Path) -> str:
+    return _some(sorted(name for name in os.listdir(folder) if not name.startswith(".")))
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f", … ({len(names)} in all)" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more if names else "nothing"

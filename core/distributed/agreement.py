@@ -1,0 +1,126 @@
+"""Batches that all ranks take together: where one of them must end, all end, at the same step."""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain
+
+import torch
+
+from ..config.errors import UserError
+from ..data.coco import CocoDetection
+from ..data.unreadable import UnreadablePictures
+from ..data.workers import LOST_WORKER, lost_worker_mend
+from ..structures import Batch
+from ..train.guards import Stopped
+from .ranks import Ranks
+from .signals import Signals
+
+_DYING = 0.1  # seconds; a worker closes its pipes a moment before its death is told
+
+
+class Stream:
+    """Batches that all ranks take together, each its rows of the same one.
+
+    Args:
+        batches: without end.
+        database: whose pictures they show.
+        signals: that may ask for the end.
+        ranks: this process among those that train together.
+    """
+
+    def __init__(
+        self, batches: Iterable[Batch], database: CocoDetection, signals: Signals, ranks: Ranks
+    ) -> None:
+        self._batches, self._signals, self._ranks = iter(batches), signals, ranks
+        self._unreadable = UnreadablePictures(database, tell=ranks.first)
+        self._started = False
+
+    def take(self) -> Batch:
+        """The next batch. A step's collective; the first time a patient one: workers start up.
+
+        Raises:
+            Stopped: a signal was received, or a loader failed, on any rank.
+            UserError: a loader raised it, on any rank; or too many pictures are unreadable.
+        """
+        batch = next_batch(self._batches, self._signals, self._ranks, patient=not self._started)
+        self._started = True
+        self._unreadable.note(batch)
+        return batch
+
+
+def next_batch(
+    stream: Iterator[Batch], signals: Signals, ranks: Ranks, patient: bool = False
+) -> Batch:
+    """Takes the next batch, unless somebody asked for the end. A step's collective.
+
+    Args:
+        stream: of the loader.
+        signals: that may ask for the end.
+        ranks: this process among those that train together.
+        patient: give the others' loaders the time of a patient collective.
+
+    Returns:
+        This rank's batch; its list of unreadable pictures is that of all ranks.
+
+    Raises:
+        Stopped: a signal was received, or a loader failed, on any rank.
+        UserError: a loader raised it, on any rank.
+    """
+    batch, problem = None, None
+    try:
+        batch = _take(stream, signals)
+    except (Stopped, UserError) as error:
+        problem = error
+    if patient:
+        ranks.barrier()
+    unreadable = 0 if batch is None else len(batch.unreadable)
+    problems, unreadable = ranks.sum([problem is not None, unreadable])
+    if problems:
+        raise _first_problem(problem, ranks)
+    assert batch is not None
+    if unreadable and ranks.world > 1:
+        every = ranks.gather(batch.unreadable.tolist())
+        numbers = torch.tensor(list(chain.from_iterable(every)), dtype=torch.int64)
+        batch = replace(batch, unreadable=numbers)
+    return batch
+
+
+def _first_problem(own: Stopped | UserError | None, ranks: Ranks) -> Stopped | UserError:
+    """The problem of the first rank that has one. Called by all ranks together."""
+    every = ranks.gather(None if own is None else (type(own), str(own)))
+    rank, (kind, text) = next((rank, told) for rank, told in enumerate(every) if told is not None)
+    if own is not None and rank == ranks.rank:
+        return own
+    problem: Stopped | UserError = kind(f"rank {rank}: {text}")
+    return problem
+
+
+def _take(stream: Iterator[Batch], signals: Signals) -> Batch:
+    """Takes the next batch; looks before and after it whether somebody asked for the end."""
+    death, failure, batch = signals.worker_death(), None, None
+    if death is None and not signals.asked:
+        try:
+            batch = next(stream)
+        except UserError:
+            raise
+        except Exception as error:
+            death, failure = _death_behind(error, signals), error
+    if signals.asked:  # sent to all processes, the signal ended the workers too
+        raise Stopped(f"{signals.asked} was received")
+    if death is not None:
+        raise Stopped(f"the loader failed: {death}{lost_worker_mend(death)}")
+    if batch is None:
+        raise Stopped(f"the loader failed: {failure}") from failure
+    return batch
+
+
+def _death_behind(error: Exception, signals: Signals) -> str | None:
+    """Which worker's death made the loader fail with ``error``; None where none did."""
+    told = str(error).startswith(LOST_WORKER)
+    for _ in range(20 if told else 2):
+        time.sleep(_DYING)
+        death = signals.worker_death()
+        if death is not None:
+            return death
+    return str(error).strip() if told else None

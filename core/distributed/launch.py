@@ -1,0 +1,87 @@
+"""Starts a process a device, as the reference's ``--distributed`` does, by PyTorch's launcher."""
+
+import argparse
+import logging
+import os
+
+import torch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import parse_args, run
+
+from ..config.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def add_distributed_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the reference's arguments."""
+    group = parser.add_argument_group(
+        "several devices", "a process each; torchrun train.py … does the same, and more"
+    )
+    group.add_argument("--distributed", action="store_true", help="start one for every device here")
+    group.add_argument(
+        "--world-size", type=int, default=1, metavar="M", help="machines; each runs this command"
+    )
+    group.add_argument("--rank", type=int, default=0, metavar="R", help="number of this machine")
+    group.add_argument("--dist-url", metavar="tcp://HOST:PORT", help="of machine 0, a free port")
+    group.add_argument(
+        "--dist-backend", choices=("nccl", "gloo"), help="nccl between GPUs, gloo between CPUs"
+    )
+
+
+def is_launcher(options: argparse.Namespace) -> bool:
+    """Whether this process is to start the others; those that it started are not."""
+    return bool(options.distributed) and not dist.is_torchelastic_launched()
+
+
+def launch(options: argparse.Namespace, script: str, words: list[str]) -> int:
+    """Starts ``script words`` for every device of this machine and waits until all have ended.
+
+    Args:
+        options: from :func:`add_distributed_arguments`, and ``device``.
+        script: a Python file.
+        words: of its command line.
+
+    Returns:
+        The exit code of the process that failed first, 1 after a signal; else 0.
+
+    Raises:
+        UserError: the arguments name no machine to meet at.
+    """
+    devices = torch.cuda.device_count() if options.device in (None, "cuda") else 1
+    processes = max(1, devices)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // processes)))
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
+    where = _meeting_place(options)
+    try:
+        run(parse_args([f"--nproc-per-node={processes}", *where, script, *words]))
+    except ChildFailedError as failed:
+        _, failure = failed.get_first_failure()
+        return failure.exitcode if failure.exitcode > 0 else 1
+    except SignalException:
+        return 1
+    return 0
+
+
+def _meeting_place(options: argparse.Namespace) -> list[str]:
+    """torchrun's words for how many machines there are, and where they meet."""
+    if options.world_size < 1:
+        raise UserError(f"--world-size {options.world_size}: at least one machine is needed")
+    if options.world_size == 1:
+        return ["--standalone"]
+    scheme, _, address = (options.dist_url or "").partition("://")
+    host, _, port = address.rpartition(":")
+    if scheme != "tcp" or not host or not port.isdecimal():
+        raise UserError(
+            f"--dist-url {options.dist_url}: {options.world_size} machines meet at "
+            "tcp://HOST:PORT, the address of machine 0 and a free port"
+        )
+    if not 0 <= options.rank < options.world_size:
+        raise UserError(
+            f"--rank {options.rank}: of {options.world_size} machines (--world-size), the first "
+            f"is 0 and the last {options.world_size - 1}"
+        )
+    machines = [f"--nnodes={options.world_size}", f"--node-rank={options.rank}"]
+    return [*machines, f"--master-addr={host}", f"--master-port={port}"]

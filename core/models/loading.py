@@ -1,0 +1,198 @@
+"""Detectors with their weights, ready for pictures.
+
+from .loading import load_detector
+
+detect = load_detector("CornerNet_Squeeze", snapshot="CornerNet_Squeeze_500000.pkl")
+detect(image)["person"]  # float32 [n, 5]: x0, y0, x1, y1, score
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .. import models
+from ..checkpoint.snapshot import (
+    load_weights,
+    newest_snapshot,
+    read_meta,
+    read_weights,
+    run_folder,
+    snapshot_path,
+)
+from ..config.errors import UserError
+from ..config.loading import CONFIG_DIR, Config, load_config
+from ..data.class_names import COCO_CLASS_NAMES
+from ..data.loader import read_image
+from ..structures import Detections
+from .detector import Detector, Drawings
+from .device import choose_device, place_
+
+
+class LoadedDetector:
+    """A detector with trained weights; :func:`load_detector` makes it.
+
+    Args:
+        detector: its network has its weights and is on ``device``.
+        config: what it was built from.
+        class_names: C names.
+        names_known: the names came with the weights, they were not guessed.
+        snapshot: the file of the weights.
+        iteration: steps behind the weights, or None where nothing says.
+        device: where the network runs.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        config: Config,
+        class_names: Sequence[str],
+        names_known: bool,
+        snapshot: Path,
+        iteration: int | None,
+        device: torch.device,
+    ) -> None:
+        self._detector = detector
+        half = config.system.precision == "bfloat16"
+        self._predict = detector.predict(device, half)
+        self.config, self.snapshot, self.iteration = config, snapshot, iteration
+        self.class_names, self.names_known = tuple(class_names), names_known
+        self.device = device
+        detector.network.eval()
+
+    def __call__(self, image: np.ndarray | str | Path) -> dict[str, np.ndarray]:
+        """Finds the objects of a picture.
+
+        Args:
+            image: uint8 [h, w, 3], BGR as OpenCV reads it, or the path of a picture.
+
+        Returns:
+            For every class float32 [n, 5]: x0, y0, x1, y1 in pixels and the score, best first.
+
+        Raises:
+            UserError: not a picture.
+        """
+        found = self.detections(image)
+        rows = np.concatenate([found.boxes, found.scores[:, None]], axis=1)
+        return {name: rows[found.labels == label] for label, name in enumerate(self.class_names)}
+
+    def detections(self, image: np.ndarray | str | Path) -> Detections:
+        """The objects of all classes together; arguments and errors as :meth:`__call__`."""
+        image = _as_image(image)
+        with torch.inference_mode():
+            return self._detector.infer(image, self._predict)
+
+    def inspect(self, image: np.ndarray | str | Path) -> tuple[Detections, Drawings]:
+        """The objects, and drawings by name of how they were found, if the detector has any.
+
+        Arguments and errors as :meth:`__call__`.
+        """
+        if self._detector.inspect is None:
+            return self.detections(image), {}
+        image = _as_image(image)
+        with torch.inference_mode():
+            return self._detector.inspect(image, self._predict)
+
+
+def load_detector(
+    name: str,
+    snapshot: str | Path | int | None = None,
+    device: str | torch.device | None = None,
+    *,
+    suffix: str | None = None,
+    overrides: Sequence[str] = (),
+    config_dir: str | Path = CONFIG_DIR,
+) -> LoadedDetector:
+    """Builds the detector of a config and loads trained weights into it.
+
+    Args:
+        name: a config's name, such as ``CornerNet_Squeeze``, or the path of a ``.json`` file.
+        snapshot: a file of weights, ours or the reference's; an iteration; None for the newest in
+            the config's ``cache_dir``.
+        device: where to run, a GPU if there is one by default.
+        suffix: of the config alone: ``multi_scale`` reads ``<name>-multi_scale.json``, with the
+            weights of ``name``.
+        overrides: of the config, as ``db.top_k=50``.
+        config_dir: where names are looked up.
+
+    Raises:
+        UserError: no such config, no such snapshot, weights that do not fit, no such device.
+    """
+    config = load_config(name, suffix, overrides, config_dir)
+    run = config.name.removesuffix(f"-{suffix}") if suffix else config.name
+    path, iteration = _find_snapshot(config, run, snapshot)
+    chosen = choose_device(device)
+    meta = read_meta(path)
+    if meta is not None:
+        class_names, iteration = meta.class_names, meta.iteration
+    else:
+        class_names = _guess_class_names(_count_classes(config, path))
+    detector = models.build(config, len(class_names))
+    load_weights(detector.network, path, detector.class_head_keys)
+    place_(detector.network, chosen, config.system.channels_last, training=False)
+    return LoadedDetector(detector, config, class_names, meta is not None, path, iteration, chosen)
+
+
+def read_picture(path: str | Path) -> np.ndarray:
+    """Reads a picture as uint8 [h, w, 3], BGR.
+
+    Raises:
+        UserError: no such file, or not a picture.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no picture {path}")
+    image = read_image(path)
+    if image is None:
+        raise UserError(f"{path} is not a picture, or is cut short")
+    return image
+
+
+def _as_image(image: np.ndarray | str | Path) -> np.ndarray:
+    """uint8 [h, w, 3] of what a caller gave as a picture."""
+    if isinstance(image, str | Path):
+        return read_picture(image)
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise UserError(
+            f"an image must be uint8 [height, width, 3] in BGR, not {image.dtype} "
+            f"{list(image.shape)}"
+        )
+    return image
+
+
+def _find_snapshot(
+    config: Config, run: str, snapshot: str | Path | int | None
+) -> tuple[Path, int | None]:
+    """The file of the weights and their iteration, None where the name does not say it."""
+    cache_dir = config.system.cache_dir
+    if isinstance(snapshot, int):
+        return snapshot_path(cache_dir, run, snapshot), snapshot
+    if snapshot is not None:
+        number = re.search(r"_(\d+)$", Path(snapshot).stem)
+        return Path(snapshot), int(number[1]) if number else None
+    newest = newest_snapshot(cache_dir, run)
+    if newest is None:
+        folder = run_folder(cache_dir, run)
+        raise UserError(f"there is no snapshot in {folder}; train {run} first, or name a file")
+    return newest
+
+
+def _count_classes(config: Config, path: Path) -> int:
+    """The number of classes of weights alone, from the shape of their class heads."""
+    with torch.device("meta"):
+        one, two = (models.build(config, count).network.state_dict() for count in (1, 2))
+    weights = read_weights(path)
+    for key, head in one.items():
+        a_class = two[key].numel() - head.numel()  # entries a class; a background may have some too
+        if a_class and key in weights:
+            return max(1, 1 + (weights[key].numel() - head.numel()) // a_class)
+    return 1  # another network's weights: loading them says what differs
+
+
+def _guess_class_names(num_classes: int) -> tuple[str, ...]:
+    if num_classes == len(COCO_CLASS_NAMES):
+        return COCO_CLASS_NAMES
+    return tuple(f"class {label}" for label in range(num_classes))

@@ -1,1 +1,0 @@
-"""Training pictures: geometry and colour draws in the worker processes, and the loader."""

@@ -1,0 +1,116 @@
+"""Activations that are computed twice instead of kept (Chen et al. 2016, arXiv:1604.06174).
+
+What fits on a device is set by the activations that the backward pass reads. A part of the network
+that is recomputed keeps only what goes in; the rest is computed again when the backward pass comes
+to it. Losses, gradients and running statistics are those of a network that keeps everything.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+from torchvision.models.resnet import BasicBlock
+
+from ..config.errors import UserError
+from ..layers.blocks import Residual
+from ..layers.corner_pooling import CornerPooling
+from ..layers.fire import Fire
+from ..layers.heads import Head
+from ..layers.hourglass import Hourglass
+
+Part = Literal["stack", "residual"]
+
+_PARTS: dict[Part, tuple[type[nn.Module], ...]] = {
+    "stack": (Hourglass,),
+    "residual": (Residual, Fire, BasicBlock),
+}
+_BEHIND = (CornerPooling, Head)  # keep as much as the hourglasses do at 128 x 128 cells
+
+
+def recompute_(network: nn.Module, part: Part) -> None:
+    """Makes parts of a network compute their activations again instead of keeping them.
+
+    State-dict keys stay as they are. An hourglass is one part with all its levels. What stands
+    between features and maps is recomputed with either kind.
+
+    Args:
+        network: changed in place.
+        part: ``stack`` for every hourglass, ``residual`` for every residual block.
+
+    Raises:
+        UserError: the network has no such part.
+    """
+    if not _has(network, part):
+        fitting = [repr(other) for other in _PARTS if _has(network, other)]
+        raise UserError(
+            f"system.checkpointing: this network has no part of the kind {part!r}; set it to "
+            f"{' or '.join([*fitting, repr('none')])}"
+        )
+    _recompute_outermost_(network, (*_PARTS[part], *_BEHIND))
+
+
+def _has(network: nn.Module, part: Part) -> bool:
+    return any(isinstance(module, _PARTS[part]) for module in network.modules())
+
+
+def _recompute_outermost_(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
+    for module in network.children():
+        if isinstance(module, kinds):
+            module.forward = partial(_recomputed, module)
+        else:
+            _recompute_outermost_(module, kinds)
+
+
+def _recomputed(module: nn.Module, *inputs: Any) -> Any:
+    """What the module's class gives for the inputs; the backward pass will compute it again.
+
+    A compiler takes the second computation from the graph of the first, without its side effects.
+    None of the parts draws random numbers.
+    """
+    contexts: dict[str, Any] = {}
+    if not torch.compiler.is_compiling():
+        contexts["context_fn"] = partial(_contexts, module)
+    return checkpoint(
+        type(module).forward,
+        module,
+        *inputs,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        **contexts,
+    )
+
+
+def _contexts(
+    module: nn.Module,
+) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+    """Around the first computation, and around the second."""
+    norms = {
+        norm: norm.track_running_stats for norm in module.modules() if isinstance(norm, _BatchNorm)
+    }
+    return contextlib.nullcontext(), _as_before(norms)
+
+
+@contextlib.contextmanager
+def _as_before(norms: dict[_BatchNorm, bool]) -> Iterator[None]:
+    """Within it, batch norms compute as they did, and what they update is a copy.
+
+    Args:
+        norms: and whether each of them kept running statistics at the first computation.
+    """
+    kept = [(norm, norm.track_running_stats, dict(norm.named_buffers())) for norm in norms]
+    for norm, _, buffers in kept:
+        norm.track_running_stats = norms[norm]
+        for name, buffer in buffers.items():
+            setattr(norm, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for norm, tracked, buffers in kept:
+            norm.track_running_stats = tracked
+            for name, buffer in buffers.items():
+                setattr(norm, name, buffer)

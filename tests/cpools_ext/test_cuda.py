@@ -1,0 +1,163 @@
+"""The CUDA kernels: compiled where nvcc is, emulated everywhere."""
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from cpools_ext import reference
+from tests.support.cpools_devices import DTYPES, random_values
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ROOT / "cpools_ext" / "csrc"
+
+# [outer, length, inner]; inner 1 takes the kernels for lines, the others those for columns.
+SCANS = [
+    (3, 128, 1),
+    (35, 64, 1),
+    (2, 33, 1),
+    (2, 300, 1),
+    (1, 1, 1),
+    (5, 8, 1),
+    (3, 13, 5),
+    (2, 70, 33),
+    (1, 128, 64),
+    (7, 1, 3),
+]
+LONG_SCANS = [(2, 400, 1), (2, 400, 3)]  # more than shared memory holds
+
+ENTRY = """
+extern "C" void forward(
+    int element, int64_t outer, int64_t length, int64_t inner, bool reverse, const void* input,
+    void* output, uint8_t* record, const void* addend) {
+  const cpools::Scan scan{static_cast<cpools::Element>(element), outer, length, inner, reverse};
+  cpools::cuda::forward(scan, input, output, record, addend, nullptr);
+}
+extern "C" void backward(
+    int element, int64_t outer, int64_t length, int64_t inner, bool reverse, const void* grad,
+    const uint8_t* record, void* grad_input) {
+  const cpools::Scan scan{static_cast<cpools::Element>(element), outer, length, inner, reverse};
+  std::vector<char> scratch(cpools::cuda::scratch_bytes(scan));
+  cpools::cuda::backward(
+      scan, grad, record, grad_input, scratch.empty() ? nullptr : scratch.data(), nullptr);
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """corner_pool.cu, compiled for the CPU: each launch becomes a loop over emulated blocks."""
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    folder = tmp_path_factory.mktemp("emulation")
+    source = (SOURCES / "cuda" / "corner_pool.cu").read_text()
+    source, launches = re.subn(
+        r"([a-z_]+<[^<>;]*>)\s*<<<(.*?)>>>\(", r"emulate(\1, \2)(", source, flags=re.S
+    )
+    assert launches >= 4
+    (folder / "emulated.cpp").write_text(source.replace("../scan.h", "scan.h") + ENTRY)
+    includes = [Path(__file__).parents[1] / "cuda_emulation", SOURCES, SOURCES / "cuda"]
+    command = [compiler, "-std=c++20", "-O1", "-w", "-pthread", "-shared", "-fPIC", "emulated.cpp"]
+    command += [*(f"-I{path}" for path in includes), "-o", "emulated.so"]
+    subprocess.run(command, cwd=folder, check=True)
+    library = ctypes.CDLL(str(folder / "emulated.so"))
+    sizes = [ctypes.c_int, *[ctypes.c_int64] * 3, ctypes.c_bool]
+    library.forward.argtypes = [*sizes, *[ctypes.c_void_p] * 4]
+    library.backward.argtypes = [*sizes, *[ctypes.c_void_p] * 3]
+    return library
+
+
+def run_emulated(
+    library: ctypes.CDLL, x: Tensor, grad: Tensor, reverse: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Maxima, record and gradient of contiguous [outer, length, inner]."""
+    outer, length, inner = x.shape
+    scan = (DTYPES.index(x.dtype), outer, length, inner, reverse)
+    maxima, grad_input = torch.full_like(x, 77), torch.full_like(x, 77)
+    record = torch.full((outer, (length + 7) // 8, inner), 255, dtype=torch.uint8)
+    library.forward(*scan, x.data_ptr(), maxima.data_ptr(), record.data_ptr(), None)
+    library.backward(*scan, grad.data_ptr(), record.data_ptr(), grad_input.data_ptr())
+    return maxima, record, grad_input
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_emulated_kernels(emulated: ctypes.CDLL, dtype: torch.dtype, reverse: bool) -> None:
+    scans = SCANS + (LONG_SCANS if dtype == torch.float32 else [])
+    for seed, shape in enumerate(scans):
+        x = random_values(shape, dtype, seed)
+        grad = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+        maxima, record, grad_input = run_emulated(emulated, x, grad, reverse)
+        expected, expected_record = reference.corner_pool(x, 1, reverse)
+        assert torch.equal(record, expected_record), shape
+        assert torch.equal(maxima.nan_to_num(5), expected.nan_to_num(5)), shape
+        expected = reference.corner_pool_backward(grad, record, 1, reverse)
+        assert torch.equal(grad_input, expected), shape  # sums in scan order, to the last bit
+
+
+@pytest.mark.parametrize("in_place", [True, False])  # the operator adds in place
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_emulated_addend(emulated: ctypes.CDLL, dtype: torch.dtype, in_place: bool) -> None:
+    for seed, shape in enumerate([scan for scan in SCANS if scan[2] > 1]):
+        reverse = seed % 2 == 1
+        x, addend = random_values(shape, dtype, seed), torch.randn(shape).to(dtype)
+        expected, expected_record = reference.corner_pool(x, 1, reverse)
+        expected = expected + addend
+        output = addend.clone() if in_place else torch.full_like(x, 77)
+        record = torch.full_like(expected_record, 255)
+        added = output if in_place else addend
+        pointers = [each.data_ptr() for each in (x, output, record, added)]
+        emulated.forward(DTYPES.index(dtype), *shape, reverse, *pointers)
+        assert torch.equal(output.nan_to_num(5), expected.nan_to_num(5)), shape
+        assert torch.equal(record, expected_record), shape
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_emulated_lines_off_16_bytes(emulated: ctypes.CDLL, dtype: torch.dtype) -> None:
+    x = random_values((1, 1 + 3 * 64, 1), dtype, 0)[:, 1:].view(3, 64, 1)
+    assert x.data_ptr() % 16 != 0
+    maxima, record, _ = run_emulated(emulated, x, x, False)
+    expected, expected_record = reference.corner_pool(x, 1, False)
+    assert torch.equal(maxima.nan_to_num(5), expected.nan_to_num(5))
+    assert torch.equal(record, expected_record)
+
+
+@pytest.mark.slow
+def test_compiles_for_cuda(tmp_path: Path) -> None:
+    """sm_80, sm_90 and PTX, as setup.py builds it with FORCE_CUDA=1 and no GPU."""
+    if shutil.which("nvcc") is None or torch.version.cuda is None:
+        pytest.skip("no nvcc, or a torch without CUDA")
+    command = [sys.executable, "setup.py", "-q", "build_ext"]
+    command += ["--build-lib", str(tmp_path / "lib"), "--build-temp", str(tmp_path / "temp")]
+    variables = {
+        "FORCE_CUDA": "1",
+        "TORCH_CUDA_ARCH_LIST": "8.0;9.0+PTX",
+        "NVCC_APPEND_FLAGS": "--no-compress",  # for PTX, which is text, to be found
+    }
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True
+    )
+    binaries = list((tmp_path / "lib").glob("_cpools_ext*"))
+    assert done.returncode == 0 and len(binaries) == 1, done.stdout + done.stderr
+    assert "CUDA operators" not in done.stderr, done.stderr
+    content = binaries[0].read_bytes()
+    assert b"sm_80" in content and b"sm_90" in content
+    assert b".target sm_90" in content and b".target sm_80" not in content  # the PTX
+    paths = os.pathsep.join([str(tmp_path / "lib"), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-m", "cpools_ext"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " for sm_80, sm_90\n" in done.stdout and "CUDA: native; " in done.stdout

@@ -1,0 +1,155 @@
+"""The check of a whole data set lists everything that is wrong with it."""
+
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from core.config.errors import UserError
+from core.data.check import main
+from core.data.images import decode_picture, picture_problem
+from tests.support.dbs_files import annotation, coco_content, write_coco
+
+
+@pytest.fixture
+def checked(tmp_path, capsys):
+    """Runs the check on ``<tmp_path>/data/coco``; gives the exit code and the problems."""
+    (tmp_path / "data" / "coco").mkdir(parents=True)
+    config = tmp_path / "CornerNet-x.json"
+    system = {"data_dir": str(tmp_path / "data"), "train_split": "train", "val_split": "val"}
+    config.write_text(json.dumps({"system": system}))
+
+    def run(*words):
+        code = main([str(config), *words])
+        lines = capsys.readouterr().out.splitlines()
+        problems = [line.split("problem: ")[1] for line in lines if "problem: " in line]
+        return code, problems, lines
+
+    return run
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "data" / "coco"
+
+
+def test_a_good_data_set_has_a_table_and_no_problems(checked, root):
+    write_coco(root)
+    write_coco(root, "val")
+    code, problems, lines = checked()
+    assert (code, problems) == (0, [])
+    assert [line for line in lines if "3 pictures, 1 of them without boxes" in line]
+    table = [line.split() for line in lines if line.startswith(("  person", "  cat", "  all"))]
+    assert table[:3] == [
+        ["person", "1", "1", "0", "1", "0"],
+        ["cat", "1", "1", "1", "0", "0"],
+        ["all", "2", "4", "3", "1", "0"],
+    ]
+    assert lines[-2] == "val: problems found: 0"
+
+
+def test_every_problem_is_listed(checked, root):
+    content = coco_content()
+    tables = {
+        "images": [
+            *content["images"],
+            {"id": 40, "file_name": "gone.jpg", "height": 9, "width": 9},
+            {"id": 41, "file_name": "text.jpg", "height": 9, "width": 9},
+            {"id": 42, "file_name": "cut.jpg", "height": 90, "width": 90},
+            {"id": 43, "file_name": "turned.jpg", "height": 9, "width": 12},
+            {"id": 44, "file_name": "empty.jpg", "height": 9, "width": 12},
+            {"id": 7, "file_name": "twice.jpg", "height": 9, "width": 12},
+        ],
+        "annotations": [
+            *content["annotations"],
+            annotation(14, 30, 90, [1, 1, 2, 2]),
+            annotation(51, 30, 91, [1, 1, 2, 2]),
+            annotation(52, 99, 90, [1, 1, 2, 2]),
+            annotation(53, 30, 90, [50, 1, 20, 2]),
+            annotation(54, 30, 90, [1, 1, 0, 2]),
+        ],
+    }
+    write_coco(root, **tables)
+    pictures = root / "images" / "train"
+    (pictures / "gone.jpg").unlink()
+    (pictures / "text.jpg").write_text("no picture")
+    (pictures / "empty.jpg").write_bytes(b"")
+    data = (pictures / "cut.jpg").read_bytes()
+    (pictures / "cut.jpg").write_bytes(data[: len(data) // 2])
+    cv2.imwrite(str(pictures / "turned.jpg"), np.zeros((12, 9, 3), np.uint8))
+    code, problems, lines = checked("--split", "train", "--set", "db.categories=80")
+    assert code == 1
+    wanted = [
+        "image id 7 stands twice",
+        "annotation 51 has category_id 91",
+        "annotation 52 has image_id 99",
+        "2 annotations with id 14",
+        "annotation 53: box [x, y, width, height] [50, 1, 20, 2] reaches out of its picture thirty",
+        "annotation 54: box [x, y, width, height] [1, 1, 0, 2] has no width or height inside",
+        "db.categories says 80, the file holds 3",
+        "gone.jpg: there is no such file",
+        "text.jpg: cannot be decoded",
+        "cut.jpg: is cut short",
+        "turned.jpg: is 9 x 12 pixels, its annotation says 12 x 9 (turned",
+        "empty.jpg: cannot be decoded",
+    ]
+    assert len(problems) == len(wanted)
+    for problem, part in zip(problems, wanted, strict=True):
+        assert part in problem
+    assert f"train: problems found: {len(wanted)}" in lines
+
+
+def test_splits_with_other_categories_are_a_problem(checked, root):
+    write_coco(root)
+    write_coco(root, "val", categories=[{"id": 1, "name": "thing"}], annotations=[])
+    code, problems, _ = checked()
+    assert (code, problems) == (1, ["other categories than in split 'train'"])
+
+
+def test_nothing_usable_is_a_problem_and_no_crash(checked, root):
+    write_coco(root, images=[])
+    (root / "images" / "train").mkdir(parents=True)
+    code, problems, _ = checked("--split", "train")
+    assert code == 1 and problems[-1] == "no usable images or categories"
+
+
+def test_a_test_split_is_read_too(checked, root):
+    write_coco(root, "test", "image_info", annotations=None, categories=None)
+    assert checked("--split", "test")[:2] == (0, [])
+
+
+def test_a_missing_data_set_is_the_callers_mistake(checked, root, tmp_path):
+    with pytest.raises(UserError, match="no folder"):
+        checked()
+    words = [sys.executable, "-m", "core.data.check", str(tmp_path / "CornerNet-x.json")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: there is no folder")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_thumbnail_is_not_the_end_of_a_jpeg_file(tmp_path):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)
+    data = cv2.imencode(".jpg", image)[1].tobytes()
+    thumbnail = cv2.imencode(".jpg", image[:8, :8])[1].tobytes()
+    segment = b"\xff\xe5" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    with_thumbnail = data[:2] + segment + data[2:]
+    path = tmp_path / "a.jpg"
+    path.write_bytes(with_thumbnail)
+    assert picture_problem(path, (40, 50)) is None
+    path.write_bytes(with_thumbnail + b"\0" * 5000)
+    assert picture_problem(path, (40, 50)) is None
+    path.write_bytes(with_thumbnail[:-400])
+    assert "cut short" in (picture_problem(path, (40, 50)) or "")
+    assert decode_picture(path.read_bytes()) is None
+
+
+@pytest.mark.parametrize("extension", [".png", ".bmp", ".webp"])
+def test_other_formats_are_read(tmp_path, extension):
+    path = tmp_path / f"a{extension}"
+    cv2.imwrite(str(path), np.zeros((6, 7, 3), np.uint8))
+    assert picture_problem(path, (6, 7)) is None

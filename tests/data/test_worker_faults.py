@@ -1,0 +1,60 @@
+"""Loader workers that the system ends: the run says which, of what, and what to set, and saves."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from core.data.loader import training_loader
+from core.train.chunks import share_of
+from tests.data.test_loader import SAMPLE, Folder, options
+from tests.support.engine_stand_in import stand_in, system
+from tests.support.some_ranks import run_ranks
+from tests.train.test_loop_ranks import SETTINGS, train_here
+
+MEND = "lower system.workers or system.prefetch_size"
+
+
+class Killing:
+    """Batches of a loader; before the fourth is handed out, a worker gets a signal (0: none)."""
+
+    def __init__(self, loader, number):
+        self.loader, self.number = loader, number
+
+    def __iter__(self):
+        return self._batches(iter(self.loader))  # at once: workers start here
+
+    def _batches(self, stream):
+        for number, batch in enumerate(stream, 1):
+            if number == 4:
+                os.kill(stream._workers[0].pid, self.number)
+                time.sleep(0.5)  # its death is told while the step goes on
+            yield batch
+
+
+def rank_loses_worker(ranks, folder: Path, number):
+    """Trains on real pictures; the worker of the last rank gets a signal."""
+    rows = share_of(system(**SETTINGS), ranks).rows
+    changes = options(workers=1, batch_size=7, rows=rows)
+    (folder / str(ranks.rank)).mkdir()
+    loader = training_loader(Folder(folder / str(ranks.rank), 10), SAMPLE, **changes)
+    batches = Killing(loader, number if ranks.rank == ranks.world - 1 else 0)
+    start = time.monotonic()
+    saved, _, reason = train_here(ranks, folder, system(**SETTINGS), stand_in(), batches)
+    return [step for step, _ in saved], reason, time.monotonic() - start
+
+
+@pytest.mark.parametrize(("number", "cause"), [("SIGKILL", "Killed"), ("SIGBUS", "Bus error")])
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_worker_that_the_system_ends(tmp_path, world, number, cause):
+    """All ranks finish the step and save it, and say the same; not a weight is half updated."""
+    results = run_ranks(world, rank_loses_worker, tmp_path, getattr(signal, number))
+    for rank, (saved, reason, seconds) in enumerate(results):
+        assert saved == [4]
+        where = "" if rank == world - 1 else f"rank {world - 1}: "
+        assert reason.startswith(f"Stopped: {where}the loader failed: DataLoader worker (pid")
+        assert f"killed by signal: {cause}" in reason and reason.endswith(MEND)
+        assert "\n" not in reason
+        assert seconds < 30

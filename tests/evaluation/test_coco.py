@@ -1,0 +1,152 @@
+"""COCO's results and figures: against pycocotools' own way, and where that way fails."""
+
+import json
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from core.data.coco import CocoDetection
+from core.evaluation.coco import FIGURES, coco_results, score_results
+from core.structures import Detections
+from tests.support.dbs_files import annotation, write_coco
+
+
+def opened(root, **tables):
+    return CocoDetection(write_coco(root, **tables), root / "images" / "train")
+
+
+def many(root, pictures=12, seed=5):
+    """A data set of random boxes in every size, some of them crowds."""
+    rng = np.random.default_rng(seed)
+    images = [
+        {"id": 3 * n + 5, "file_name": f"{n}.jpg", "height": 200, "width": 300}
+        for n in range(pictures)
+    ]
+    annotations = []
+    for image in images:
+        for _ in range(rng.integers(0, 9)):
+            size = rng.uniform(5, 150, 2).round(2)
+            box = [*rng.uniform(0, 300 - size[0], 1), *rng.uniform(0, 200 - size[1], 1), *size]
+            category = int(rng.choice([90, -4, 17]))
+            record = annotation(len(annotations) + 1, image["id"], category, box)
+            annotations.append(
+                {**record, "area": size.prod() * 0.7, "iscrowd": int(rng.random() < 0.1)}
+            )
+    return opened(root, images=images, annotations=annotations)
+
+
+def near_truth(database, rng, noise=6.0):
+    """Detections near the ground truth, with false ones among them."""
+    found = []
+    for index in range(len(database)):
+        boxes = np.repeat(database.boxes(index), 2, 0) + rng.normal(0, noise, (1, 4))
+        boxes = np.concatenate([boxes + rng.normal(0, noise, boxes.shape), [[0, 0, 40, 30]]])
+        labels = np.concatenate([database.labels(index).repeat(2), rng.integers(0, 3, 1)])
+        found.append(detections(boxes, rng.random(len(boxes)), labels))
+    return found
+
+
+def detections(boxes, scores, labels):
+    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+    return Detections(boxes, np.asarray(scores, np.float32), np.asarray(labels, np.int64))
+
+
+def truth(database):
+    return [
+        detections(boxes, np.ones(len(boxes)), database.labels(index))
+        for index, boxes in enumerate(map(database.boxes, range(len(database))))
+    ]
+
+
+def test_figures_are_pycocotools(tmp_path, capsys):
+    database = many(tmp_path)
+    results = coco_results(near_truth(database, np.random.default_rng(2)), database)
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    coco = COCO(str(database.annotation_file))
+    expected = COCOeval(coco, coco.loadRes(str(tmp_path / "results.json")), "bbox")
+    expected.evaluate()
+    expected.accumulate()
+    capsys.readouterr()
+    expected.summarize()
+    printed = capsys.readouterr().out
+    scores = score_results(results, database)
+    assert_allclose(list(scores.figures.values()), expected.stats, rtol=0, atol=1e-12)
+    assert tuple(scores.figures) == FIGURES
+    assert 0.05 < scores.figures["AP"] < 0.9
+    assert scores.table == printed.rstrip()
+    assert np.mean(list(scores.ap_by_class.values())) == pytest.approx(scores.figures["AP"])
+    assert tuple(scores.ap_by_class) == database.class_names
+    assert capsys.readouterr().out == ""
+
+
+def test_the_truth_scores_one(tmp_path):
+    database = opened(tmp_path)
+    scores = score_results(coco_results(truth(database), database), database)
+    assert scores.figures["AP"] == pytest.approx(1)
+    # cat has a crowd only, which nobody must find
+    assert scores.ap_by_class == pytest.approx({"person": 1, "cat": None, "toothbrush": 1})
+    assert scores.figures["AP_medium"] is None
+
+
+def test_ap_of_a_class_is_of_that_class(tmp_path):
+    database = opened(tmp_path)
+    found = truth(database)
+    found[0] = detections(found[0].boxes[:1], [1.0], [0])  # a toothbrush is missed
+    scores = score_results(coco_results(found, database), database)
+    assert scores.ap_by_class["person"] == pytest.approx(1)
+    assert 0.4 < scores.ap_by_class["toothbrush"] < 0.6
+
+
+@pytest.mark.parametrize("empty", ["no detection", "no annotation either"])
+def test_nothing_found_scores_zero(tmp_path, empty):
+    database = opened(tmp_path, **({} if empty == "no detection" else {"annotations": []}))
+    results = coco_results([detections([], [], [])] * 3, database)
+    assert results == []
+    scores = score_results(results, database)
+    assert scores.figures["AP"] == (0 if empty == "no detection" else None)
+
+
+def test_an_annotation_of_id_zero_can_be_found(tmp_path):
+    database = opened(tmp_path, annotations=[annotation(0, 2, 90, [10, 5, 20, 10])])
+    scores = score_results(coco_results(truth(database), database), database)
+    assert scores.figures["AP"] == pytest.approx(1)
+
+
+def test_fields_that_coco_has_and_others_lack(tmp_path):
+    record = {"image_id": 30, "category_id": 17, "bbox": [0, 0, 40, 30]}
+    database = opened(tmp_path, annotations=[record, {**record, "bbox": [5, 20, 10, 10]}])
+    scores = score_results(coco_results(truth(database), database), database)
+    assert scores.figures["AP"] == pytest.approx(1)
+    assert scores.figures["AP_small"] == pytest.approx(1)  # 10 x 10
+    assert scores.figures["AP_medium"] == pytest.approx(1)  # 40 x 30
+
+
+def test_results_are_in_coco_format(tmp_path):
+    database = opened(tmp_path)
+    found = [
+        detections([[1.25, 2, 11, 30]], [0.5], [2]),
+        detections([], [], []),
+        detections([[0, 0, 5, 5], [1, 1, 2, 3]], [0.75, 0.25], [0, 1]),
+    ]
+    assert coco_results(found, database) == [
+        {"image_id": 30, "category_id": 90, "bbox": [1.25, 2, 9.75, 28], "score": 0.5},
+        {"image_id": 2, "category_id": -4, "bbox": [0, 0, 5, 5], "score": 0.75},
+        {"image_id": 2, "category_id": 17, "bbox": [1, 1, 1, 2], "score": 0.25},
+    ]
+
+
+def test_numbers_are_exact_or_the_references(tmp_path):
+    database = opened(tmp_path)
+    box = np.array([[10.123456, 20.005, 33.3333, 44.4449]], np.float32)
+    found = [detections(box, [0.98765], [0]), *[detections([], [], [])] * 2]
+    (exact,) = coco_results(found, database)
+    x, y, width, height = exact["bbox"]
+    assert [x, y, x + width, y + height] == box.astype(np.float64)[0].tolist()
+    assert exact["score"] == float(np.float32(0.98765))
+    (rounded,) = coco_results(found, database, reference_scoring=True)
+    assert rounded["bbox"] == [10.12, 20.0, 23.21, 24.44]
+    assert rounded["score"] == 0.99
+    assert found[0].boxes.tolist() == box.tolist()

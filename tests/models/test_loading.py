@@ -1,0 +1,169 @@
+"""Detectors from files: which weights, which names, and what is refused."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from core.config.errors import UserError
+from core.data.class_names import COCO_CLASS_NAMES
+from core.models.loading import load_detector
+from tests.support.tiny_detector import write_config, write_snapshot
+
+NAMES = ("disc", "ring", "star")
+IMAGE = np.random.default_rng(0).integers(0, 256, (70, 90, 3)).astype(np.uint8)
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_config(tmp_path)
+    write_snapshot(tmp_path, 20, NAMES)
+    return tmp_path
+
+
+def load(root, snapshot=None, **options):
+    return load_detector("CornerNet-tiny", snapshot, "cpu", config_dir=root / "configs", **options)
+
+
+def test_boxes_by_class_name(root):
+    untouched = IMAGE.copy()
+    detect = load(root)
+    found = detect(IMAGE)
+    assert tuple(found) == detect.class_names == NAMES
+    total = 0
+    for rows in found.values():
+        assert rows.dtype == np.float32 and rows.shape[1] == 5
+        assert (np.diff(rows[:, 4]) <= 0).all()
+        assert (rows[:, :4] >= 0).all() and (rows[:, :4] <= [90, 70, 90, 70]).all()
+        total += len(rows)
+    together = detect.detections(IMAGE)
+    assert total == len(together) > 0
+    for label, name in enumerate(NAMES):
+        of_class = together.labels == label
+        np.testing.assert_array_equal(found[name][:, :4], together.boxes[of_class])
+    np.testing.assert_array_equal(IMAGE, untouched)
+
+
+def test_a_detector_repeats_itself(root):
+    first, second = load(root).detections(IMAGE), load(root).detections(IMAGE)
+    np.testing.assert_array_equal(first.boxes, second.boxes)
+    np.testing.assert_array_equal(first.scores, second.scores)
+
+
+def test_a_path_does_as_well(root):
+    cv2.imwrite(str(root / "picture.png"), IMAGE)
+    detect = load(root)
+    for path in (root / "picture.png", str(root / "picture.png")):
+        np.testing.assert_array_equal(detect.detections(path).boxes, detect.detections(IMAGE).boxes)
+
+
+def test_newest_iteration_or_file(root):
+    write_snapshot(root, 9, NAMES)
+    path = write_snapshot(root, 100, NAMES)
+    assert load(root).iteration == 100
+    assert load(root, 9).iteration == 9
+    by_file = load(root, path)
+    assert (by_file.iteration, by_file.snapshot) == (100, path)
+    assert len({tuple(load(root, n).detections(IMAGE).scores) for n in (9, 20, 100)}) == 3
+
+
+def test_suffix_is_of_the_config_alone(root):
+    write_config(root, "CornerNet-tiny-small_scale", test_scales=[0.5], max_per_image=3)
+    detect = load(root, suffix="small_scale")
+    assert detect.config.name == "CornerNet-tiny-small_scale"
+    assert detect.snapshot == load(root).snapshot
+    assert len(detect.detections(IMAGE)) == 3
+
+
+def test_overrides(root):
+    assert len(load(root, overrides=["db.max_per_image=2"]).detections(IMAGE)) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [(("x",) * 80, COCO_CLASS_NAMES), (("x",) * 2, ("class 0", "class 1"))],
+    ids=["coco", "others"],
+)
+def test_names_of_weights_alone(root, names, expected):
+    path = write_snapshot(root, 30, names)
+    path.with_suffix(".json").unlink()
+    detect = load(root)
+    assert detect.class_names == expected
+    assert not detect.names_known
+    assert detect.iteration == 30
+
+
+def test_weights_under_another_name(root):
+    path = root / "mine.pkl"
+    path.write_bytes(write_snapshot(root, 30, NAMES).read_bytes())
+    detect = load(root, path)
+    assert detect.iteration is None
+    assert len(detect.class_names) == 3
+
+
+def test_network_is_frozen(root):
+    network = load(root)._detector.network
+    assert not any(module.training for module in network.modules())
+
+
+def test_bfloat16(root):
+    found = load(root, overrides=["system.precision=bfloat16"]).detections(IMAGE)
+    assert found.boxes.dtype == np.float32 and np.isfinite(found.boxes).all()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        IMAGE.astype(np.float32),
+        IMAGE[:, :, 0],
+        IMAGE[:0],
+        np.zeros((5, 5, 4), np.uint8),
+        None,
+    ],
+    ids=["float", "gray", "empty", "alpha", "none"],
+)
+def test_not_an_image(root, image):
+    with pytest.raises(UserError, match=r"must be uint8 \[height, width, 3\]"):
+        load(root)(image)
+
+
+def test_bad_calls(root):
+    (root / "words.jpg").write_text("no picture")
+    detect = load(root)
+    with pytest.raises(UserError, match=r"there is no picture .*nothing"):
+        detect(root / "nothing.jpg")
+    with pytest.raises(UserError, match=r"words.jpg is not a picture"):
+        detect(root / "words.jpg")
+    with pytest.raises(UserError, match=r"there is no snapshot .*_77.pkl.*20"):
+        load(root, 77)
+    with pytest.raises(UserError, match=r"there is no snapshot .*else.pkl"):
+        load(root, "else.pkl")
+    with pytest.raises(UserError, match="device warp cannot be used"):
+        load_detector("CornerNet-tiny", device="warp", config_dir=root / "configs")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu(root):
+    with pytest.raises(UserError, match="device cuda cannot be used") as error:
+        load_detector("CornerNet-tiny", device="cuda", config_dir=root / "configs")
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_trained_yet(tmp_path):
+    write_config(tmp_path)
+    with pytest.raises(UserError, match=r"there is no snapshot in .*; train CornerNet-tiny first"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("sidecar", [True, False])
+def test_weights_of_another_network(root, sidecar):
+    path = root / "cache" / "nnet" / "CornerNet-tiny" / "CornerNet-tiny_20.pkl"
+    torch.save({"module.body.weight": torch.zeros(3)}, path)
+    content = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps({**content, "sha256": {}}))
+    if not sidecar:
+        path.with_suffix(".json").unlink()
+    with pytest.raises(UserError, match=r"does not fit this network.*missing"):
+        load(root)

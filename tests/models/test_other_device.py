@@ -1,0 +1,87 @@
+"""What trains and detects works on another device than the CPU, and seldom waits for it."""
+
+import contextlib
+import re
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from core.config.loading import System
+from core.models.device import place_
+from core.tools.step_cost import synthetic_batch
+from core.train.optimizer import build_optimizer
+from core.train.step import train_step, validate
+from tests.support.model_builders import SMALL, small_detector
+from tests.support.other_device import OTHER, OtherDevice
+
+CPU = torch.device("cpu")
+# A step waits once for each: for the largest radius of its objects.
+SETS_OF_MAPS = {"CornerNet_Saccade": 2}
+
+
+@pytest.fixture(autouse=True)
+def no_autocast(monkeypatch):
+    """The meta device has none."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+
+
+def detector_that_finds(name):
+    """With fresh weights; its attention and its sizes let what it finds pass."""
+    attention = {"att_thresholds": [0.05]} if name == "CornerNet_Saccade" else {}
+    detector = small_detector(name, seed=2, **attention)
+    with torch.no_grad():
+        for key, value in detector.network.named_parameters():
+            if re.fullmatch(r"wh\..*1\.bias", key):
+                value.fill_(3)
+    return detector
+
+
+def at_work(name, device):
+    """What a detector finds, what two steps and a validation tell, the weights, the waits."""
+    detector = detector_that_finds(name)
+    batch = synthetic_batch(detector.sample, 4, 3)
+    system = System(batch_size=4, chunk_sizes=[4], channels_last=False)
+    picture = np.random.default_rng(0).integers(0, 256, (140, 190, 3), np.uint8)
+    with OtherDevice() as other:
+        place_(detector.network.eval(), device, False, training=True)
+        with torch.no_grad():
+            found = detector.infer(picture, detector.predict(device))
+        other.waits.clear()
+        detector.network.train()
+        optimizer = build_optimizer(detector.network.parameters(), "sgd", 0.01)
+        told = [train_step(detector, optimizer, batch, system, device) for _ in range(2)]
+        waits = list(other.waits)
+        numbers = [[x.item() for x in (*terms.values(), norm)] for terms, norm in told]
+        numbers.append(list(validate(detector, batch, system, device).values()))
+        weights = {k: v.cpu() for k, v in detector.network.state_dict().items()}
+    return found, numbers, weights, waits
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_another_device_gives_the_same(name):
+    found, numbers, weights, none = at_work(name, CPU)
+    other_found, other_numbers, other_weights, waits = at_work(name, OTHER)
+    assert not none
+    alike = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)  # optimisers round as they do
+    alike(other_numbers, numbers)
+    alike(other_weights, weights)
+    assert len(found)
+    for kind in ("boxes", "scores", "labels"):
+        one, other = getattr(found, kind), getattr(other_found, kind)
+        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-3)
+    if name != "FasterRCNN":  # torchvision's own waits are many
+        assert len(waits) == 2 * SETS_OF_MAPS.get(name, 1), waits
+
+
+def test_the_stand_in_does_not_mix_devices():
+    with OtherDevice() as other:
+        there = torch.ones(3).to(OTHER)
+        assert (there * 2 + torch.tensor(1)).sum().item() == 9
+        with pytest.raises(RuntimeError, match=r"mul.* mixes devices"):
+            there * torch.ones(3)
+        with pytest.raises(RuntimeError):
+            there.numpy()
+        assert there.cpu().numpy().tolist() == torch.tensor([1.0, 1, 1], device=OTHER).tolist()
+    assert len(other.waits) == 3

@@ -1,0 +1,66 @@
+"""Configs of CenterNet and Faster R-CNN for :mod:`tiny_training`: whole runs in seconds."""
+
+import json
+
+from core.checkpoint import snapshot as checkpoint
+from core.train.log import read_log
+from tests.support.tiny_training import DB, MODEL, words, write_training
+
+CENTERS = {key: value for key, value in DB.items() if key != "num_dets"}
+TINY = {
+    "CenterNet-tiny": {
+        "db": {**CENTERS, "test_resolution": "fix"},
+        "model": {key: value for key, value in MODEL.items() if key != "pooling_channels"},
+    },
+    "CenterNet-resnet18": {
+        "db": {**CENTERS, "input_size": [64, 64]},
+        "model": {"backbone": "resnet18", "up_channels": [16, 12, 8], "head_channels": 8},
+    },
+    "FasterRCNN-tiny": {
+        "db": {},
+        "model": {
+            "channels": [[4], [8], [8], [8]],
+            "batch_norm": True,
+            "shorter_side": 64,
+            "longer_side": 64,
+            "anchor_scales": [2, 4],
+            "anchor_ratios": [1],
+            "rpn_samples": 8,  # few: another draw gives other losses
+            "rpn_min_size": 2,
+            "train_pre_nms": 60,
+            "train_post_nms": 30,
+            "pooled_size": 3,
+            "head_channels": 16,
+            "roi_samples": 8,
+            "min_score": 0.01,
+        },
+    },
+}
+
+
+def write(root, name, model=None, **system):
+    """Writes pictures and the config ``name``; ``model`` and ``system`` replace settings."""
+    write_training(root, name, **system)
+    file = root / "configs" / f"{name}.json"
+    content = {**json.loads(file.read_text()), **TINY[name]}
+    content["model"] = {**content["model"], **(model or {})}
+    file.write_text(json.dumps(content))
+
+
+def of(root, name, *more):
+    """Words of a script's command line, for that config."""
+    return words(root, *more, name=name)
+
+
+def losses(root, name):
+    """(iteration, terms), and the same of the validations, from a run's log."""
+    lines = read_log(root / "cache" / "nnet" / name / "log.jsonl")
+    training = [(x["iteration"], x["terms"]) for x in lines if "loss" in x]
+    return training, [
+        (x["iteration"], x["validation"]["terms"]) for x in lines if "validation" in x
+    ]
+
+
+def snapshot(root, name, iteration=4):
+    """Weights of the last step, or of another one."""
+    return checkpoint.snapshot_path(root / "cache", name, iteration)

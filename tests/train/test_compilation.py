@@ -1,0 +1,206 @@
+"""Compiled training: whole networks in two graphs, the same results, and none without."""
+
+import copy
+import logging
+
+import pytest
+import torch
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils._pytree import tree_leaves
+
+from core.models import MODELS
+from core.train.compilation import AHEAD, RECOMPUTES, compile_
+from core.train.recomputation import recompute_
+from tests.support.model_builders import small_detector
+from tests.support.network_steps import assert_alike, compute_chunks_
+
+# Compiling takes a time for each of the layers.
+SHALLOW = {"stacks": 1, "blocks": [1, 1, 1]}
+SHALLOWER = {"stacks": 1, "blocks": [1, 1], "channels": [16, 24]}
+
+
+def compilable(name, model=SHALLOW):
+    """The part of a small network that is compiled."""
+    if name == "FasterRCNN":
+        model = {"batch_norm": True}
+    detector = small_detector(name, model=model)
+    return detector.compilable or detector.network
+
+
+def cells(name, count, pictures=2):
+    """What a network is given to read, of ``count`` objects a picture."""
+    index = torch.randint(12, (pictures, count), generator=torch.Generator().manual_seed(count))
+    return {"FasterRCNN": (), "CenterNet": (index,)}.get(name, (index, index))
+
+
+def pictures(dtype=torch.float32, count=2):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(count, 3, 63, 47, generator=generator).to(dtype)
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled():
+    # If it came after a compilation, a process's first backward pass would start threads, and
+    # processes that later tests fork could compute none.
+    torch.ones(1, requires_grad=True).backward()
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def warnings(caplog):
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def failing(graph, inputs):
+    raise NotImplementedError("no such compiler\nand more")
+
+
+failing_backward = aot_autograd(fw_compiler=lambda graph, _: graph, bw_compiler=failing)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_no_graph_breaks(name):
+    network = compilable(name)
+    inputs = pictures(), *cells(name, 3)
+    expected = tree_leaves(network(*inputs))
+    outputs = torch.compile(network, backend="eager", fullgraph=True)(*inputs)
+    for map_, wanted in zip(tree_leaves(outputs), expected, strict=True):
+        torch.testing.assert_close(map_, wanted)
+
+
+def test_another_number_of_objects_takes_no_other_graph():
+    network = compilable("CornerNet", SHALLOWER)
+    counter = CompileCounterWithBackend("eager")
+    compile_(network, counter)
+    for count in (3, 5, 2, 7):
+        maps = network(pictures(), *cells("CornerNet", count))[0]
+        assert maps.tl_offset.shape == (2, count, 2)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "none",
+        pytest.param(
+            "residual",
+            marks=pytest.mark.skipif(not RECOMPUTES, reason="this PyTorch does it wrongly"),
+        ),
+    ],
+)
+def test_chunks_take_two_graphs_and_give_the_same(part):
+    plain = compilable("CornerNet", SHALLOWER).double()
+    network = copy.deepcopy(plain)
+    if part != "none":
+        recompute_(network, part)
+    counter = CompileCounterWithBackend("aot_eager")
+    compile_(network, counter)
+    for each in (plain, network):
+        compute_chunks_(each, pictures(torch.float64), times=4)
+    assert_alike(network, plain, 1e-12)
+    assert counter.frame_count == 2  # with running statistics and without
+    assert list(network.state_dict()) == list(plain.state_dict())
+
+
+@pytest.mark.slow  # a C++ compiler makes programs of each pass and precision
+def test_compiled_to_native_code_in_channels_last():
+    exact = compilable("CornerNet", SHALLOWER).double()
+    plain = copy.deepcopy(exact).float().to(memory_format=torch.channels_last)
+    network = copy.deepcopy(plain)
+    compile_(network)
+    for count in (3, 2, 5):  # of objects
+        chunk = {"times": 1, "cells": cells("CornerNet", count)}
+        for each in (exact, network):
+            each.zero_grad()
+        compute_chunks_(exact, pictures(torch.float64), **chunk)
+        compute_chunks_(network, pictures(), **chunk)
+        assert_alike(network, exact, 1e-4)
+    network.zero_grad()
+    for each in (plain, network):
+        compute_chunks_(each, pictures(), precision=torch.bfloat16, **chunk)
+    assert median_error(network, exact) <= 1.2 * median_error(plain, exact)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_layout_stays_that_of_the_weights(layout, monkeypatch):
+    """PyTorch's compiler would take channels_last on every CPU, which is slow on many."""
+    given = []
+    monkeypatch.setattr(torch, "compile", lambda run, **options: given.append(options) or run)
+    network = compilable("CornerNet", SHALLOWER).to(memory_format=layout)
+    compile_(network)
+    channels_last = layout == torch.channels_last
+    assert given == [{"backend": "inductor", "options": {"layout_optimization": channels_last}}]
+
+
+def median_error(network, exact):
+    """Of a parameter's gradient, relative to its norm."""
+    wanted = dict(exact.named_parameters())
+    errors = [
+        (value.grad - wanted[key].grad).norm() / wanted[key].grad.norm()
+        for key, value in network.named_parameters()
+    ]
+    return torch.stack(errors).median()
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        failing,
+        pytest.param(
+            failing_backward,
+            marks=pytest.mark.skipif(not AHEAD, reason="this PyTorch compiles it too late"),
+        ),
+    ],
+)
+def test_a_failing_compiler_is_one_warning(backend, caplog):
+    plain = compilable("FasterRCNN")
+    network = copy.deepcopy(plain)
+    compile_(network, backend)
+    for each in (plain, network):
+        compute_chunks_(each, pictures())
+    assert_alike(network, plain, 0)
+    (warning,) = warnings(caplog)
+    assert "training goes on without" in warning
+    assert "no such compiler" in warning
+
+
+def test_a_compiler_that_fails_later(caplog):
+    """Other inputs may be too much for it."""
+    network = compilable("FasterRCNN")
+    backends = iter([lambda graph, inputs: graph, failing])
+    compile_(network, lambda graph, inputs: next(backends)(graph, inputs))
+    for count in (2, 3, 4):
+        expected = copy.deepcopy(network)(pictures(count=count))
+        torch.testing.assert_close(network(pictures(count=count)), expected)
+    assert len(warnings(caplog)) == 1
+
+
+def test_a_system_without_a_compiler(monkeypatch, caplog):
+    def compile_nothing(*arguments, **options):
+        raise RuntimeError("torch.compile is not supported here")
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    network = compilable("FasterRCNN")
+    compile_(network, tell=False)  # another rank does
+    assert not warnings(caplog)
+    compile_(network)
+    assert network(pictures()).shape == (2, 16, 15, 11)
+    assert "not supported here" in caplog.text
+
+
+def test_evaluation_is_not_compiled():
+    network = compilable("FasterRCNN")
+    compile_(network, lambda graph, inputs: pytest.fail("compiled"))
+    network.eval()(pictures())
+
+
+def test_a_copy_has_its_own_weights():
+    network = compilable("FasterRCNN")
+    compile_(network, "eager")
+    other = copy.deepcopy(network)
+    for parameter in other.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert other(pictures()).eq(0).all()
+    assert not network(pictures()).eq(0).all()

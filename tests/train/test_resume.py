@@ -1,0 +1,225 @@
+"""train.py --resume: bit for bit the run that was never stopped, whatever happened to it."""
+
+import json
+import logging
+import resource
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import evaluate
+import train
+from core.checkpoint import files, meta
+from core.checkpoint import run_directory as snapshots
+from core.checkpoint import snapshot as checkpoint
+from core.checkpoint.run_directory import damage
+from core.config.errors import UserError
+from core.train.log import read_log
+from tests.support.some_ranks import run_processes
+from tests.support.tiny_training import NAME, words, write_training
+
+
+def path(root, iteration):
+    return checkpoint.snapshot_path(root / "cache", NAME, iteration)
+
+
+def losses(root):
+    lines = read_log(root / "cache" / "nnet" / NAME / "log.jsonl")
+    return [(x["iteration"], x["terms"] if "loss" in x else x["validation"]) for x in lines]
+
+
+def saved(root, iteration):
+    """Every tensor of a snapshot, the optimiser's among them."""
+    state = checkpoint.load_training_state(path(root, iteration))["optimizer"]["state"]
+    optimizer = {(n, key): value for n, one in state.items() for key, value in one.items()}
+    return {**checkpoint.read_weights(path(root, iteration)), **optimizer}
+
+
+def check_same(root, whole):
+    assert losses(root) == losses(whole)
+    assert len(losses(whole)) == 6
+    mine, theirs = saved(root, 4), saved(whole, 4)
+    assert set(mine) == set(theirs)
+    for key, value in theirs.items():
+        assert torch.equal(mine[key], value), key
+
+
+def run(world, root, *more):
+    """train.py's exit codes in so many processes."""
+    return run_processes(world, train.main, words(root, *more))
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])
+def whole(request, tmp_path_factory):
+    """The number of processes, and their run of four steps that nothing stopped."""
+    root = tmp_path_factory.mktemp("whole")
+    write_training(root)
+    assert run(request.param, root, "--resume") == [0] * request.param
+    return request.param, root
+
+
+@pytest.mark.parametrize("workers", [(0, 0), (0, 2), (1, 0)], ids="{0[0]} then {0[1]}".format)
+def test_a_resumed_run_is_bit_for_bit_one_that_never_stopped(whole, tmp_path, workers):
+    """Whatever the number of loader workers before and after."""
+    world, root = whole
+    write_training(tmp_path)
+    first, second = (("--resume", "--workers", str(number)) for number in workers)
+    assert run(world, tmp_path, *first, "--set", "system.max_iter=2") == [0] * world
+    assert run(world, tmp_path, *second) == [0] * world
+    check_same(tmp_path, root)
+
+
+def test_another_number_of_processes_goes_on_with_the_same_steps(tmp_path):
+    """In float32, and so as close as four steps of Adam leave it."""
+    roots = [tmp_path / "a", tmp_path / "b"]
+    for root, second in zip(roots, (1, 2), strict=True):
+        root.mkdir()
+        write_training(root)
+        assert run(1, root, "--set", "system.max_iter=2") == [0]
+        assert run(second, root, "--resume") == [0] * second
+    for (step, mine), (_, theirs) in zip(*map(losses, roots), strict=True):
+        mine, theirs = (terms.get("terms", terms) for terms in (mine, theirs))
+        assert mine == pytest.approx(theirs, rel=1e-4), step
+
+
+def test_resume_passes_over_a_damaged_snapshot(tmp_path, caplog):
+    write_training(tmp_path)
+    assert train.main(words(tmp_path)) == 0
+    expected = losses(tmp_path), saved(tmp_path, 4)
+    content = bytearray(path(tmp_path, 4).read_bytes())
+    content[len(content) // 2] ^= 1
+    path(tmp_path, 4).write_bytes(content)
+    with pytest.raises(UserError, match=r"_4\.pkl is damaged.*--resume"):
+        train.main(words(tmp_path, "--iter", "4"))
+    assert train.main(words(tmp_path, "--resume")) == 0
+    assert f"{path(tmp_path, 4)} is passed over" in caplog.text
+    assert losses(tmp_path) == expected[0]
+    assert all(torch.equal(value, expected[1][key]) for key, value in saved(tmp_path, 4).items())
+    assert damage(path(tmp_path, 4)) is None
+
+
+def test_weights_are_checked_also_where_they_stand_alone(tmp_path):
+    """By --iter once the training state was forgotten, by evaluate.py, by --weights."""
+    write_training(tmp_path, snapshot=1, keep=1)
+    assert train.main(words(tmp_path, "--set", "system.max_iter=2")) == 0
+    assert checkpoint.load_training_state(path(tmp_path, 1)) is None
+    content = bytearray(path(tmp_path, 1).read_bytes())
+    content[len(content) // 2] ^= 1
+    path(tmp_path, 1).write_bytes(content)
+    weights = str(path(tmp_path, 1))
+    for main, more in (
+        (train.main, ("--iter", "1")),
+        (train.main, ("--weights", weights)),
+        (evaluate.main, ("--testiter", "1")),
+        (evaluate.main, ("--snapshot", weights)),
+    ):
+        with pytest.raises(UserError, match=r"_1\.pkl is damaged.*altered since it was saved"):
+            main(words(tmp_path, *more))
+
+
+@pytest.mark.parametrize(("more", "expected"), [(("--resume",), 2), (("--iter", "2"), 2)])
+def test_every_file_is_checked_once(tmp_path, more, expected, monkeypatch):
+    write_training(tmp_path, max_iter=2)
+    assert train.main(words(tmp_path)) == 0
+    checked = []
+    for module in (meta, snapshots):
+        monkeypatch.setattr(
+            module, "sha256_of", lambda file: [checked.append(file), files.sha256_of(file)][1]
+        )
+    assert train.main(words(tmp_path, *more)) == 0
+    assert len(checked) == len(set(checked)) == expected
+
+
+def test_without_a_snapshot_it_starts_with_one_line(tmp_path, caplog):
+    """So that a job may give the same command every time; and a run that is done stays so."""
+    write_training(tmp_path)
+    caplog.set_level(logging.INFO)
+    assert train.main(words(tmp_path, "--resume")) == 0
+    assert len([line for line in caplog.messages if "to resume from" in line]) == 1
+    before = {file: file.read_bytes() for file in path(tmp_path, 4).parent.glob("*_4.*")}
+    assert train.main(words(tmp_path, "--resume")) == 0
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_resume_excludes_other_starts(tmp_path, capsys):
+    for more in (("--iter", "2"), ("--initialize",)):
+        with pytest.raises(SystemExit) as caught:
+            train.main(words(tmp_path, "--resume", *more))
+        assert caught.value.code == 2
+        assert "not allowed with" in capsys.readouterr().err
+
+
+def test_the_newest_keep_their_training_state(tmp_path):
+    write_training(tmp_path, snapshot=1, keep=2)
+    assert train.main(words(tmp_path)) == 0
+    there = [checkpoint.load_training_state(path(tmp_path, step)) for step in (1, 2, 3, 4)]
+    assert [state is not None for state in there] == [False, False, True, True]
+
+
+def test_other_chunks_are_told(tmp_path, caplog):
+    write_training(tmp_path)
+    assert train.main(words(tmp_path, "--set", "system.max_iter=2")) == 0
+    more = ("--set", "system.chunk_sizes=null")
+    assert train.main(words(tmp_path, "--resume", *more)) == 0
+    assert "the chunks of a step were [1, 2] and are [3]" in caplog.text
+
+
+def on_a_full_disk(given):
+    """Files of more than 30 kB cannot be written: not the weights, but the log."""
+    logging.basicConfig(force=True, stream=sys.stderr)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+    return train.main(given)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_full_disk_is_told_and_the_last_snapshot_stays_whole(tmp_path, world, capfd):
+    write_training(tmp_path, snapshot=1)
+    assert run(1, tmp_path, "--set", "system.max_iter=2") == [0]
+    codes = run_processes(world, on_a_full_disk, words(tmp_path, "--resume"))
+    assert codes[0] == 1
+    assert [step for step, _ in losses(tmp_path)] == [1, 2, 2, 3, 4, 4]  # training went on
+    told = capfd.readouterr().err
+    assert told.count("was not saved (OSError: [Errno 27] File too large)") == 2
+    assert "the newest snapshot is that of step 2" in told and "--iter 2" in told
+    assert damage(path(tmp_path, 2)) is None
+    names = {file.name for file in path(tmp_path, 2).parent.iterdir()}
+    assert not [name for name in names if "_3" in name or "_4" in name or name.startswith(".")]
+
+
+def slow_writing(given, seconds, last):
+    """Rank 0 takes its time to write; whether the last snapshot is there when a rank ends."""
+    save_snapshot = checkpoint.save_snapshot
+
+    def slow(*snapshot):
+        time.sleep(seconds)
+        save_snapshot(*snapshot)
+
+    checkpoint.save_snapshot = slow
+    code = train.main(given)
+    return code, path(Path(given[0]).parent.parent, last).is_file()
+
+
+def test_no_process_ends_before_the_last_snapshot_is_written(tmp_path):
+    """torchrun sends SIGTERM to the others once one has ended with a failure."""
+    write_training(tmp_path)
+    assert run_processes(2, slow_writing, words(tmp_path), 0.5, 4) == [(0, True)] * 2
+
+
+def test_a_slow_disk_is_waited_for(tmp_path):
+    """Longer than one rank waits for another in a step."""
+    write_training(tmp_path, max_iter=2, snapshot=1, val_iter=0, dist_timeout=3)
+    assert run_processes(2, slow_writing, words(tmp_path), 5, 2) == [(0, True)] * 2
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    write_training(tmp_path)
+    folder = path(tmp_path, 1).parent
+    folder.mkdir(parents=True)
+    left = folder / f".{NAME}_1.pkl.4711.unfinished"
+    left.write_bytes(b"half")
+    assert train.main(words(tmp_path)) == 0
+    assert not left.exists()
+    assert json.loads(path(tmp_path, 4).with_suffix(".json").read_text())["sha256"]
