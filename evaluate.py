@@ -15,7 +15,7 @@ from core.cli import add_snapshot_arguments, load_chosen_detector, script_parser
 from core.config.errors import run
 from core.distributed.join import join_ranks
 from core.evaluation.run import SPLITS, evaluate_detector
-from core.evaluation.shares import PictureError
+from core.evaluation.shares import ImageError
 from core.models.device import choose_device, make_current
 
 logger = logging.getLogger(__name__)
@@ -40,16 +40,16 @@ def main(words: list[str]) -> int:
     if options.workers is not None:
         options.set.append(f"system.workers={options.workers}")
     with join_ranks() as ranks:
-        with ranks.alike():
+        with ranks.agree_on_errors():
             options.device = choose_device(
-                options.device, ranks.local_rank if ranks.world > 1 else None
+                options.device, ranks.local_rank if ranks.world_size > 1 else None
             )
             make_current(options.device)
             detector = load_chosen_detector(options, options.suffix)
         try:
             evaluate_detector(detector, options.split, options.debug, ranks)
-        except PictureError as error:  # all ranks raise the same one
-            if ranks.first:
+        except ImageError as error:  # all ranks raise the same one
+            if ranks.is_main:
                 logger.error("error: %s", error, exc_info=error.__cause__)
             return 1
     return 0

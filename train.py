@@ -19,7 +19,7 @@ import shlex
 import torch
 import torch.distributed as dist
 
-from core.checkpoint.run_directory import latest_whole
+from core.checkpoint.run_directory import latest_valid
 from core.cli import script_parser
 from core.config.errors import UserError, run
 from core.config.loading import load_config
@@ -54,14 +54,14 @@ def main(words: list[str]) -> int:
                 else:
                     _train(training, options)
         except UserError:  # all ranks raise the same one
-            if ranks.first:
+            if ranks.is_main:
                 raise
             return 2
         except torch.OutOfMemoryError as error:  # of this rank: it leaves the others alone
             logger.error("error: %s", out_of_memory(error, training.config.system))
             raise SystemExit(1) from None
         except (Stopped, NonFiniteLoss) as reason:
-            if ranks.first:
+            if ranks.is_main:
                 logger.error("training stopped: %s", reason, exc_info=reason.__cause__)
         else:
             if not training.snapshots.failed:
@@ -75,23 +75,23 @@ def _prepare(options: argparse.Namespace, ranks: Ranks) -> Run:
     overrides = list(options.set)
     if options.workers is not None:
         overrides.append(f"system.workers={options.workers}")
-    with ranks.alike():
+    with ranks.agree_on_errors():
         config = load_config(options.config, overrides=overrides, config_dir=options.config_dir)
-        device = choose_device(options.device, ranks.local_rank if ranks.world > 1 else None)
+        device = choose_device(options.device, ranks.local_rank if ranks.world_size > 1 else None)
     make_current(device)
-    ranks = ranks.with_steps(config.system.dist_timeout, device, options.dist_backend)
+    ranks = ranks.with_step_group(config.system.dist_timeout, device, options.dist_backend)
     iteration = options.iter
     if options.resume:
-        with ranks.alike():
-            if ranks.first:
-                iteration = latest_whole(config.system.cache_dir, config.name)
-        iteration = ranks.from_first(iteration)
+        with ranks.agree_on_errors():
+            if ranks.is_main:
+                iteration = latest_valid(config.system.cache_dir, config.name)
+        iteration = ranks.broadcast(iteration)
     return prepare(config, device, iteration, options.weights, ranks, whole=options.resume)
 
 
 def _train(training: Run, options: argparse.Namespace) -> None:
     due = training.evaluation_is_due()
-    with training.ranks.alike():
+    with training.ranks.agree_on_errors():
         evaluate = training.evaluations(due)
         log = training.open_log(options.tensorboard)
     for line in describe(training):
@@ -105,11 +105,11 @@ def _train(training: Run, options: argparse.Namespace) -> None:
         start=training.start,
         system=training.config.system,
         device=training.device,
-        database=training.database,
+        dataset=training.dataset,
         save=training.save,
         log=log,
         ranks=training.ranks,
-        validation_database=training.validation,
+        validation_dataset=training.validation,
         evaluate=evaluate,
         evaluate_first=due,
         finish=training.finish,

@@ -44,8 +44,8 @@ from benchmarks.sampling_loaders import (
 from core.data import transforms
 from core.data.color import color_matrix
 from core.data.image_memory import keep_freed_memory
-from core.data.images import decode_picture
-from core.data.loader import TrainingPictures, read_image
+from core.data.images import decode_image
+from core.data.loader import TrainingImages, read_image
 from core.structures import collate
 
 BATCHES = {"ours": 60, "torchvision v2": 20}  # measured of each loader
@@ -72,7 +72,7 @@ def stages(paths: list[Path]) -> dict[str, Callable[[], object]]:
     resized = [transforms.resize(window, boxes, SIZE)[0] for window in windows]
     planes = np.empty((3, *SIZE), np.uint8)
     samples = [SAMPLE(image, boxes, labels, rng) for image in images[:8]]
-    pictures = TrainingPictures(folder, SAMPLE, 0)  # type: ignore[arg-type]
+    pictures = TrainingImages(folder, SAMPLE, 0)  # type: ignore[arg-type]
 
     def each(function: Callable[..., object], *inputs: Sequence) -> Callable[[], object]:
         return lambda: [function(*row) for row in zip(*inputs, strict=True)]
@@ -84,7 +84,7 @@ def stages(paths: list[Path]) -> dict[str, Callable[[], object]]:
     return {
         UNIT: each(cv2.imread, list(map(str, paths))),
         "read": each(Path.read_bytes, paths),
-        "decode": each(decode_picture, contents),
+        "decode": each(decode_image, contents),
         "read and decode": each(read_image, paths),
         "crop": each(lambda i, draw: transforms.crop(i, boxes, *draw), images, draws),
         "resize": each(lambda i: transforms.resize(i, boxes, SIZE), windows),

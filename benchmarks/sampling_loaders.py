@@ -17,7 +17,7 @@ from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import v2
 
-from core.config.loading import Database
+from core.config.loading import Db
 from core.data.color import JITTER, MEAN, STD
 from core.data.loader import training_loader
 from core.data.samples.corners import sample_corners
@@ -25,7 +25,7 @@ from core.data.samples.corners import sample_corners
 OBJECTS = 20
 PREFETCH = 5
 SIZE = (511, 511)
-DB = Database()
+DB = Db()
 SAMPLE = partial(
     sample_corners,
     input_size=SIZE,

@@ -43,7 +43,7 @@ class Batch:
         labels: int64 [B, M].
         counts: int64 [B], objects of each picture.
         color: float32 [B, 3, 4], see :class:`Sample`.
-        index: int64 [B], numbers of the pictures in their database.
+        index: int64 [B], numbers of the pictures in their dataset.
         unreadable: int64 [r], numbers of the pictures that could not be decoded and were replaced.
         usable: bool [B, M] or None, see :class:`Sample`.
         sizes: int64 [B, 2] or None: height and width of each picture, where they differ; it lies at
@@ -101,7 +101,7 @@ def collate(
 
     Args:
         samples: B samples.
-        index: B numbers of the pictures in their database.
+        index: B numbers of the pictures in their dataset.
         unreadable: numbers of pictures that were replaced because they could not be decoded.
         images: uint8 [B, 3, height, width], the samples' images if they are stacked already.
     """

@@ -14,8 +14,8 @@ import demo
 import evaluate
 from core.config.errors import UserError
 from core.data.coco import CocoDetection
-from core.evaluation.coco import FIGURES
-from core.evaluation.run import evaluate_database
+from core.evaluation.coco import METRICS
+from core.evaluation.run import evaluate_dataset
 from core.structures import Detections
 from tests.support.dbs_files import write_coco
 from tests.support.tiny_detector import write_config, write_snapshot
@@ -47,7 +47,7 @@ def test_evaluation_writes_results_and_figures(root, caplog):
     assert {row["image_id"] for row in results} <= {30, 7, 2}
     assert {row["category_id"] for row in results} <= {90, -4, 17}
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert set(FIGURES) <= set(metrics)
+    assert set(METRICS) <= set(metrics)
     assert set(metrics["AP_by_class"]) == set(NAMES)
     assert metrics["images_per_second"] > 0
     assert (metrics["config"], metrics["iteration"], metrics["pictures"]) == (
@@ -61,15 +61,15 @@ def test_evaluation_writes_results_and_figures(root, caplog):
 
 def test_the_truth_as_detections_scores_one(root):
     data = root / "data" / "coco"
-    database = CocoDetection(data / "annotations" / "instances_val.json", data / "images" / "val")
-    images = [cv2.imread(str(database.image_path(index))) for index in range(3)]
+    dataset = CocoDetection(data / "annotations" / "instances_val.json", data / "images" / "val")
+    images = [cv2.imread(str(dataset.image_path(index))) for index in range(3)]
 
     def detect(image):
         (index,) = (n for n in range(3) if np.array_equal(images[n], image))
-        boxes, labels = database.boxes(index), database.labels(index)
+        boxes, labels = dataset.boxes(index), dataset.labels(index)
         return Detections(boxes, np.linspace(1, 0.5, len(boxes)).astype(np.float32), labels)
 
-    metrics = evaluate_database(detect, database, root / "out", {"config": "x"}, workers=1)
+    metrics = evaluate_dataset(detect, dataset, root / "out", {"config": "x"}, workers=1)
     assert metrics["AP"] == pytest.approx(1)
     assert json.loads((root / "out" / "metrics.json").read_text()) == metrics
 

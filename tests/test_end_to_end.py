@@ -13,7 +13,7 @@ import evaluate
 import train
 from core.checkpoint import snapshot as checkpoint
 from core.config import errors
-from core.evaluation.coco import FIGURES
+from core.evaluation.coco import METRICS
 from core.models.loading import load_detector
 from core.train.log import read_log
 from tests.support.tiny_training import NAME, words, write_training
@@ -79,8 +79,8 @@ def test_evaluate_the_snapshot(whole):
     assert evaluate.main(words(whole, "--testiter", "4")) == 0
     folder = whole / "results" / NAME / "4" / "validation"
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert set(FIGURES) <= set(metrics)
-    figures = [metrics[figure] for figure in FIGURES]
+    assert set(METRICS) <= set(metrics)
+    figures = [metrics[figure] for figure in METRICS]
     assert all(0 <= figure <= 1 for figure in figures if figure is not None)
     assert (metrics["iteration"], metrics["pictures"]) == (4, 3)
     results = json.loads((folder / "results.json").read_text())

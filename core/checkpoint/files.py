@@ -105,7 +105,7 @@ def _flush_names(folder: Path) -> None:
         os.close(descriptor)
 
 
-def clear_unfinished(folder: Path) -> None:
+def remove_unfinished(folder: Path) -> None:
     """Clears away what processes that were killed while they wrote left in a folder.
 
     Files that had made room for new ones, not all of which came, are put back.

@@ -17,7 +17,7 @@ from .snapshot import Meta, read_meta, snapshot_path, training_path
 logger = logging.getLogger(__name__)
 
 
-def latest_whole(cache_dir: str | Path, name: str) -> int | None:
+def latest_valid(cache_dir: str | Path, name: str) -> int | None:
     """The newest iteration of a run that can be resumed as it was saved; None: none was saved.
 
     Newer ones, which were cut short or altered, are told in a line each.

@@ -174,8 +174,8 @@ def load_weights(
     heads = [key for key in found.reshaped if key.startswith(tuple(class_head_keys))]
     only_heads = bool(heads) and found.count == len(heads)
     if found.count and not (fine_tune and only_heads):
-        mend = "; --weights FILE fine-tunes to another number of classes" if only_heads else ""
-        raise UserError(f"{path} does not fit this network ({_origin(path)}): {found}{mend}")
+        hint = "; --weights FILE fine-tunes to another number of classes" if only_heads else ""
+        raise UserError(f"{path} does not fit this network ({_origin(path)}): {found}{hint}")
     network.load_state_dict({**own, **{k: v for k, v in weights.items() if k not in heads}})
     return heads
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from .errors import UserError
 from .parsing import nearest, parse_override, parse_section
-from .schema import Database, System, problems
+from .schema import Db, System, problems
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 
@@ -34,7 +34,7 @@ class Config:
     name: str
     path: str
     system: System
-    db: Database
+    db: Db
     model: Mapping[str, Any]
 
     @property
@@ -114,7 +114,7 @@ def config_from_dict(content: Any, name: str, where: str, overrides: Sequence[st
         name=name,
         path=where,
         system=parse_section(System, content["system"], f"{where}: system"),
-        db=parse_section(Database, content["db"], f"{where}: db"),
+        db=parse_section(Db, content["db"], f"{where}: db"),
         model=content["model"],
     )
     for problem in problems(config.system, config.db):

@@ -50,7 +50,7 @@ class System:
 
 
 @dataclass(frozen=True)
-class Database:
+class Db:
     """How pictures are sampled, encoded and decoded (the reference's names)."""
 
     categories: int | None = None  # checked against the annotation file
@@ -115,7 +115,7 @@ class Database:
         )
 
 
-def problems(system: System, db: Database) -> Iterator[str]:
+def problems(system: System, db: Db) -> Iterator[str]:
     """What is out of range, or valid alone and impossible together, whatever the model is."""
     for section, keys in {
         system: ("batch_size", "max_iter", "stepsize", "snapshot", "display", "prefetch_size"),

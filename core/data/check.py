@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..config.errors import run
 from ..config.loading import Config, load_config
 from .coco import CocoDetection, repair_boxes
-from .images import picture_problem
+from .images import image_problem
 from .records import Records, find_mistakes, read_records, without_mistakes
 from .splits import split_paths
 
@@ -66,12 +66,12 @@ def check(config: Config, splits: list[str]) -> int:
         if expected not in (None, found):
             problems.append(f"db.categories says {expected}, the file holds {found} categories")
         if usable["images"] and (usable["categories"] or usable["annotations"] is None):
-            database = CocoDetection(annotation_file, image_dir, config.db.use_crowd, None, usable)
-            problems += _picture_problems(database)
-            names.setdefault(database.class_names, split)
+            dataset = CocoDetection(annotation_file, image_dir, config.db.use_crowd, None, usable)
+            problems += _image_problems(dataset)
+            names.setdefault(dataset.class_names, split)
             if len(names) > 1:
                 problems.append(f"other categories than in split {next(iter(names.values()))!r}")
-            _write(summary(database))
+            _write(summary(dataset))
         else:
             problems.append("no usable images or categories")
         for problem in problems:
@@ -81,26 +81,26 @@ def check(config: Config, splits: list[str]) -> int:
     return total
 
 
-def summary(database: CocoDetection) -> str:
+def summary(dataset: CocoDetection) -> str:
     """A table of a data set: pictures, boxes, and the boxes of each class by size."""
-    counts = database.box_counts()
+    counts = dataset.box_counts()
     lines = [
-        f"  {len(database)} pictures, {int((counts == 0).sum())} of them without boxes, at most "
-        f"{counts.max()} boxes in one; {database.repaired} boxes clipped, {database.dropped} "
+        f"  {len(dataset)} pictures, {int((counts == 0).sum())} of them without boxes, at most "
+        f"{counts.max()} boxes in one; {dataset.repaired} boxes clipped, {dataset.dropped} "
         "dropped",
         f"  {'class':24}{'pictures':>10}{'boxes':>10}{'small':>10}{'medium':>10}{'large':>10}",
     ]
-    classes = len(database.class_names)
+    classes = len(dataset.class_names)
     pictures = np.zeros(classes, np.int64)
     sizes = np.zeros((classes, 3), np.int64)
     for index in np.flatnonzero(counts).tolist():
-        boxes, labels = database.boxes(index), database.labels(index)
+        boxes, labels = dataset.boxes(index), dataset.labels(index)
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         np.add.at(sizes, (labels, np.searchsorted(_AREAS, areas, side="right")), 1)
         pictures[np.unique(labels)] += 1
     pictures = np.append(pictures, (counts > 0).sum())
     sizes = np.concatenate([sizes, sizes.sum(axis=0, keepdims=True)])
-    for name, with_it, by_size in zip((*database.class_names, "all"), pictures, sizes, strict=True):
+    for name, with_it, by_size in zip((*dataset.class_names, "all"), pictures, sizes, strict=True):
         numbers = "".join(f"{number:>10}" for number in (with_it, by_size.sum(), *by_size))
         lines.append(f"  {name:24}{numbers}")
     return "\n".join(lines)
@@ -128,13 +128,13 @@ def _annotation_problems(records: Records) -> Iterator[str]:
         )
 
 
-def _picture_problems(database: CocoDetection) -> list[str]:
+def _image_problems(dataset: CocoDetection) -> list[str]:
     """Reads every picture, in threads: decoding leaves Python's lock."""
-    paths = (database.image_path(index) for index in range(len(database)))
-    sizes = (tuple(size) for size in database.sizes.tolist())
+    paths = (dataset.image_path(index) for index in range(len(dataset)))
+    sizes = (tuple(size) for size in dataset.sizes.tolist())
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(picture_problem, paths, sizes)
-        progress = tqdm(found, "pictures", len(database), leave=False, disable=None)
+        found = pool.map(image_problem, paths, sizes)
+        progress = tqdm(found, "pictures", len(dataset), leave=False, disable=None)
         return [problem for problem in progress if problem is not None]
 
 

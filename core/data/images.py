@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 
-def decode_picture(data: bytes) -> np.ndarray | None:
+def decode_image(data: bytes) -> np.ndarray | None:
     """uint8 [height, width, 3], BGR, turned as the file's EXIF data says; None if it is no picture.
 
     Strict, other than ``cv2.imread``: that fills a JPEG file which is cut short with grey.
@@ -17,7 +17,7 @@ def decode_picture(data: bytes) -> np.ndarray | None:
         return None
 
 
-def picture_problem(path: Path, size: tuple[int, int]) -> str | None:
+def image_problem(path: Path, size: tuple[int, int]) -> str | None:
     """What is wrong with a picture's file, or None.
 
     Args:
@@ -32,7 +32,7 @@ def picture_problem(path: Path, size: tuple[int, int]) -> str | None:
         return f"{path}: cannot be read: {error.strerror}"
     if data.startswith(b"\xff\xd8") and not _jpeg_ends(data):
         return f"{path}: is cut short (a JPEG file without its end)"
-    image = decode_picture(data)
+    image = decode_image(data)
     if image is None:
         return f"{path}: cannot be decoded as a picture"
     height, width = image.shape[:2]

@@ -22,46 +22,46 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..structures import Batch, Sample, collate
 from .coco import CocoDetection
 from .image_memory import ImageMemory, Parcel, give_back, hand_over, keep_freed_memory
-from .images import decode_picture
+from .images import decode_image
 from .unreadable import most_tolerated
 
 SampleFunction = Callable[[np.ndarray, np.ndarray, np.ndarray, np.random.Generator | None], Sample]
-Position = tuple[int, int]  # epoch, number of the picture in its database
+Position = tuple[int, int]  # epoch, number of the picture in its dataset
 Item = tuple[Sample, int, list[int]]
 
 
 def read_image(path: Path) -> np.ndarray | None:
     """Reads a picture: uint8 [h, w, 3], BGR; None where it is missing, cut short or no picture."""
     try:
-        return decode_picture(path.read_bytes())
+        return decode_image(path.read_bytes())
     except OSError:
         return None
 
 
-class TrainingPictures(Dataset[Item]):
-    """The pictures of a database as samples, by (epoch, index).
+class TrainingImages(Dataset[Item]):
+    """The pictures of a dataset as samples, by (epoch, index).
 
     Args:
-        database: where the pictures, boxes and labels are.
+        dataset: where the pictures, boxes and labels are.
         sample: makes a sample from image, boxes, labels and a generator.
         seed: of the generator that a sample is drawn with; None: samples are not augmented.
     """
 
     def __init__(
-        self, database: CocoDetection, sample: SampleFunction, seed: int | None = None
+        self, dataset: CocoDetection, sample: SampleFunction, seed: int | None = None
     ) -> None:
-        self.database, self.sample, self.seed = database, sample, seed
+        self.dataset, self.sample, self.seed = dataset, sample, seed
         self.memory = ImageMemory()
 
     def __len__(self) -> int:
-        return len(self.database)
+        return len(self.dataset)
 
     def __getitem__(self, position: Position) -> Item:
         """Makes one sample.
 
-        A picture that cannot be decoded is replaced by the next one of the database. If more in a
+        A picture that cannot be decoded is replaced by the next one of the dataset. If more in a
         row are unreadable than a run tolerates, the sample is black and empty, and the batch's
-        list of them ends the run (:class:`core.data.unreadable.UnreadablePictures`).
+        list of them ends the run (:class:`core.data.unreadable.UnreadableImages`).
 
         Returns:
             the sample, the number of the picture it shows, those of the pictures passed over.
@@ -71,9 +71,9 @@ class TrainingPictures(Dataset[Item]):
         unreadable: list[int] = []
         for step in range(min(max(most_tolerated(len(self)) + 1, 100), len(self))):
             number = (index + step) % len(self)
-            image = read_image(self.database.image_path(number))
+            image = read_image(self.dataset.image_path(number))
             if image is not None:
-                boxes, labels = self.database.boxes(number), self.database.labels(number)
+                boxes, labels = self.dataset.boxes(number), self.dataset.labels(number)
                 return self.sample(image, boxes, labels, rng), number, unreadable
             unreadable.append(number)
         nothing = np.zeros((64, 64, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, int)
@@ -160,7 +160,7 @@ class ShuffledStream(Sampler[list[Position]]):
 
 
 def training_loader(
-    database: CocoDetection,
+    dataset: CocoDetection,
     sample: SampleFunction,
     *,
     batch_size: int,
@@ -174,8 +174,8 @@ def training_loader(
     """An endless stream of augmented batches in shuffled order.
 
     Args:
-        database: where the pictures are.
-        sample: see :class:`TrainingPictures`; picklable where workers are spawned.
+        dataset: where the pictures are.
+        sample: see :class:`TrainingImages`; picklable where workers are spawned.
         batch_size: pictures a batch, of all ranks together.
         seed: of order and augmentation.
         workers: processes that make batches; 0: they are made where they are used.
@@ -189,13 +189,13 @@ def training_loader(
         ``start_iteration``. The end of a worker, by whatever cause, raises RuntimeError within
         seconds.
     """
-    order = ShuffledStream(len(database), batch_size, seed, start_iteration, rows)
-    pictures = TrainingPictures(database, sample, seed)
+    order = ShuffledStream(len(dataset), batch_size, seed, start_iteration, rows)
+    pictures = TrainingImages(dataset, sample, seed)
     return _loader(pictures, order, workers, prefetch, pin_memory)
 
 
 def validation_loader(
-    database: CocoDetection,
+    dataset: CocoDetection,
     sample: SampleFunction,
     *,
     batch_size: int,
@@ -205,17 +205,17 @@ def validation_loader(
     rows: slice | None = None,
     pin_memory: bool = False,
 ) -> DataLoader[Item]:
-    """An endless stream of batches, not augmented, in the database's order over and over.
+    """An endless stream of batches, not augmented, in the dataset's order over and over.
 
     The arguments are those of :func:`training_loader`.
     """
-    order = ShuffledStream(len(database), batch_size, None, start_iteration, rows)
-    pictures = TrainingPictures(database, sample)
+    order = ShuffledStream(len(dataset), batch_size, None, start_iteration, rows)
+    pictures = TrainingImages(dataset, sample)
     return _loader(pictures, order, workers, prefetch, pin_memory)
 
 
 def _loader(
-    pictures: TrainingPictures, order: ShuffledStream, workers: int, prefetch: int, pin_memory: bool
+    pictures: TrainingImages, order: ShuffledStream, workers: int, prefetch: int, pin_memory: bool
 ) -> DataLoader[Item]:
     if not workers:
         keep_freed_memory()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..config.errors import UserError
-from ..config.loading import Database, System
+from ..config.loading import Db, System
 from .coco import CocoDetection
 
 # The reference's names of COCO's splits; any other name stands for itself.
@@ -19,7 +19,7 @@ REFERENCE_SPLITS = {
 _SHOWN = 8  # names in a message
 
 
-def open_split(system: System, db: Database, split: str) -> CocoDetection:
+def open_split(system: System, db: Db, split: str) -> CocoDetection:
     """Opens a split of the data set that a config names.
 
     Args:
@@ -33,14 +33,14 @@ def open_split(system: System, db: Database, split: str) -> CocoDetection:
             there is instead), or the annotation file cannot be used.
     """
     annotation_file, image_dir = split_paths(system, split)
-    database = CocoDetection(annotation_file, image_dir, db.use_crowd, db.categories)
-    missing = missing_pictures(database)
+    dataset = CocoDetection(annotation_file, image_dir, db.use_crowd, db.categories)
+    missing = missing_images(dataset)
     if missing:
         raise UserError(
-            f"{len(missing)} of the {len(database)} pictures that {annotation_file} lists are not "
+            f"{len(missing)} of the {len(dataset)} pictures that {annotation_file} lists are not "
             f"in {image_dir}, which holds {_listing(image_dir)}; missing: {_some(missing)}"
         )
-    return database
+    return dataset
 
 
 def split_paths(system: System, split: str) -> tuple[Path, Path]:
@@ -64,12 +64,12 @@ def split_paths(system: System, split: str) -> tuple[Path, Path]:
     return annotation_file, image_dir
 
 
-def missing_pictures(database: CocoDetection) -> list[str]:
+def missing_images(dataset: CocoDetection) -> list[str]:
     """The file names that the annotation file lists and the folder of the images lacks."""
     by_folder = defaultdict(list)
-    for index in range(len(database)):
-        path = database.image_path(index)
-        by_folder[path.parent].append((path.name, database.file_name(index)))
+    for index in range(len(dataset)):
+        path = dataset.image_path(index)
+        by_folder[path.parent].append((path.name, dataset.file_name(index)))
     missing = []
     for folder, names in by_folder.items():
         there = set(os.listdir(folder)) if folder.is_dir() else set()

@@ -47,7 +47,7 @@ def average_mirrored(maps: CenterMaps) -> CenterMaps:
     return CenterMaps(_mean_mirrored(maps.heatmap), (size + mirrored) / 2, maps.offset[:1])
 
 
-def decode_picture(outputs: list[CenterMaps], *, mirrored: bool, top_k: int, kernel: int) -> Tensor:
+def decode_image(outputs: list[CenterMaps], *, mirrored: bool, top_k: int, kernel: int) -> Tensor:
     """Finds the objects in the network's outputs.
 
     Args:
@@ -64,7 +64,7 @@ def decode_picture(outputs: list[CenterMaps], *, mirrored: bool, top_k: int, ker
 
 
 def center_cells(heatmap: Tensor, *, mirrored: bool, top_k: int, kernel: int) -> Tensor:
-    """Where :func:`decode_picture` reads sizes and offsets.
+    """Where :func:`decode_image` reads sizes and offsets.
 
     Args:
         heatmap: logits [B, C, H, W].

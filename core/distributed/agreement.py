@@ -9,8 +9,8 @@ import torch
 
 from ..config.errors import UserError
 from ..data.coco import CocoDetection
-from ..data.unreadable import UnreadablePictures
-from ..data.workers import LOST_WORKER, lost_worker_mend
+from ..data.unreadable import UnreadableImages
+from ..data.workers import LOST_WORKER, lost_worker_hint
 from ..structures import Batch
 from ..train.guards import Stopped
 from .ranks import Ranks
@@ -24,16 +24,16 @@ class Stream:
 
     Args:
         batches: without end.
-        database: whose pictures they show.
+        dataset: whose pictures they show.
         signals: that may ask for the end.
         ranks: this process among those that train together.
     """
 
     def __init__(
-        self, batches: Iterable[Batch], database: CocoDetection, signals: Signals, ranks: Ranks
+        self, batches: Iterable[Batch], dataset: CocoDetection, signals: Signals, ranks: Ranks
     ) -> None:
         self._batches, self._signals, self._ranks = iter(batches), signals, ranks
-        self._unreadable = UnreadablePictures(database, tell=ranks.first)
+        self._unreadable = UnreadableImages(dataset, tell=ranks.is_main)
         self._started = False
 
     def take(self) -> Batch:
@@ -79,7 +79,7 @@ def next_batch(
     if problems:
         raise _first_problem(problem, ranks)
     assert batch is not None
-    if unreadable and ranks.world > 1:
+    if unreadable and ranks.world_size > 1:
         every = ranks.gather(batch.unreadable.tolist())
         numbers = torch.tensor(list(chain.from_iterable(every)), dtype=torch.int64)
         batch = replace(batch, unreadable=numbers)
@@ -109,7 +109,7 @@ def _take(stream: Iterator[Batch], signals: Signals) -> Batch:
     if signals.asked:  # sent to all processes, the signal ended the workers too
         raise Stopped(f"{signals.asked} was received")
     if death is not None:
-        raise Stopped(f"the loader failed: {death}{lost_worker_mend(death)}")
+        raise Stopped(f"the loader failed: {death}{lost_worker_hint(death)}")
     if batch is None:
         raise Stopped(f"the loader failed: {failure}") from failure
     return batch

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from .agent_watch import watch_agent
 from .interface import choose_interface
-from .ranks import ALONE, PATIENCE, Ranks
+from .ranks import ONE_PROCESS, PATIENCE, Ranks
 from .rendezvous import fresh_store
 
 logger = logging.getLogger(__name__)
@@ -21,24 +21,24 @@ _GLOO = r"\[\S*[/\\]gloo[/\\]\S*\]|Gloo "  # begins an error of gloo
 
 @contextlib.contextmanager
 def join_ranks() -> Iterator[Ranks]:
-    """Joins the processes that torchrun started this one with; :data:`ALONE` where it did not.
+    """Joins the processes that torchrun started with this one; else :data:`ONE_PROCESS`.
 
     Within it every rank but rank 0 logs nothing below warnings. A rank that loses the others, when
     one has ended or the network is cut, says so in one line and leaves by SystemExit.
     """
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    if world == 1 or not dist.is_torchelastic_launched():
-        yield ALONE
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    if world_size == 1 or not dist.is_torchelastic_launched():
+        yield ONE_PROCESS
         return
     choose_interface()
     try:
         with _losses_told():
             agents_store, rank, _ = next(dist.rendezvous("env://"))
-            store = fresh_store(agents_store, rank, world, PATIENCE)
-            ends = {"rank": rank, "world_size": world, "timeout": PATIENCE}
+            store = fresh_store(agents_store, rank, world_size, PATIENCE)
+            ends = {"rank": rank, "world_size": world_size, "timeout": PATIENCE}
             dist.init_process_group("gloo", store=store, **ends)
-            ranks = Ranks(rank, world, int(os.environ["LOCAL_RANK"]))
-            if not ranks.first:
+            ranks = Ranks(rank, world_size, int(os.environ["LOCAL_RANK"]))
+            if not ranks.is_main:
                 logging.getLogger().setLevel(logging.WARNING)
             yield ranks
     except BaseException:

@@ -41,7 +41,7 @@ class Ranks:
 
     Attributes:
         rank: number of this process, from 0.
-        world: number of processes.
+        world_size: number of processes.
         local_rank: number of this process on its machine, from 0.
         steps: the process group of the training steps, whose collectives wait no longer than
             ``system.dist_timeout``; None: the group of all else, which waits ten minutes. Patient
@@ -49,18 +49,18 @@ class Ranks:
     """
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     local_rank: int = 0
     steps: dist.ProcessGroup | None = None
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is rank 0, which logs and writes files for all."""
         return self.rank == 0
 
     def sum(self, numbers: Sequence[int]) -> list[int]:
         """Adds up the ranks' numbers one by one; every rank has the result. A step's collective."""
-        if self.world == 1:
+        if self.world_size == 1:
             return list(numbers)
         total = torch.tensor(numbers, dtype=torch.int64)
         dist.all_reduce(total, group=self.steps)
@@ -68,34 +68,34 @@ class Ranks:
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Adds the ranks' tensors up in place, on their device. A step's collective."""
-        if self.world > 1:
+        if self.world_size > 1:
             dist.all_reduce(tensor, group=self.steps)
         return tensor
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, by rank, on every rank; picklable. A patient collective."""
-        if self.world == 1:
+        if self.world_size == 1:
             return [value]
-        values: list[Any] = [None] * self.world
+        values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
 
-    def from_first(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """Rank 0's value, on every rank; a patient collective.
 
         Args:
             value: picklable; tensors in its dictionaries, lists and tuples travel one by one, and
                 have the same strides on every rank. On other ranks than 0 anything.
         """
-        if self.world == 1:
+        if self.world_size == 1:
             return value
-        outlines = [tree_map_only(Tensor, lambda t: t.to("meta"), value) if self.first else None]
+        outlines = [tree_map_only(Tensor, lambda t: t.to("meta"), value) if self.is_main else None]
         dist.broadcast_object_list(outlines, src=0)
-        if not self.first:
+        if not self.is_main:
             value = tree_map_only(Tensor, lambda t: torch.empty_like(t, device="cpu"), outlines[0])
         for tensor in tree_leaves(value):
             if isinstance(tensor, Tensor) and tensor.numel():
-                dense = tensor.detach().clone() if self.first else tensor
+                dense = tensor.detach().clone() if self.is_main else tensor
                 dist.broadcast(dense.as_strided((dense.numel(),), (1,)), src=0)
         return value
 
@@ -103,9 +103,9 @@ class Ranks:
         """Waits until every rank is here. A patient collective."""
         self.gather(None)
 
-    def copy_from_first_(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast_(self, tensors: Iterable[Tensor]) -> None:
         """Gives tensors rank 0's values, in place, in one message a type. A step's collective."""
-        if self.world == 1:
+        if self.world_size == 1:
             return
         by_type: dict[torch.dtype, list[Tensor]] = {}
         for tensor in tensors:
@@ -118,7 +118,7 @@ class Ranks:
                 tensor.detach().copy_(part.view_as(tensor))
 
     @contextlib.contextmanager
-    def alike(self) -> Iterator[None]:
+    def agree_on_errors(self) -> Iterator[None]:
         """Within it, what one rank finds wrong ends all of them, and is told once.
 
         A patient collective at its end.
@@ -135,7 +135,7 @@ class Ranks:
         if not problems:
             return
         rank, text = problems[0]
-        if not self.first:
+        if not self.is_main:
             raise SystemExit(2)
         if problem is not None:
             raise problem
@@ -147,7 +147,7 @@ class Ranks:
         It starts from rank 0's weights. Its buffers are each rank's own from then on. A step's
         collective.
         """
-        if self.world == 1:
+        if self.world_size == 1:
             return network
         known = inspect.signature(DistributedDataParallel).parameters
         option = "forward_sync_buffers"  # the newer name
@@ -156,7 +156,7 @@ class Ranks:
             network, process_group=self.steps, gradient_as_bucket_view=True, **own_buffers
         )
 
-    def with_steps(
+    def with_step_group(
         self, seconds: float | None, device: torch.device, backend: str | None
     ) -> "Ranks":
         """These ranks with a process group for the steps. A patient collective.
@@ -167,7 +167,7 @@ class Ranks:
             device: where this rank's network is.
             backend: of collectives on that device; by default NCCL on GPUs, gloo on CPUs.
         """
-        if self.world == 1:
+        if self.world_size == 1:
             return self
         make_current(device)
         chosen = backend or ("nccl" if device.type == "cuda" else "gloo")
@@ -179,10 +179,10 @@ class Ranks:
         return replace(self, steps=group)
 
 
-ALONE = Ranks()
+ONE_PROCESS = Ranks()
 
 
-def apart(network: nn.Module) -> contextlib.AbstractContextManager[None]:
+def no_gradient_sync(network: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Within it, backward passes of a parallel network add up gradients on their rank alone."""
     if isinstance(network, DistributedDataParallel):
         return network.no_sync()

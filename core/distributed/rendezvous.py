@@ -13,7 +13,7 @@ import torch.distributed as dist
 _PAUSE = 0.05  # seconds between two looks
 
 
-def fresh_store(store: dist.Store, rank: int, world: int, patience: timedelta) -> dist.Store:
+def fresh_store(store: dist.Store, rank: int, world_size: int, patience: timedelta) -> dist.Store:
     """A part of a store that the processes of this start alone write to.
 
     Rank 0 gives it a name that never was before, and says whom it met under that name: who finds
@@ -22,7 +22,7 @@ def fresh_store(store: dist.Store, rank: int, world: int, patience: timedelta) -
     Args:
         store: of the agents; every rank has opened it.
         rank: of this process.
-        world: number of processes.
+        world_size: number of processes.
         patience: how long to wait for the others.
 
     Raises:
@@ -32,7 +32,7 @@ def fresh_store(store: dist.Store, rank: int, world: int, patience: timedelta) -
     own = uuid.uuid4().hex
     if rank == 0:
         store.set("start", own)
-        others = [store.get(f"{own}/{other}").decode() for other in range(1, world)]
+        others = [store.get(f"{own}/{other}").decode() for other in range(1, world_size)]
         store.set(f"{own}/met", " ".join(others))
         return dist.PrefixStore(own, store)
     limit = time.monotonic() + patience.total_seconds()

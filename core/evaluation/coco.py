@@ -21,7 +21,7 @@ from ..structures import Detections
 
 # In the order of COCOeval.stats: AP over IoU 0.50:0.95, at one IoU, of small (below 32² pixels),
 # medium and large objects (above 96²); AR with 1, 10, 100 detections a picture, and by size.
-FIGURES = (
+METRICS = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
     *("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"),
 )
@@ -33,7 +33,7 @@ class CocoScores:
     """What COCO's evaluation says; a figure is None where there is no object to find.
 
     Attributes:
-        figures: the twelve of :data:`FIGURES`, 0 to 1.
+        figures: the twelve of :data:`METRICS`, 0 to 1.
         ap_by_class: AP of each class, in the order of the labels.
         table: the twelve figures as COCO's own text.
     """
@@ -44,23 +44,23 @@ class CocoScores:
 
 
 def coco_results(
-    found: Sequence[Detections], database: CocoDetection, reference_scoring: bool = False
+    found: Sequence[Detections], dataset: CocoDetection, reference_scoring: bool = False
 ) -> list[dict[str, Any]]:
     """Detections as COCO's list of results.
 
     Args:
-        found: one for each picture of ``database``, in its order.
-        database: gives the ids of pictures and categories.
+        found: one for each picture of ``dataset``, in its order.
+        dataset: gives the ids of pictures and categories.
         reference_scoring: round boxes and scores to 2 decimals as the reference does.
     """
-    assert len(found) == len(database), (len(found), len(database))
+    assert len(found) == len(dataset), (len(found), len(dataset))
     decimals = 2 if reference_scoring else None
     results = []
-    for image_id, detections in zip(database.image_ids.tolist(), found, strict=True):
+    for image_id, detections in zip(dataset.image_ids.tolist(), found, strict=True):
         # The difference of two float32 numbers is exact in float64; the reference takes float32.
         xywh = detections.boxes.astype(np.float32 if reference_scoring else np.float64)
         xywh[:, 2:] -= xywh[:, :2]
-        category_ids = database.category_ids[detections.labels]
+        category_ids = dataset.category_ids[detections.labels]
         for box, score, category_id in zip(
             xywh.tolist(), detections.scores.tolist(), category_ids.tolist(), strict=True
         ):
@@ -72,16 +72,16 @@ def coco_results(
     return results
 
 
-def score_results(results: Sequence[dict[str, Any]], database: CocoDetection) -> CocoScores:
+def score_results(results: Sequence[dict[str, Any]], dataset: CocoDetection) -> CocoScores:
     """Compares results with the annotation file of their data set.
 
     Args:
         results: from :func:`coco_results`; none at all gives figures of 0.
-        database: with annotations.
+        dataset: with annotations.
     """
     evaluation = COCOeval(
-        _coco(_truth(database.annotation_file), database),
-        _coco(_found(results), database),
+        _coco(_truth(dataset.annotation_file), dataset),
+        _coco(_found(results), dataset),
         "bbox",
     )
     with contextlib.redirect_stdout(io.StringIO()):
@@ -93,21 +93,21 @@ def score_results(results: Sequence[dict[str, Any]], database: CocoDetection) ->
     by_class = precision[:, :, :, _ALL_AREAS, _MOST_DETECTIONS].mean((0, 1))
     return CocoScores(
         figures={
-            name: _figure(value) for name, value in zip(FIGURES, evaluation.stats, strict=True)
+            name: _figure(value) for name, value in zip(METRICS, evaluation.stats, strict=True)
         },
         ap_by_class={
-            name: _figure(value) for name, value in zip(database.class_names, by_class, strict=True)
+            name: _figure(value) for name, value in zip(dataset.class_names, by_class, strict=True)
         },
         table=table.getvalue().rstrip(),
     )
 
 
-def _coco(annotations: list[dict[str, Any]], database: CocoDetection) -> COCO:
+def _coco(annotations: list[dict[str, Any]], dataset: CocoDetection) -> COCO:
     # COCO.loadRes fails on an empty list, and COCO(file) on files with fewer fields than COCO's.
     coco = COCO()
     coco.dataset = {
-        "images": [{"id": identity} for identity in database.image_ids.tolist()],
-        "categories": [{"id": identity} for identity in database.category_ids.tolist()],
+        "images": [{"id": identity} for identity in dataset.image_ids.tolist()],
+        "categories": [{"id": identity} for identity in dataset.category_ids.tolist()],
         "annotations": annotations,
     }
     with contextlib.redirect_stdout(io.StringIO()):

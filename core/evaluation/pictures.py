@@ -18,27 +18,27 @@ class Pictures(Dataset[Tensor]):
     """Pictures as they are: uint8 [h, w, 3], BGR; one that cannot be decoded has no pixels.
 
     Args:
-        database: names the files.
+        dataset: names the files.
     """
 
-    def __init__(self, database: CocoDetection) -> None:
-        self.database = database
+    def __init__(self, dataset: CocoDetection) -> None:
+        self.dataset = dataset
 
     def __len__(self) -> int:
-        return len(self.database)
+        return len(self.dataset)
 
     def __getitem__(self, index: int) -> Tensor:
-        image = read_image(self.database.image_path(index))
+        image = read_image(self.dataset.image_path(index))
         return shared(np.empty((0, 0, 3), np.uint8) if image is None else image)
 
 
-def decoded_pictures(
-    database: CocoDetection, workers: int, indices: Sequence[int]
+def decoded_images(
+    dataset: CocoDetection, workers: int, indices: Sequence[int]
 ) -> Iterator[np.ndarray]:
     """Gives pictures of a data set in order. No global random number is drawn.
 
     Args:
-        database: names the files.
+        dataset: names the files.
         workers: processes that decode ahead; 0 decodes in this one.
         indices: numbers of the pictures.
 
@@ -49,7 +49,7 @@ def decoded_pictures(
         UserError: a picture cannot be decoded; figures are of the whole data set or of nothing.
     """
     loader = DataLoader(
-        Pictures(database),
+        Pictures(dataset),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
@@ -61,8 +61,8 @@ def decoded_pictures(
         image = picture.numpy()
         if image.size == 0:
             raise UserError(
-                f"{database.image_path(index)} cannot be decoded; replace it, or take it out of "
-                f"{database.annotation_file}"
+                f"{dataset.image_path(index)} cannot be decoded; replace it, or take it out of "
+                f"{dataset.annotation_file}"
             )
         yield image
 

@@ -11,14 +11,14 @@ import numpy as np
 from ..config.errors import UserError
 from ..data.coco import CocoDetection
 from ..data.splits import open_split
-from ..distributed.ranks import ALONE, Ranks
+from ..distributed.ranks import ONE_PROCESS, Ranks
 from ..models.detector import Drawings
 from ..models.loading import LoadedDetector
 from ..structures import Detections
 from .coco import coco_results, score_results
 from .draw import draw_detections, jpeg, side_by_side
 from .report import class_table, progress, write_json
-from .shares import every_picture
+from .shares import every_image
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +30,11 @@ _DRAWN_SCORE = 0.3
 
 
 def evaluate_detector(
-    detector: LoadedDetector, split: str, debug: bool = False, ranks: Ranks = ALONE
+    detector: LoadedDetector, split: str, debug: bool = False, ranks: Ranks = ONE_PROCESS
 ) -> dict[str, Any]:
     """Evaluates a detector on a split of its config's data set; the ranks share the pictures.
 
-    Files go into ``<result_dir>/<config>/<iteration>/<split>/``; see :func:`evaluate_database`.
+    Files go into ``<result_dir>/<config>/<iteration>/<split>/``; see :func:`evaluate_dataset`.
 
     Args:
         detector: with its weights.
@@ -46,21 +46,21 @@ def evaluate_detector(
         UserError: the data set is not there, cannot be read, or has other classes.
     """
     config = detector.config
-    with ranks.alike():
-        database = open_split(config.system, config.db, getattr(config.system, SPLITS[split]))
-        check_classes(detector, database)
+    with ranks.agree_on_errors():
+        dataset = open_split(config.system, config.db, getattr(config.system, SPLITS[split]))
+        check_classes(detector, dataset)
     iteration = detector.snapshot.stem if detector.iteration is None else str(detector.iteration)
     about = {
         "config": config.name,
         "snapshot": str(detector.snapshot),
         "iteration": detector.iteration,
         "split": split,
-        "annotation_file": str(database.annotation_file),
+        "annotation_file": str(dataset.annotation_file),
         "reference_scoring": config.db.reference_scoring,
     }
-    return evaluate_database(
+    return evaluate_dataset(
         detector.detections,
-        database,
+        dataset,
         Path(config.system.result_dir) / config.name / iteration / split,
         about,
         workers=config.system.workers,
@@ -70,36 +70,36 @@ def evaluate_detector(
     )
 
 
-def check_classes(detector: LoadedDetector, database: CocoDetection) -> None:
+def check_classes(detector: LoadedDetector, dataset: CocoDetection) -> None:
     """Refuses a data set whose classes are not those of a detector.
 
     Raises:
         UserError: another number of classes, or other names where the weights came with names.
     """
-    own, others = detector.class_names, database.class_names
+    own, others = detector.class_names, dataset.class_names
     if len(own) != len(others):
-        difference = f"{len(own)} classes and {database.annotation_file} has {len(others)}"
+        difference = f"{len(own)} classes and {dataset.annotation_file} has {len(others)}"
     else:
         pairs = zip(own, others, strict=True)
         different = [f"{mine!r} for {other!r}" for mine, other in pairs if mine != other]
         if not (detector.names_known and different):
             return
-        difference = f"other classes than {database.annotation_file}: {', '.join(different[:3])}"
+        difference = f"other classes than {dataset.annotation_file}: {', '.join(different[:3])}"
     raise UserError(
         f"{detector.snapshot} detects {difference}; evaluate on the data set it was trained for"
     )
 
 
-def evaluate_database(
+def evaluate_dataset(
     detect: Callable[[np.ndarray], Detections],
-    database: CocoDetection,
+    dataset: CocoDetection,
     folder: Path,
     about: Mapping[str, Any],
     *,
     workers: int,
     reference_scoring: bool = False,
     inspect: Callable[[np.ndarray], tuple[Detections, Drawings]] | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = ONE_PROCESS,
 ) -> dict[str, Any]:
     """Detects the objects of every picture and compares them with the annotations.
 
@@ -109,7 +109,7 @@ def evaluate_database(
 
     Args:
         detect: finds the objects in a picture uint8 [h, w, 3].
-        database: pictures, and the annotations if it has any.
+        dataset: pictures, and the annotations if it has any.
         folder: takes the files; it is made.
         about: what ``metrics.json`` says besides the figures: config, snapshot and so on.
         workers: processes that decode pictures, for each rank.
@@ -129,20 +129,20 @@ def evaluate_database(
         if inspect is None or index >= _DRAWN_PICTURES:
             return detect(image), {}
         found, drawings = inspect(image)
-        return found, _draw(image, found, drawings, database, index)
+        return found, _draw(image, found, drawings, dataset, index)
 
     start = time.perf_counter()
     found = []
-    with ranks.alike():
-        pictures = every_picture(look, database, workers, ranks)
-        for detections, drawn in progress(pictures, len(database), "picture", ranks.first):
+    with ranks.agree_on_errors():
+        pictures = every_image(look, dataset, workers, ranks)
+        for detections, drawn in progress(pictures, len(dataset), "picture", ranks.is_main):
             found.append(detections)
-            if ranks.first:
+            if ranks.is_main:
                 _write(folder / "debug", drawn)
-    metrics = dict(about) | _speed(len(database), time.perf_counter() - start)
-    if ranks.first:
-        metrics |= _report(found, database, folder, metrics, reference_scoring)
-    return ranks.from_first(metrics)
+    metrics = dict(about) | _speed(len(dataset), time.perf_counter() - start)
+    if ranks.is_main:
+        metrics |= _report(found, dataset, folder, metrics, reference_scoring)
+    return ranks.broadcast(metrics)
 
 
 def _speed(pictures: int, seconds: float) -> dict[str, Any]:
@@ -155,22 +155,22 @@ def _speed(pictures: int, seconds: float) -> dict[str, Any]:
 
 def _report(
     found: Sequence[Detections],
-    database: CocoDetection,
+    dataset: CocoDetection,
     folder: Path,
     metrics: Mapping[str, Any],
     reference_scoring: bool,
 ) -> dict[str, Any]:
     """Writes and logs what was found and how good it is; returns COCO's figures, if there are."""
-    results = coco_results(found, database, reference_scoring)
+    results = coco_results(found, dataset, reference_scoring)
     write_json(folder / "results.json", results)
-    if not database.has_annotations:
+    if not dataset.has_annotations:
         logger.info(
             "%s has no annotations to compare with: no figures; the detections are in %s",
-            database.annotation_file,
+            dataset.annotation_file,
             folder / "results.json",
         )
         return {}
-    scores = score_results(results, database)
+    scores = score_results(results, dataset)
     figures: dict[str, Any] = {**scores.figures, "AP_by_class": scores.ap_by_class}
     write_json(folder / "metrics.json", {**metrics, **figures}, indent=2)
     logger.info("%s\n\nAP of each class\n%s\n", scores.table, class_table(scores.ap_by_class))
@@ -188,17 +188,17 @@ def _draw(
     image: np.ndarray,
     found: Detections,
     drawings: Drawings,
-    database: CocoDetection,
+    dataset: CocoDetection,
     index: int,
 ) -> dict[str, bytes]:
     """JPEG files by name: picture ``index`` with its detections and its truth, and drawings."""
     shown = found.scores > _DRAWN_SCORE
-    names = database.class_names
+    names = dataset.class_names
     detected = draw_detections(
         image, found.boxes[shown], found.labels[shown], found.scores[shown], names
     )
-    truth = draw_detections(image, database.boxes(index), database.labels(index), None, names)
-    stem = f"{index:05d}_{database.image_path(index).stem}"
+    truth = draw_detections(image, dataset.boxes(index), dataset.labels(index), None, names)
+    stem = f"{index:05d}_{dataset.image_path(index).stem}"
     pictures = {stem: side_by_side({"detections": detected, "ground truth": truth})}
     pictures |= {f"{stem}_{name}": drawing for name, drawing in drawings.items()}
     return {f"{name}.jpg": jpeg(picture) for name, picture in pictures.items()}

@@ -18,7 +18,7 @@ from ..distributed.ranks import Ranks
 from ..models.detector import Detector
 from ..structures import Detections
 from .coco import coco_results, score_results
-from .shares import PictureError, every_picture
+from .shares import ImageError, every_image
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Evaluation:
     """What an evaluation found.
 
     Attributes:
-        figures: COCO's, see :data:`core.evaluation.coco.FIGURES`.
+        figures: COCO's, see :data:`core.evaluation.coco.METRICS`.
         best: whether AP is above that of every evaluation before.
         seconds: that it took.
     """
@@ -50,7 +50,7 @@ class Evaluations:
 
     Args:
         detector: that is trained; its network is on ``device``.
-        database: the validation split.
+        dataset: the validation split.
         config: of the run.
         device: where the network is.
         ranks: this process among those that train together.
@@ -63,21 +63,21 @@ class Evaluations:
     def __init__(
         self,
         detector: Detector,
-        database: CocoDetection,
+        dataset: CocoDetection,
         config: Config,
         device: torch.device,
         ranks: Ranks,
         start: int,
     ) -> None:
-        if not database.has_annotations:
+        if not dataset.has_annotations:
             raise UserError(
-                f"{database.annotation_file} has no annotations to evaluate with; "
+                f"{dataset.annotation_file} has no annotations to evaluate with; "
                 "system.eval_iter=0 trains without evaluations"
             )
-        self._detector, self._database, self._config = detector, database, config
+        self._detector, self._dataset, self._config = detector, dataset, config
         self._device, self._ranks = device, ranks
         self._path = checkpoint.best_path(config.system.cache_dir, config.name)
-        self._highest = _highest_before(self._path, start) if ranks.first else None
+        self._highest = _highest_before(self._path, start) if ranks.is_main else None
 
     def __call__(self, iteration: int, asked: Callable[[], str | None]) -> Evaluation | None:
         """Evaluates the weights after step ``iteration``. All ranks call this together.
@@ -95,10 +95,10 @@ class Evaluations:
         start, evaluation = time.perf_counter(), None
         try:
             found = self._look(asked)
-            if self._ranks.first:
+            if self._ranks.is_main:
                 evaluation = self._score(iteration, found, start)
-        except (UserError, PictureError) as error:
-            if self._ranks.first:
+        except (UserError, ImageError) as error:
+            if self._ranks.is_main:
                 cause = None if isinstance(error, UserError) else error
                 logger.error("step %d was not evaluated: %s", iteration, error, exc_info=cause)
         finally:
@@ -118,13 +118,13 @@ class Evaluations:
                 raise UserError(f"{asked()} was received")
             return detector.infer(image, predict)
 
-        self._ranks.copy_from_first_(detector.network.buffers())
-        return list(every_picture(look, self._database, system.workers, self._ranks))
+        self._ranks.broadcast_(detector.network.buffers())
+        return list(every_image(look, self._dataset, system.workers, self._ranks))
 
     def _score(self, iteration: int, found: list[Detections], start: float) -> Evaluation:
         """The figures, logged; the weights are kept if they are the best."""
-        results = coco_results(found, self._database, self._config.db.reference_scoring)
-        figures = score_results(results, self._database).figures
+        results = coco_results(found, self._dataset, self._config.db.reference_scoring)
+        figures = score_results(results, self._dataset).figures
         precision = figures["AP"]
         best = precision is not None and (self._highest is None or precision > self._highest)
         evaluation = Evaluation(figures, best, time.perf_counter() - start)
@@ -140,7 +140,7 @@ class Evaluations:
         meta = Meta(
             name=self._config.name,
             iteration=iteration,
-            class_names=self._database.class_names,
+            class_names=self._dataset.class_names,
             config=self._config.as_dict(),
             versions=checkpoint.versions(),
             figures=figures,

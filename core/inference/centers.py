@@ -93,7 +93,7 @@ def detect_centers(
         image: uint8 [h, w, 3], BGR.
         predict: takes normalised images float32 [B, 3, H, W] of a picture, or with
             ``test_flipped`` of it and its mirror image, and gives what
-            :func:`core.decode.centers.decode_picture` finds in them.
+            :func:`core.decode.centers.decode_image` finds in them.
         geometry: how the picture is laid out.
         test_scales: sizes at which the picture is looked at, relative to its own.
         test_flipped: look at the mirror image too.
@@ -111,7 +111,7 @@ def detect_centers(
     for scale in test_scales:
         view = geometry.view(image, scale)
         rows = predict(normalize(view.canvas, test_flipped))[0].cpu().numpy()
-        boxes = boxes_in_picture(rows[:, :4], view)
+        boxes = boxes_in_image(rows[:, :4], view)
         passes.append(np.concatenate((boxes, rows[:, 4:]), 1))
     found = np.concatenate(passes)
     found = found[found[:, SCORE] > 0]
@@ -129,7 +129,7 @@ def detect_centers(
     return best_detections(rows, labels, max_per_image)
 
 
-def boxes_in_picture(boxes: np.ndarray, view: View) -> np.ndarray:
+def boxes_in_image(boxes: np.ndarray, view: View) -> np.ndarray:
     """Takes boxes float32 [n, 4] from the cells of a view to the picture."""
     height, width = view.cells
     cell = view.canvas.shape[1] / width * view.pixel  # in pixels of the resized picture, both ways

@@ -34,7 +34,7 @@ class Crops:
         return len(self.scales)
 
 
-def plan_crops(locations: np.ndarray, picture_size: Size, view_size: Size) -> Crops:
+def plan_crops(locations: np.ndarray, image_size: Size, view_size: Size) -> Crops:
     """Lays a window about each location, and cuts it at the picture's edges.
 
     A window is the view divided by the scale, in whole pixels, and reaches half its size, rounded
@@ -43,10 +43,10 @@ def plan_crops(locations: np.ndarray, picture_size: Size, view_size: Size) -> Cr
     Args:
         locations: float64 [N, 3 or more]: y, x, scale. A location so far outside the picture that
             its window would miss it is moved, and no scale makes a window smaller than two pixels.
-        picture_size: height and width of the picture.
+        image_size: height and width of the picture.
         view_size: height and width of the views.
     """
-    size, view = np.array(picture_size), np.array(view_size)
+    size, view = np.array(image_size), np.array(view_size)
     scales = np.minimum(locations[:, 2], view.min() / _SMALLEST_WINDOW)
     windows = (view / scales[:, None]).astype(np.int64)
     half = windows // 2

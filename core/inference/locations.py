@@ -38,7 +38,7 @@ def attention_peaks(attention: Sequence[Tensor], windows: Sequence[int]) -> list
 def attention_locations(
     peaks: Sequence[np.ndarray],
     crops: Crops,
-    picture_size: Size,
+    image_size: Size,
     *,
     strides: Sequence[int],
     zooms: Sequence[float],
@@ -52,7 +52,7 @@ def attention_locations(
     Args:
         peaks: float32 [N, 1, h, w] for each range of sizes, coarse first.
         crops: the N views that they are of.
-        picture_size: locations outside it are left out. Along a side that is shorter than a cell,
+        image_size: locations outside it are left out. Along a side that is shorter than a cell,
             a cell that meets the picture is enough, and the location is moved inside.
         strides: pixels of a view a cell, of each map.
         zooms: scale of the new view as a multiple of the old one's, of each map.
@@ -71,8 +71,8 @@ def attention_locations(
         cell = np.stack((row, column), 1)
         point = cell * stride / scale[:, None] + crops.offsets[view]
         side = stride / scale[:, None]  # of a cell, in pixels of the picture
-        kept = (point >= 0) | (point > np.where(picture_size < side, -side, 0))
-        kept = (kept & (point < picture_size)).all(1)
+        kept = (point >= 0) | (point > np.where(image_size < side, -side, 0))
+        kept = (kept & (point < image_size)).all(1)
         point = np.maximum(point, 0)
         rows = np.column_stack((point, zoom * scale, attention[view, 0, row, column]))
         kept &= (scale <= _LARGEST_VIEW) & (zoom * scale <= _LARGEST_ZOOM)

@@ -161,13 +161,13 @@ def merge_looks(
     return best_detections(rows, labels, max_per_image)
 
 
-def first_locations(picture_size: Size, init_sizes: tuple[int, ...]) -> np.ndarray:
+def first_locations(image_size: Size, init_sizes: tuple[int, ...]) -> np.ndarray:
     """The views of the first pass, about the picture's middle: float64 [len(init_sizes), 3].
 
     The scales are float32 numbers, as in the reference: windows are cut off to whole pixels, so the
     last digit moves boxes by up to a pixel.
     """
-    height, width = picture_size
+    height, width = image_size
     scales = np.array([size / max(height, width) for size in init_sizes], np.float32)
     middle = np.full(len(scales), height // 2), np.full(len(scales), width // 2)
     return np.stack((*middle, scales.astype(np.float64)), 1)
@@ -190,14 +190,14 @@ def _look(
     return Look(crops, found[kept].astype(np.float32), prediction.attention)
 
 
-def _next_locations(looks: list[Look], picture_size: Size, gaze: Gaze, limit: int) -> np.ndarray:
+def _next_locations(looks: list[Look], image_size: Size, gaze: Gaze, limit: int) -> np.ndarray:
     """The ``limit`` best of what the last round calls for, see :mod:`core.inference.locations`."""
     last, number = looks[-1], len(looks) - 1
     peaks = attention_peaks(last.attention, gaze.windows)
     locations = attention_locations(
         [map_.cpu().numpy() for map_ in peaks],
         last.crops,
-        picture_size,
+        image_size,
         strides=gaze.strides,
         zooms=gaze.zooms[number],
         threshold=gaze.thresholds[number],

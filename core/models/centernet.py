@@ -17,7 +17,7 @@ from ..config.errors import UserError
 from ..config.loading import Config
 from ..data.samples.centers import sample_centers
 from ..data.unchanged import sample_unchanged
-from ..decode.centers import center_cells, decode_picture
+from ..decode.centers import center_cells, decode_image
 from ..inference.centers import Geometry, detect_centers
 from ..layers.heads import HEATMAP_BIAS, Cells, Head, cells_in
 from ..layers.hourglass import StackedHourglass
@@ -226,7 +226,7 @@ def _detector(
         ),
         losses=center_losses,
         network_inputs=lambda targets: (targets.index,),
-        decode=partial(decode_picture, **decoding),
+        decode=partial(decode_image, **decoding),
         decode_inputs={"cells": partial(center_cells, **decoding)},
         infer=partial(
             detect_centers,

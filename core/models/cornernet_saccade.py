@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..config.errors import UserError
-from ..config.loading import Config, Database
+from ..config.loading import Config, Db
 from ..data.samples.saccade import sample_saccade
 from ..data.unchanged import sample_unchanged
 from ..evaluation.draw_saccades import inspect_saccades
@@ -167,7 +167,7 @@ def attention_sizes(output_size: tuple[int, int], levels: int) -> tuple[tuple[in
     return tuple((height >> level, width >> level) for level in reversed(range(levels)))
 
 
-def _gaze(db: Database, strides: tuple[int, ...]) -> Gaze:
+def _gaze(db: Db, strides: tuple[int, ...]) -> Gaze:
     return Gaze(
         input_size=db.input_size,
         output_size=db.output_size,

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from ..config.loading import Database
+from ..config.loading import Db
 
 
 def saccade_problems(
-    db: Database,
+    db: Db,
     doublings: int,
     sizes: Sequence[tuple[int, int]],
     strides: Sequence[int],
@@ -57,7 +57,7 @@ def saccade_problems(
 
 
 def _problems_of_maps(
-    db: Database, sizes: Sequence[tuple[int, int]], strides: Sequence[int]
+    db: Db, sizes: Sequence[tuple[int, int]], strides: Sequence[int]
 ) -> Iterator[str]:
     """What the settings say of the attention maps, and the network does not make."""
     for key, given, actual in (

@@ -6,7 +6,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from ..config.errors import UserError
-from ..config.loading import Config, Database
+from ..config.loading import Config, Db
 from ..data.samples.corners import sample_corners
 from ..data.unchanged import sample_unchanged
 from ..decode.corners import decode_corners
@@ -74,7 +74,7 @@ def corner_detector(
     )
 
 
-def corner_decoder(db: Database, *, no_border: bool, where: str) -> Callable[[CornerMaps], Tensor]:
+def corner_decoder(db: Db, *, no_border: bool, where: str) -> Callable[[CornerMaps], Tensor]:
     """:func:`decode_corners` with the settings of a config's ``db`` section.
 
     Args:
@@ -100,7 +100,7 @@ def corner_decoder(db: Database, *, no_border: bool, where: str) -> Callable[[Co
     )
 
 
-def decoded_cells(db: Database) -> dict[str, Callable[[Tensor], Tensor]]:
+def decoded_cells(db: Db) -> dict[str, Callable[[Tensor], Tensor]]:
     """Where :func:`corner_decoder` reads embeddings and offsets, as inputs of the network."""
     find = partial(peak_cells, k=db.top_k, kernel=db.nms_kernel)
     return {"tl_cells": find, "br_cells": find}

@@ -15,7 +15,7 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 
-from ..config.loading import Config, Database
+from ..config.loading import Config, Db
 from ..config.parsing import parse_section
 from ..data.samples.whole import sample_whole
 from ..data.unchanged import sample_unchanged
@@ -60,7 +60,7 @@ class FasterRCNN(nn.Module):
         db: its ``nms_threshold`` and ``max_per_image`` are for the detections.
     """
 
-    def __init__(self, num_classes: int, architecture: Architecture, db: Database) -> None:
+    def __init__(self, num_classes: int, architecture: Architecture, db: Db) -> None:
         super().__init__()
         channels = architecture.channels[-1][-1]
         shapes = len(architecture.anchor_scales) * len(architecture.anchor_ratios)

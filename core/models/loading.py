@@ -135,7 +135,7 @@ def load_detector(
     return LoadedDetector(detector, config, class_names, meta is not None, path, iteration, chosen)
 
 
-def read_picture(path: str | Path) -> np.ndarray:
+def load_image(path: str | Path) -> np.ndarray:
     """Reads a picture as uint8 [h, w, 3], BGR.
 
     Raises:
@@ -153,7 +153,7 @@ def read_picture(path: str | Path) -> np.ndarray:
 def _as_image(image: np.ndarray | str | Path) -> np.ndarray:
     """uint8 [h, w, 3] of what a caller gave as a picture."""
     if isinstance(image, str | Path):
-        return read_picture(image)
+        return load_image(image)
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise UserError(

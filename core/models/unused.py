@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from ..config.errors import UserError
 from ..config.loading import Config
-from ..config.schema import Database
+from ..config.schema import Db
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def refuse_unused(config: Config, refused: Iterable[str], idle: Iterable[str] = 
     Raises:
         UserError: one of the ``refused`` is not as it is by default.
     """
-    given, default = vars(config.db), vars(Database())
+    given, default = vars(config.db), vars(Db())
     where, model = config.path, config.model_name
     wrong = [f"db.{key}" for key in refused if given[key] != default[key]]
     if wrong:

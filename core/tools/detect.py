@@ -11,7 +11,7 @@ import numpy as np
 from ..config.errors import UserError
 from ..evaluation.draw import draw_detections
 from ..evaluation.report import progress
-from ..models.loading import LoadedDetector, read_picture
+from ..models.loading import LoadedDetector, load_image
 from ..structures import Detections
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def _name_outputs(files: Sequence[Path], out: Path) -> list[Path]:
 
 def _draw_picture(detector: LoadedDetector, file: Path, target: Path, threshold: float) -> str:
     """Draws on a picture; returns what was found, in words."""
-    image = read_picture(file)
+    image = load_image(file)
     found = _above(detector.detections(image), threshold)
     if not cv2.imwrite(str(target), _drawn(image, found, detector)):
         raise OSError(f"{target} could not be written")

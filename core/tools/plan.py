@@ -25,7 +25,7 @@ from ..distributed.ranks import Ranks
 from ..models.detector import Detector
 from ..models.device import choose_device
 from ..structures import Batch
-from ..train.chunks import chunk_sizes, share_of
+from ..train.chunks import chunk_sizes, rank_chunks
 from ..train.fresh import fresh_detector
 from ..train.memory_use import memory_use
 from .step_cost import StepCost, measure_step, synthetic_batch
@@ -67,25 +67,25 @@ def plan(config: Config, device: torch.device, seconds: float) -> Iterator[str]:
     process_bytes = memory_use().get("resident", 0)
     sizes = chunk_sizes(system, 1)
     folder = Path(system.data_dir) / system.dataset_dir
-    database = open_split(system, config.db, system.train_split) if folder.is_dir() else None
+    dataset = open_split(system, config.db, system.train_split) if folder.is_dir() else None
     classes = config.db.categories or _COCO_CLASSES
-    if database is not None:
-        classes = len(database.class_names)
+    if dataset is not None:
+        classes = len(dataset.class_names)
     detector, optimizer = fresh_detector(config, classes, device)
     yield from _setting(config, detector, device)
-    if database is None:
+    if dataset is None:
         batch = synthetic_batch(detector.sample, max(sizes), classes)
         origin = f"noise, as there is no folder {folder}"
     else:
         loader = training_loader(
-            database,
+            dataset,
             detector.sample,
             batch_size=max(sizes),
             seed=system.seed,
             workers=0,
             prefetch=1,
         )
-        batch, origin = next(iter(loader)), str(database.annotation_file)
+        batch, origin = next(iter(loader)), str(dataset.annotation_file)
     yield _line("pictures", f"{_sides(batch)}, {classes} classes: {origin}")
     cost = measure_step(
         detector, optimizer, batch, system, device, seconds=seconds, process_bytes=process_bytes
@@ -145,22 +145,22 @@ def _schedule(cost: StepCost, system: System) -> Iterator[str]:
     """Hours of the whole run, by number of devices."""
     yield ""
     yield f"{'devices':>8} {'chunks each':>12} {'seconds a step':>15}   hours for the schedule"
-    for world in _worlds(system):
-        shares = [share_of(system, Ranks(rank, world)) for rank in range(world)]
+    for world_size in _worlds(system):
+        shares = [rank_chunks(system, Ranks(rank, world_size)) for rank in range(world_size)]
         pictures = max(sum(share.sizes) for share in shares)
         step = cost.chunk_seconds * pictures / cost.pictures + cost.update_seconds
         chunks = max(len(share.sizes) for share in shares)
         hours = step * system.max_iter / 3600
-        yield f"{world:>8} {chunks:>12} {step:>15.4g}   {hours:,.1f}"
+        yield f"{world_size:>8} {chunks:>12} {step:>15.4g}   {hours:,.1f}"
     yield f"{system.max_iter:,} steps, without waiting for data or for other devices"
 
 
 def _worlds(system: System) -> list[int]:
     """Numbers of devices that can share a step: powers of two, and as many as there are chunks."""
     if system.chunk_sizes is None:
-        return [world for world in (1, 2, 4, 8) if system.batch_size % world == 0]
+        return [world_size for world_size in (1, 2, 4, 8) if system.batch_size % world_size == 0]
     most = len(system.chunk_sizes)
-    powers = takewhile(lambda world: world < most, (2**power for power in range(most)))
+    powers = takewhile(lambda world_size: world_size < most, (2**power for power in range(most)))
     return [*powers, most]
 
 

@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..config.errors import UserError
 from ..config.loading import System
 from ..data.loader import SampleFunction
-from ..distributed.ranks import ALONE
+from ..distributed.ranks import ONE_PROCESS
 from ..models.detector import Detector
 from ..structures import Batch, collate
-from ..train.chunks import share_of
+from ..train.chunks import rank_chunks
 from ..train.memory_use import Peak
 from ..train.step import add_gradients_
 
@@ -100,7 +100,9 @@ def measure_step(
 
     def compute(pictures: int) -> None:
         chunk = replace(system, batch_size=pictures, chunk_sizes=None)
-        add_gradients_(detector, batch[:pictures], chunk, 1, share_of(chunk, ALONE), ALONE)
+        add_gradients_(
+            detector, batch[:pictures], chunk, 1, rank_chunks(chunk, ONE_PROCESS), ONE_PROCESS
+        )
 
     try:
         eager, counter = torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False)

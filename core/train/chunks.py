@@ -13,7 +13,7 @@ from ..distributed.ranks import Ranks
 
 
 @dataclass(frozen=True)
-class Share:
+class RankChunks:
     """What one rank computes of every step.
 
     Attributes:
@@ -34,7 +34,7 @@ class Share:
         return self.first + len(self.sizes) - 1
 
 
-def share_of(system: System, ranks: Ranks) -> Share:
+def rank_chunks(system: System, ranks: Ranks) -> RankChunks:
     """The share of one rank; the ranks' numbers of chunks differ by one at most.
 
     Args:
@@ -44,34 +44,34 @@ def share_of(system: System, ranks: Ranks) -> Share:
     Raises:
         UserError: there are more ranks than chunks, or the batch cannot be split evenly.
     """
-    sizes = chunk_sizes(system, ranks.world)
-    counts = chunk_counts(system, ranks.world)
+    sizes = chunk_sizes(system, ranks.world_size)
+    counts = chunk_counts(system, ranks.world_size)
     first = sum(counts[: ranks.rank])
     ends = [0, *accumulate(sizes)]
     last = first + counts[ranks.rank]
-    return Share(sizes[first:last], first, len(sizes), slice(ends[first], ends[last]))
+    return RankChunks(sizes[first:last], first, len(sizes), slice(ends[first], ends[last]))
 
 
-def chunk_counts(system: System, world: int) -> list[int]:
-    """How many chunks each of ``world`` ranks computes; errors as :func:`share_of`."""
-    chunks = len(chunk_sizes(system, world))
-    if chunks < world:
+def chunk_counts(system: System, world_size: int) -> list[int]:
+    """How many chunks each of ``world_size`` ranks computes; errors as :func:`rank_chunks`."""
+    chunks = len(chunk_sizes(system, world_size))
+    if chunks < world_size:
         raise UserError(
-            f"{world} processes cannot share the {chunks} chunks of system.chunk_sizes "
+            f"{world_size} processes cannot share the {chunks} chunks of system.chunk_sizes "
             f"{list(system.chunk_sizes or ())}: start {chunks} or fewer, or cut the batch into more"
         )
-    return [chunks // world + (rank < chunks % world) for rank in range(world)]
+    return [chunks // world_size + (rank < chunks % world_size) for rank in range(world_size)]
 
 
-def chunk_sizes(system: System, world: int) -> tuple[int, ...]:
-    """Pictures of every chunk of a step of ``world`` ranks; errors as :func:`share_of`."""
+def chunk_sizes(system: System, world_size: int) -> tuple[int, ...]:
+    """Pictures of every chunk of a step of ``world_size`` ranks; errors as :func:`rank_chunks`."""
     if system.chunk_sizes is not None:
         return system.chunk_sizes
-    each, left = divmod(system.batch_size, world)
+    each, left = divmod(system.batch_size, world_size)
     if left:
-        fitting = [str(size) for size in (each * world, (each + 1) * world) if size]
+        fitting = [str(size) for size in (each * world_size, (each + 1) * world_size) if size]
         raise UserError(
-            f"system.batch_size {system.batch_size} cannot be split evenly over {world} processes; "
-            f"{' or '.join(fitting)} can, or set system.chunk_sizes"
+            f"system.batch_size {system.batch_size} cannot be split evenly over {world_size} "
+            f"processes; {' or '.join(fitting)} can, or set system.chunk_sizes"
         )
-    return (each,) * world
+    return (each,) * world_size

@@ -38,9 +38,9 @@ def describe(run: Run) -> list[str]:
 
 def _shares(run: Run) -> list[str]:
     """How the ranks share a step, in a line; none for one process."""
-    world = run.ranks.world
-    if world == 1:
+    world_size = run.ranks.world_size
+    if world_size == 1:
         return []
-    counts = chunk_counts(run.config.system, world)
+    counts = chunk_counts(run.config.system, world_size)
     each = ", ".join(map(str, counts)) if len(set(counts)) > 1 else f"{counts[0]} each"
-    return [f"processes: {world} share the {sum(counts)} chunks of a step: {each}"]
+    return [f"processes: {world_size} share the {sum(counts)} chunks of a step: {each}"]

@@ -5,7 +5,7 @@ import torch
 from .. import models
 from ..config.errors import UserError
 from ..config.loading import Config
-from ..distributed.ranks import ALONE, Ranks
+from ..distributed.ranks import ONE_PROCESS, Ranks
 from ..models.detector import Detector
 from ..models.device import place_
 from .compilation import RECOMPUTES, compile_
@@ -15,7 +15,7 @@ from .sync_batchnorm import synchronise_batch_norms_
 
 
 def fresh_detector(
-    config: Config, num_classes: int, device: torch.device, ranks: Ranks = ALONE
+    config: Config, num_classes: int, device: torch.device, ranks: Ranks = ONE_PROCESS
 ) -> tuple[Detector, torch.optim.Optimizer]:
     """Builds the detector of a config as it will be trained, and its optimiser.
 
@@ -46,5 +46,5 @@ def fresh_detector(
             )
         recompute_(network, system.checkpointing)
     if system.compile:
-        compile_(detector.compilable or network, tell=ranks.first)
+        compile_(detector.compilable or network, tell=ranks.is_main)
     return detector, build_optimizer(network.parameters(), system.opt_algo, system.learning_rate)

@@ -27,12 +27,12 @@ class NonFiniteLoss(RuntimeError):
 def out_of_memory(error: torch.OutOfMemoryError, system: System) -> str:
     """What to tell of a GPU whose memory a run filled: the mends that the config has left."""
     largest = max(system.chunk_sizes or (system.batch_size,))
-    mends = {
+    hints = {
         "smaller system.chunk_sizes": largest > 1,
         "system.precision=bfloat16": system.precision != "bfloat16",
         "system.checkpointing=stack or residual": system.checkpointing == "none",
     }
-    left = [mend for mend, helps in mends.items() if helps] or ["a smaller db.input_size"]
+    left = [hint for hint, helps in hints.items() if helps] or ["a smaller db.input_size"]
     told = str(error).partition(". ")[0]
     return (
         f"the GPU's memory is full ({told}); what takes less: {', '.join(left)}; python -m "
@@ -45,7 +45,7 @@ def non_finite_loss(
     terms: Mapping[str, float],
     gradient_norm: float,
     indices: Sequence[int],
-    database: CocoDetection,
+    dataset: CocoDetection,
     folder: Path | None,
 ) -> NonFiniteLoss:
     """The error of a step whose loss or gradient is not finite; writes down what it was made of.
@@ -55,11 +55,11 @@ def non_finite_loss(
         terms: of its loss.
         gradient_norm: of all its gradients together.
         indices: numbers of its pictures.
-        database: the training split.
+        dataset: the training split.
         folder: gets ``non_finite_<iteration>.json`` with the terms and all pictures, unless the
             disk is full; None: nothing is written.
     """
-    names = [str(database.image_path(index)) for index in indices]
+    names = [str(dataset.image_path(index)) for index in indices]
     words = {name: str(value) for name, value in terms.items()}  # JSON has no word for NaN
     more, all_of_them = ", …" if len(names) > _SHOWN else "", ""
     content = {"iteration": iteration, "terms": words, "gradient_norm": str(gradient_norm)}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data.coco import CocoDetection
-from ..distributed.ranks import ALONE, Ranks
+from ..distributed.ranks import ONE_PROCESS, Ranks
 from ..evaluation.while_training import Evaluation
 from ..structures import Batch
 from .guards import non_finite_loss
@@ -44,7 +44,7 @@ class LateReport:
 
     Args:
         log: gets the steps; None: another rank reports them.
-        database: the training split, to name the pictures of a step that is not finite.
+        dataset: the training split, to name the pictures of a step that is not finite.
         device: of the network.
         ranks: those that train together; all see the same losses, each has its own pictures.
     """
@@ -52,11 +52,11 @@ class LateReport:
     def __init__(
         self,
         log: RunLog | None,
-        database: CocoDetection,
+        dataset: CocoDetection,
         device: torch.device,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = ONE_PROCESS,
     ) -> None:
-        self._log, self._database, self._device, self._ranks = log, database, device, ranks
+        self._log, self._dataset, self._device, self._ranks = log, dataset, device, ranks
         self._queued: _Queued | None = None
         self._wait = _Wait(0.0, None)
         self._last_arrived: torch.cuda.Event | None = None
@@ -123,7 +123,7 @@ class LateReport:
         if not all(map(math.isfinite, step.values.tolist())):
             pictures = list(chain.from_iterable(self._ranks.gather(step.pictures)))
             folder = None if self._log is None else self._log.folder
-            raise non_finite_loss(step.iteration, terms, norm, pictures, self._database, folder)
+            raise non_finite_loss(step.iteration, terms, norm, pictures, self._dataset, folder)
         if self._log is not None:
             waited = _unhidden(step)
             report = Step(step.iteration, terms, step.learning_rate, norm, step.at, waited)

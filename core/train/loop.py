@@ -10,7 +10,7 @@ from ..config.errors import UserError
 from ..config.loading import System
 from ..data.coco import CocoDetection
 from ..distributed.agreement import Stream
-from ..distributed.ranks import ALONE, Ranks
+from ..distributed.ranks import ONE_PROCESS, Ranks
 from ..distributed.signals import Signals
 from ..evaluation.while_training import Evaluation
 from ..models.detector import Detector
@@ -19,7 +19,7 @@ from .guards import NonFiniteLoss, Stopped
 from .late_report import LateReport
 from .log import RunLog
 from .optimizer import learning_rate_at, set_learning_rate_
-from .step import rehearse, train_step, validate
+from .step import train_step, validate, warm_up
 
 # Evaluates after so many steps; see core.evaluation.while_training.
 Evaluate = Callable[[int, Callable[[], str | None]], Evaluation | None]
@@ -34,11 +34,11 @@ def train(
     start: int,
     system: System,
     device: torch.device,
-    database: CocoDetection,
+    dataset: CocoDetection,
     save: Callable[[int], object],
     log: RunLog | None,
-    ranks: Ranks = ALONE,
-    validation_database: CocoDetection | None = None,
+    ranks: Ranks = ONE_PROCESS,
+    validation_dataset: CocoDetection | None = None,
     evaluate: Evaluate | None = None,
     evaluate_first: bool = False,
     finish: Callable[[], object] = lambda: None,
@@ -56,11 +56,11 @@ def train(
         start: steps behind these weights.
         system: schedule, chunks and precision.
         device: where the network is.
-        database: the training split.
+        dataset: the training split.
         save: saves a snapshot of the number of steps that it is given; called on every rank.
         log: reports every step; None: another rank does.
         ranks: this process among those that train together.
-        validation_database: the split of ``validation_batches``, where there is one.
+        validation_dataset: the split of ``validation_batches``, where there is one.
         evaluate: evaluates the network every ``eval_iter`` steps; called on every rank with the
             number of steps, and what gives the name of a signal that asked for the end.
         evaluate_first: evaluate also before the first step, as the run that came to it did not.
@@ -73,11 +73,11 @@ def train(
         NonFiniteLoss: see there.
     """
     detector = replace(detector, network=ranks.parallel(detector.network).train())
-    report = LateReport(log, database, device, ranks)
+    report = LateReport(log, dataset, device, ranks)
     with Signals() as signals, _finishing(finish), log or contextlib.nullcontext():
-        stream, validation = Stream(batches, database, signals, ranks), None
+        stream, validation = Stream(batches, dataset, signals, ranks), None
         if validation_batches is not None:
-            split = validation_database or database
+            split = validation_dataset or dataset
             validation = Stream(validation_batches, split, signals, ranks)
         signals.hold_worker_deaths()
         rest = (system, device, ranks, report, signals, stream, validation, save, evaluate)
@@ -121,7 +121,7 @@ class _Loop:
         with self.report.waiting():
             batch = self.stream.take()
         if system.compile and first:
-            rehearse(self.detector, batch, system, self.device, self.ranks)
+            warm_up(self.detector, batch, system, self.device, self.ranks)
         schedule = (system.learning_rate, system.stepsize, system.decay_rate)
         rate = learning_rate_at(iteration, *schedule)
         set_learning_rate_(self.optimizer, rate)

@@ -20,7 +20,7 @@ def take_snapshot_(
     detector: Detector,
     path: Path,
     iteration: int,
-    database: CocoDetection,
+    dataset: CocoDetection,
     system: System,
     chunks: Sequence[int],
     whole: bool = False,
@@ -31,7 +31,7 @@ def take_snapshot_(
         detector: takes the weights.
         path: the snapshot.
         iteration: steps behind it.
-        database: the training split.
+        dataset: the training split.
         system: of the run that goes on.
         chunks: pictures of every chunk of its steps.
         whole: its files are known to be what was saved.
@@ -44,7 +44,7 @@ def take_snapshot_(
     """
     meta = checkpoint.read_meta(path)
     if meta is not None:
-        require_classes(meta.class_names, database, str(path))
+        require_classes(meta.class_names, dataset, str(path))
     if not whole:
         require_unaltered(path, checkpoint.training_path(path))
     state = checkpoint.load_training_state(path)
@@ -111,14 +111,14 @@ def take_weights_(detector: Detector, weights: str | None) -> None:
         logger.info("another number of classes: freshly initialised: %s", ", ".join(left))
 
 
-def require_classes(names: Sequence[str], database: CocoDetection, owner: str) -> None:
+def require_classes(names: Sequence[str], dataset: CocoDetection, owner: str) -> None:
     """Refuses classes that are not those of the training split.
 
     Raises:
         UserError: naming ``owner``, whose classes they are.
     """
-    if tuple(names) != tuple(database.class_names):
+    if tuple(names) != tuple(dataset.class_names):
         raise UserError(
-            f"{owner} has the classes {', '.join(names)}, and {database.annotation_file} has "
-            f"{', '.join(database.class_names)}; they must be the same"
+            f"{owner} has the classes {', '.join(names)}, and {dataset.annotation_file} has "
+            f"{', '.join(dataset.class_names)}; they must be the same"
         )

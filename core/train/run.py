@@ -7,18 +7,18 @@ from pathlib import Path
 import torch
 
 from ..checkpoint import snapshot as checkpoint
-from ..checkpoint.files import clear_unfinished
+from ..checkpoint.files import remove_unfinished
 from ..checkpoint.run_directory import SnapshotWriter
 from ..checkpoint.snapshot import Meta
 from ..config.loading import Config
 from ..data.coco import CocoDetection
 from ..data.loader import training_loader, validation_loader
 from ..data.splits import open_split
-from ..distributed.ranks import ALONE, Ranks
+from ..distributed.ranks import ONE_PROCESS, Ranks
 from ..evaluation.while_training import Evaluations
 from ..models.detector import Detector
 from ..structures import Batch
-from .chunks import Share, chunk_sizes, share_of
+from .chunks import RankChunks, chunk_sizes, rank_chunks
 from .fresh import fresh_detector
 from .log import FILE_NAME, RunLog, read_log
 from .resume import require_classes, take_snapshot_, take_weights_
@@ -32,7 +32,7 @@ class Run:
 
     Attributes:
         config: its config.
-        database: the training split.
+        dataset: the training split.
         validation: the validation split, or None when ``val_iter`` and ``eval_iter`` are 0.
         detector: its network is on ``device``.
         optimizer: of the network's parameters.
@@ -43,7 +43,7 @@ class Run:
     """
 
     config: Config
-    database: CocoDetection
+    dataset: CocoDetection
     validation: CocoDetection | None
     detector: Detector
     optimizer: torch.optim.Optimizer
@@ -53,9 +53,9 @@ class Run:
     snapshots: SnapshotWriter
 
     @property
-    def share(self) -> Share:
+    def share(self) -> RankChunks:
         """What this rank computes of every step."""
-        return share_of(self.config.system, self.ranks)
+        return rank_chunks(self.config.system, self.ranks)
 
     @property
     def folder(self) -> Path:
@@ -66,7 +66,7 @@ class Run:
         """A loader of this rank's rows of the training batches, from that of step ``start + 1``."""
         system = self.config.system
         return training_loader(
-            self.database,
+            self.dataset,
             self.detector.sample,
             batch_size=system.batch_size,
             seed=system.seed,
@@ -101,11 +101,11 @@ class Run:
         interval, due = self.config.system.eval_iter, False
         if not self.start or not interval or self.start % interval:
             return False
-        if self.ranks.first:
+        if self.ranks.is_main:
             log = self.folder / FILE_NAME
             lines = read_log(log) if log.is_file() else []
             due = not any("evaluation" in x and x["iteration"] == self.start for x in lines)
-        return self.ranks.from_first(due)
+        return self.ranks.broadcast(due)
 
     def evaluations(self, due: bool = False) -> Evaluations | None:
         """What evaluates the network every ``eval_iter`` steps; None where that is 0.
@@ -122,7 +122,7 @@ class Run:
 
     def open_log(self, tensorboard: bool = False) -> RunLog | None:
         """Starts the run's log; None: another rank does."""
-        if not self.ranks.first:
+        if not self.ranks.is_main:
             return None
         system = self.config.system
         return RunLog(
@@ -130,12 +130,12 @@ class Run:
             start=self.start,
             stop=system.max_iter,
             batch_size=system.batch_size,
-            pictures=len(self.database),
+            pictures=len(self.dataset),
             display=system.display,
             tensorboard=tensorboard,
             facts={
                 "device": str(self.device),
-                "processes": self.ranks.world,
+                "processes": self.ranks.world_size,
                 "config": self.config.as_dict(),
             },
         )
@@ -148,7 +148,7 @@ class Run:
         """
         while any(self.ranks.sum([not self.snapshots.wait(_LOOK)])):
             pass
-        if self.ranks.first:
+        if self.ranks.is_main:
             self._write(iteration)
 
     def _write(self, iteration: int) -> None:
@@ -156,14 +156,14 @@ class Run:
         meta = Meta(
             name=config.name,
             iteration=iteration,
-            class_names=self.database.class_names,
+            class_names=self.dataset.class_names,
             config=config.as_dict(),
             versions=checkpoint.versions(),
         )
         state = {
             "iteration": iteration,
             "batch_size": system.batch_size,
-            "chunks": list(chunk_sizes(system, self.ranks.world)),
+            "chunks": list(chunk_sizes(system, self.ranks.world_size)),
             "seed": system.seed,
             "opt_algo": system.opt_algo,
             "optimizer": self.optimizer.state_dict(),
@@ -182,7 +182,7 @@ def prepare(
     device: torch.device,
     iteration: int | None = None,
     weights: str | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = ONE_PROCESS,
     whole: bool = False,
 ) -> Run:
     """Opens the data, builds the detector and gives it the weights to start from.
@@ -205,24 +205,24 @@ def prepare(
     path = None
     if iteration is not None:
         path = checkpoint.snapshot_path(config.system.cache_dir, config.name, iteration)
-    with ranks.alike():
-        if ranks.first:
-            clear_unfinished(checkpoint.run_folder(config.system.cache_dir, config.name))
+    with ranks.agree_on_errors():
+        if ranks.is_main:
+            remove_unfinished(checkpoint.run_folder(config.system.cache_dir, config.name))
             if path is not None:
                 checkpoint.require_snapshot(path)
         run = _fresh_run(config, device, iteration or 0, ranks)
     optimizer_state = None
-    with ranks.alike():
-        if path is not None and ranks.first:
-            chunks = chunk_sizes(config.system, ranks.world)
+    with ranks.agree_on_errors():
+        if path is not None and ranks.is_main:
+            chunks = chunk_sizes(config.system, ranks.world_size)
             optimizer_state = take_snapshot_(
-                run.detector, path, run.start, run.database, config.system, chunks, whole
+                run.detector, path, run.start, run.dataset, config.system, chunks, whole
             )
             run.snapshots.saved = iteration
-        elif ranks.first:
+        elif ranks.is_main:
             take_weights_(run.detector, weights or config.system.pretrain)
     if path is not None:
-        optimizer_state = ranks.from_first(optimizer_state)
+        optimizer_state = ranks.broadcast(optimizer_state)
     if optimizer_state is not None:
         run.optimizer.load_state_dict(optimizer_state)
     return run
@@ -231,12 +231,12 @@ def prepare(
 def _fresh_run(config: Config, device: torch.device, start: int, ranks: Ranks) -> Run:
     """A run with fresh weights, that is to go on from step ``start``."""
     system = config.system
-    share_of(system, ranks)
-    database = open_split(system, config.db, system.train_split)
+    rank_chunks(system, ranks)
+    dataset = open_split(system, config.db, system.train_split)
     validation = None
     if system.val_iter or system.eval_iter:
         validation = open_split(system, config.db, system.val_split)
-        require_classes(validation.class_names, database, str(validation.annotation_file))
-    detector, optimizer = fresh_detector(config, len(database.class_names), device, ranks)
+        require_classes(validation.class_names, dataset, str(validation.annotation_file))
+    detector, optimizer = fresh_detector(config, len(dataset.class_names), device, ranks)
     snapshots = SnapshotWriter(system.keep)
-    return Run(config, database, validation, detector, optimizer, device, start, ranks, snapshots)
+    return Run(config, dataset, validation, detector, optimizer, device, start, ranks, snapshots)

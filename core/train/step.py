@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..config.loading import System
-from ..distributed.ranks import ALONE, Ranks, apart
+from ..distributed.ranks import ONE_PROCESS, Ranks, no_gradient_sync
 from ..models.detector import Detector
 from ..structures import Batch
 from ..targets.color import apply_color
-from .chunks import Share, share_of
+from .chunks import RankChunks, rank_chunks
 
 
 def train_step(
@@ -31,7 +31,7 @@ def train_step(
     system: System,
     device: torch.device,
     iteration: int = 1,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = ONE_PROCESS,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Makes one update of the weights, in place.
 
@@ -47,7 +47,7 @@ def train_step(
             ``device``.
     """
     optimizer.zero_grad(set_to_none=True)
-    share = share_of(system, ranks)
+    share = rank_chunks(system, ranks)
     batch = batch.to(device, non_blocking=True)
     every_terms = add_gradients_(detector, batch, system, iteration, share, ranks)
     weights, limit = detector.network.parameters(), system.clip_norm
@@ -57,7 +57,12 @@ def train_step(
 
 
 def add_gradients_(
-    detector: Detector, batch: Batch, system: System, iteration: int, share: Share, ranks: Ranks
+    detector: Detector,
+    batch: Batch,
+    system: System,
+    iteration: int,
+    share: RankChunks,
+    ranks: Ranks,
 ) -> list[dict[str, Tensor]]:
     """Adds the gradients of this rank's chunks to the weights'.
 
@@ -78,26 +83,26 @@ def add_gradients_(
             if number > share.first:  # of the ranks' first chunks, those of rank 0 count
                 context.enter_context(frozen_running_statistics(detector.network))
             if number < share.last:
-                context.enter_context(apart(detector.network))
+                context.enter_context(no_gradient_sync(detector.network))
             terms = _loss_terms(detector, chunk, system)
             loss = torch.stack(list(terms.values())).sum()
-            loss.div(share.total / ranks.world).backward()  # ranks' gradients are averaged
+            loss.div(share.total / ranks.world_size).backward()  # ranks' gradients are averaged
         every_terms.append(terms)
     return every_terms
 
 
-def rehearse(
+def warm_up(
     detector: Detector, batch: Batch, system: System, device: torch.device, ranks: Ranks
 ) -> None:
     """Computes a step without taking it, so that each of several ranks compiles in its own time.
 
     A patient collective: others in a step would end the run after ``system.dist_timeout``.
     """
-    if ranks.world == 1:
+    if ranks.world_size == 1:
         return
     buffers = [(buffer, buffer.clone()) for buffer in detector.network.buffers()]
-    with apart(detector.network):
-        add_gradients_(detector, batch.to(device), system, 1, share_of(system, ranks), ranks)
+    with no_gradient_sync(detector.network):
+        add_gradients_(detector, batch.to(device), system, 1, rank_chunks(system, ranks), ranks)
     for buffer, before in buffers:
         buffer.copy_(before)
     ranks.barrier()
@@ -105,15 +110,19 @@ def rehearse(
 
 @torch.no_grad()
 def validate(
-    detector: Detector, batch: Batch, system: System, device: torch.device, ranks: Ranks = ALONE
+    detector: Detector,
+    batch: Batch,
+    system: System,
+    device: torch.device,
+    ranks: Ranks = ONE_PROCESS,
 ) -> dict[str, float]:
     """The loss terms of one batch, by the running statistics; leaves the network in eval mode.
 
     In evaluation mode a network gives its last stack only, and the loss is of that one.
     """
-    ranks.copy_from_first_(detector.network.buffers())
+    ranks.broadcast_(detector.network.buffers())
     detector.network.eval()
-    share = share_of(system, ranks)
+    share = rank_chunks(system, ranks)
     chunks = _chunks(batch.to(device, non_blocking=True), share)
     terms = _mean([_loss_terms(detector, chunk, system) for _, chunk in chunks], share, ranks)
     return {name: value.item() for name, value in terms.items()}
@@ -136,7 +145,7 @@ def frozen_running_statistics(network: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
 
 
-def _chunks(batch: Batch, share: Share) -> Iterator[tuple[int, Batch]]:
+def _chunks(batch: Batch, share: RankChunks) -> Iterator[tuple[int, Batch]]:
     """This rank's chunks by their numbers in the step."""
     end = 0
     for number, size in enumerate(share.sizes, share.first):
@@ -157,7 +166,9 @@ def _loss_terms(detector: Detector, chunk: Batch, system: System) -> dict[str, T
     return detector.losses(outputs, targets)
 
 
-def _mean(every_terms: list[dict[str, Tensor]], share: Share, ranks: Ranks) -> dict[str, Tensor]:
+def _mean(
+    every_terms: list[dict[str, Tensor]], share: RankChunks, ranks: Ranks
+) -> dict[str, Tensor]:
     """The mean of the terms over the chunks of all ranks."""
     values = torch.stack([torch.stack(list(terms.values())).detach() for terms in every_terms])
     means = ranks.sum_(values.sum(0).div(share.total))

@@ -34,11 +34,12 @@ def synchronise_batch_norms_(
                 f"system.sync_batchnorm: not together with system.{name} {value}, where the ranks "
                 "might wait for one another for ever; leave one of them out"
             )
-    counts = chunk_counts(system, ranks.world)
+    counts = chunk_counts(system, ranks.world_size)
     if len(set(counts)) > 1:
         raise UserError(
-            f"system.sync_batchnorm: of the {sum(counts)} chunks a step, {ranks.world} processes "
-            "have different numbers and would wait for one another; start a number that divides it"
+            f"system.sync_batchnorm: of the {sum(counts)} chunks a step, {ranks.world_size} "
+            "processes have different numbers and would wait for one another; start a number that "
+            "divides it"
         )
-    if ranks.world > 1:
+    if ranks.world_size > 1:
         nn.SyncBatchNorm.convert_sync_batchnorm(network, ranks.steps)

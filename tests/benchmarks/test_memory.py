@@ -34,7 +34,7 @@ def batches_of_150_kilobytes(folder):
         start=0,
         system=system(max_iter=121, batch_size=16),
         device=torch.device("cpu"),
-        database=pictures,
+        dataset=pictures,
         save=lambda iteration: None,
         log=RunLog(folder / "run", start=0, stop=121, batch_size=16, pictures=10),
     )

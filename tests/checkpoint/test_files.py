@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from core.checkpoint.files import clear_unfinished, write_together
+from core.checkpoint.files import remove_unfinished, write_together
 
 
 def write(folder, content, names):
@@ -72,7 +72,7 @@ def test_a_killed_process_leaves_old_files_or_new_ones(tmp_path, there, monkeypa
             patch.setattr(os, "replace", killed)
             with contextlib.suppress(Killed):
                 write(folder, "new", "a b c")
-        clear_unfinished(folder)
+        remove_unfinished(folder)
         left = contents(folder)
         seen.append(set(left.values()))
         if there:

@@ -12,7 +12,7 @@ from core.checkpoint.run_directory import (
     SnapshotWriter,
     damage,
     forget_training_states,
-    latest_whole,
+    latest_valid,
 )
 from core.checkpoint.snapshot import Meta, snapshot_path, training_path
 from core.config.errors import UserError
@@ -49,10 +49,10 @@ DAMAGE = {
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_snapshot_is_passed_over_with_a_line(tmp_path, kind, caplog):
     before, newest = save(tmp_path, 1), save(tmp_path, 2)
-    assert latest_whole(tmp_path, "Tiny") == 2
+    assert latest_valid(tmp_path, "Tiny") == 2
     spoil, ending, message = DAMAGE[kind]
     spoil(newest.with_suffix(ending or ".pkl"))
-    assert latest_whole(tmp_path, "Tiny") == 1
+    assert latest_valid(tmp_path, "Tiny") == 1
     (line,) = caplog.messages
     assert line.startswith(f"{newest} is passed over: ") and message in line
     assert damage(before) is None
@@ -61,19 +61,19 @@ def test_a_damaged_snapshot_is_passed_over_with_a_line(tmp_path, kind, caplog):
 def test_weights_alone_are_not_resumed_from_silently(tmp_path, caplog):
     save(tmp_path, 1)
     save(tmp_path, 2, state=False)
-    assert latest_whole(tmp_path, "Tiny") == 1
+    assert latest_valid(tmp_path, "Tiny") == 1
     assert "saved without a checksum of Tiny_2.train.pt" in caplog.text
 
 
 def test_without_snapshots_a_run_starts_but_not_over_damaged_ones(tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    assert latest_whole(tmp_path, "Tiny") is None
+    assert latest_valid(tmp_path, "Tiny") is None
     assert caplog.messages == [
         f"there is no snapshot in {tmp_path}/nnet/Tiny to resume from: starting from step 1"
     ]
     cut_short(save(tmp_path, 2))
     with pytest.raises(UserError, match=r"no snapshot in .* is whole"):
-        latest_whole(tmp_path, "Tiny")
+        latest_valid(tmp_path, "Tiny")
 
 
 def test_the_newest_keep_their_training_state(tmp_path):

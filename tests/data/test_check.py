@@ -10,7 +10,7 @@ import pytest
 
 from core.config.errors import UserError
 from core.data.check import main
-from core.data.images import decode_picture, picture_problem
+from core.data.images import decode_image, image_problem
 from tests.support.dbs_files import annotation, coco_content, write_coco
 
 
@@ -140,16 +140,16 @@ def test_a_thumbnail_is_not_the_end_of_a_jpeg_file(tmp_path):
     with_thumbnail = data[:2] + segment + data[2:]
     path = tmp_path / "a.jpg"
     path.write_bytes(with_thumbnail)
-    assert picture_problem(path, (40, 50)) is None
+    assert image_problem(path, (40, 50)) is None
     path.write_bytes(with_thumbnail + b"\0" * 5000)
-    assert picture_problem(path, (40, 50)) is None
+    assert image_problem(path, (40, 50)) is None
     path.write_bytes(with_thumbnail[:-400])
-    assert "cut short" in (picture_problem(path, (40, 50)) or "")
-    assert decode_picture(path.read_bytes()) is None
+    assert "cut short" in (image_problem(path, (40, 50)) or "")
+    assert decode_image(path.read_bytes()) is None
 
 
 @pytest.mark.parametrize("extension", [".png", ".bmp", ".webp"])
 def test_other_formats_are_read(tmp_path, extension):
     path = tmp_path / f"a{extension}"
     cv2.imwrite(str(path), np.zeros((6, 7, 3), np.uint8))
-    assert picture_problem(path, (6, 7)) is None
+    assert image_problem(path, (6, 7)) is None

@@ -25,46 +25,46 @@ def opened(tmp_path, use_crowd=True, expected=None, **tables):
 
 
 def test_pictures_and_boxes_are_the_files(tmp_path):
-    database = opened(tmp_path)
-    assert len(database) == 3
-    assert database.class_names == ("person", "cat", "toothbrush")
-    assert_array_equal(database.category_ids, [-4, 17, 90])
-    assert_array_equal(database.image_ids, [30, 7, 2])
-    assert_array_equal(database.sizes, [(40, 60), (50, 50), (30, 80)])
-    assert database.image_path(1) == tmp_path / "images" / "sub" / "seven.jpg"
-    assert database.image_path(2) == tmp_path / "images" / "zwei-ü.jpg"
-    assert_array_equal(database.boxes(0), [(0, 0, 60, 40), (30.5, 20, 40.5, 30)])
-    assert_array_equal(database.labels(0), [0, 2])
-    assert_array_equal(database.boxes(2), [(10, 5, 30, 15), (1.5, 2.5, 4.75, 6.5)])
-    assert_array_equal(database.labels(2), [2, 1])
-    assert_array_equal(database.box_counts(), [2, 0, 2])
-    assert (database.has_annotations, database.repaired, database.dropped) == (True, 0, 0)
+    dataset = opened(tmp_path)
+    assert len(dataset) == 3
+    assert dataset.class_names == ("person", "cat", "toothbrush")
+    assert_array_equal(dataset.category_ids, [-4, 17, 90])
+    assert_array_equal(dataset.image_ids, [30, 7, 2])
+    assert_array_equal(dataset.sizes, [(40, 60), (50, 50), (30, 80)])
+    assert dataset.image_path(1) == tmp_path / "images" / "sub" / "seven.jpg"
+    assert dataset.image_path(2) == tmp_path / "images" / "zwei-ü.jpg"
+    assert_array_equal(dataset.boxes(0), [(0, 0, 60, 40), (30.5, 20, 40.5, 30)])
+    assert_array_equal(dataset.labels(0), [0, 2])
+    assert_array_equal(dataset.boxes(2), [(10, 5, 30, 15), (1.5, 2.5, 4.75, 6.5)])
+    assert_array_equal(dataset.labels(2), [2, 1])
+    assert_array_equal(dataset.box_counts(), [2, 0, 2])
+    assert (dataset.has_annotations, dataset.repaired, dataset.dropped) == (True, 0, 0)
 
 
 def test_types_and_shapes_also_without_boxes(tmp_path):
-    database = opened(tmp_path)
+    dataset = opened(tmp_path)
     for index, count in enumerate([2, 0, 2]):
-        boxes, labels = database.boxes(index), database.labels(index)
+        boxes, labels = dataset.boxes(index), dataset.labels(index)
         assert (boxes.dtype, boxes.shape) == (np.float32, (count, 4))
         assert (labels.dtype, labels.shape) == (np.int64, (count,))
-    kinds = (database.image_ids, np.int64), (database.category_ids, np.int64)
-    for array, kind in (*kinds, (database.sizes, np.int32)):
+    kinds = (dataset.image_ids, np.int64), (dataset.category_ids, np.int64)
+    for array, kind in (*kinds, (dataset.sizes, np.int32)):
         assert array.dtype == kind
 
 
 def test_what_is_handed_out_is_a_copy(tmp_path):
-    database = opened(tmp_path)
-    database.boxes(0)[:] = -1
-    database.labels(0)[:] = -1
-    assert_array_equal(database.boxes(0)[0], (0, 0, 60, 40))
-    assert_array_equal(database.labels(0), [0, 2])
+    dataset = opened(tmp_path)
+    dataset.boxes(0)[:] = -1
+    dataset.labels(0)[:] = -1
+    assert_array_equal(dataset.boxes(0)[0], (0, 0, 60, 40))
+    assert_array_equal(dataset.labels(0), [0, 2])
 
 
 def test_crowds_are_boxes_only_when_wanted(tmp_path):
-    database = opened(tmp_path, use_crowd=False)
-    assert_array_equal(database.labels(2), [2])
-    assert_array_equal(database.box_counts(), [2, 0, 1])
-    assert database.dropped == 0
+    dataset = opened(tmp_path, use_crowd=False)
+    assert_array_equal(dataset.labels(2), [2])
+    assert_array_equal(dataset.box_counts(), [2, 0, 1])
+    assert dataset.dropped == 0
 
 
 def test_boxes_are_clipped_or_dropped_and_counted(tmp_path, caplog):
@@ -83,10 +83,10 @@ def test_boxes_are_clipped_or_dropped_and_counted(tmp_path, caplog):
     }
     rows = [annotation(i, 30, 90, given) for i, (given, _) in enumerate(boxes.values())]
     with caplog.at_level(logging.INFO):
-        database = opened(tmp_path, annotations=rows)
+        dataset = opened(tmp_path, annotations=rows)
     wanted = np.array([box for _, box in boxes.values() if box is not None], np.float32)
-    assert_array_equal(database.boxes(0), wanted)
-    assert (database.repaired, database.dropped) == (2, 7)
+    assert_array_equal(dataset.boxes(0), wanted)
+    assert (dataset.repaired, dataset.dropped) == (2, 7)
     assert len(caplog.records) == 1
     assert "2 clipped to their picture, 7 without extent dropped" in caplog.text
 
@@ -108,17 +108,17 @@ def test_repair_leaves_its_input_and_good_boxes_alone():
 @pytest.mark.parametrize("categories", [None, 80])
 def test_a_test_split_has_pictures_and_no_boxes(tmp_path, categories):
     tables = {} if categories is None else {"categories": None}
-    database = opened(tmp_path, annotations=None, expected=categories, **tables)
-    assert not database.has_annotations
-    assert len(database) == 3
-    assert_array_equal(database.box_counts(), [0, 0, 0])
-    assert len(database.class_names) == (3 if categories is None else 0)
+    dataset = opened(tmp_path, annotations=None, expected=categories, **tables)
+    assert not dataset.has_annotations
+    assert len(dataset) == 3
+    assert_array_equal(dataset.box_counts(), [0, 0, 0])
+    assert len(dataset.class_names) == (3 if categories is None else 0)
 
 
 def test_an_empty_list_of_annotations_is_a_list(tmp_path):
-    database = opened(tmp_path, annotations=[])
-    assert database.has_annotations
-    assert database.boxes(0).shape == (0, 4)
+    dataset = opened(tmp_path, annotations=[])
+    assert dataset.has_annotations
+    assert dataset.boxes(0).shape == (0, 4)
 
 
 def test_the_count_of_categories_must_agree(tmp_path):
@@ -192,8 +192,8 @@ def test_a_file_name_that_leaves_the_folder_is_refused(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["a..b.jpg", "..a.jpg", "b/c.jpg", "b/...jpg", "2:3.jpg"])
 def test_a_file_name_with_dots_inside_is_kept(tmp_path, name):
-    database = opened(tmp_path, images=[{**IMAGE, "file_name": name}], annotations=[])
-    assert database.image_path(0) == tmp_path / "images" / name
+    dataset = opened(tmp_path, images=[{**IMAGE, "file_name": name}], annotations=[])
+    assert dataset.image_path(0) == tmp_path / "images" / name
 
 
 def test_broken_files_are_named_with_line_and_column(tmp_path):
@@ -242,30 +242,30 @@ def large(tmp_path_factory):
 
 
 def test_every_box_of_a_large_file_lies_with_its_picture(large):
-    database, owners, starts = large
-    assert database.box_counts().sum() == 100_000
+    dataset, owners, starts = large
+    assert dataset.box_counts().sum() == 100_000
     for index in range(0, 12_000, 997):
-        assert_array_equal(database.boxes(index)[:, :2], starts[owners == index].astype(np.float32))
+        assert_array_equal(dataset.boxes(index)[:, :2], starts[owners == index].astype(np.float32))
 
 
 def test_a_large_file_is_small_to_hand_over(large):
-    database = large[0]
+    dataset = large[0]
     gc.collect()
-    reachable = gc.get_referents(*[v for v in vars(database).values() if gc.is_tracked(v)])
+    reachable = gc.get_referents(*[v for v in vars(dataset).values() if gc.is_tracked(v)])
     assert len(reachable) < 100  # no object per picture or box
-    packed = pickle.dumps(database)
+    packed = pickle.dumps(dataset)
     copy = pickle.loads(packed)
     assert len(packed) < 32 * 100_000 + 64 * 12_000
-    assert_array_equal(copy.boxes(5), database.boxes(5))
-    assert copy.image_path(11_999) == database.image_path(11_999)
+    assert_array_equal(copy.boxes(5), dataset.boxes(5))
+    assert copy.image_path(11_999) == dataset.image_path(11_999)
 
 
-def _growth_on_reading(database, answer):
+def _growth_on_reading(dataset, answer):
     gc.disable()
-    database.boxes(0), database.labels(0), database.image_path(0)
+    dataset.boxes(0), dataset.labels(0), dataset.image_path(0)
     before = own_megabytes(os.getpid())
-    for index in range(len(database)):
-        database.boxes(index), database.labels(index), database.image_path(index)
+    for index in range(len(dataset)):
+        dataset.boxes(index), dataset.labels(index), dataset.image_path(index)
     answer.put(own_megabytes(os.getpid()) - before)
 
 
@@ -292,20 +292,20 @@ def test_the_blood_cell_photos(request):
         pytest.skip(f"there is no {root}")
     for split, pictures, boxes in (("train", 292, 3980), ("val", 72, 906)):
         file = root / "annotations" / f"instances_{split}.json"
-        database = CocoDetection(file, root / "images" / split)
+        dataset = CocoDetection(file, root / "images" / split)
         content = json.loads(file.read_text())
-        assert (len(database), database.box_counts().sum()) == (pictures, boxes)
-        assert database.class_names == ("Platelets", "RBC", "WBC")
-        assert (database.repaired, database.dropped) == (0, 0)
+        assert (len(dataset), dataset.box_counts().sum()) == (pictures, boxes)
+        assert dataset.class_names == ("Platelets", "RBC", "WBC")
+        assert (dataset.repaired, dataset.dropped) == (0, 0)
         for index, image in enumerate(content["images"]):
             rows = [row for row in content["annotations"] if row["image_id"] == image["id"]]
             xywh = np.array([row["bbox"] for row in rows]).reshape(-1, 4)
-            assert_array_equal(database.boxes(index)[:, 2:], xywh[:, :2] + xywh[:, 2:])
+            assert_array_equal(dataset.boxes(index)[:, 2:], xywh[:, :2] + xywh[:, 2:])
             assert_array_equal(
-                database.category_ids[database.labels(index)], [row["category_id"] for row in rows]
+                dataset.category_ids[dataset.labels(index)], [row["category_id"] for row in rows]
             )
 
 
 def test_writing_helper_reads_back(tmp_path):
-    database = CocoDetection(write_coco(tmp_path), tmp_path / "images" / "train")
-    assert all(database.image_path(index).is_file() for index in range(len(database)))
+    dataset = CocoDetection(write_coco(tmp_path), tmp_path / "images" / "train")
+    assert all(dataset.image_path(index).is_file() for index in range(len(dataset)))

@@ -24,15 +24,15 @@ SHAPE = (2, 3, 5, 7)
 
 
 @pytest.fixture
-def database(tmp_path):
+def dataset(tmp_path):
     return Folder(tmp_path, 10)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_is_held_of_a_batch_stays_as_it_is(database, workers):
+def test_what_is_held_of_a_batch_stays_as_it_is(dataset, workers):
     """Whole batches, a view of one, an array of one's numbers."""
-    expected = batches(training_loader(database, SAMPLE, **options()), 40)
-    stream = iter(training_loader(database, SAMPLE, **options(workers=workers)))
+    expected = batches(training_loader(dataset, SAMPLE, **options()), 40)
+    stream = iter(training_loader(dataset, SAMPLE, **options(workers=workers)))
     whole, rows, array = next(stream), next(stream).images[1:3], next(stream).images[2].numpy()
     for batch in expected[3:]:
         assert same(next(stream), batch)
@@ -41,8 +41,8 @@ def test_what_is_held_of_a_batch_stays_as_it_is(database, workers):
     assert (array == expected[2].images[2].numpy()).all()
 
 
-def test_the_memory_of_a_batch_that_is_gone_is_used_again(database):
-    stream = iter(training_loader(database, SAMPLE, **options()))
+def test_the_memory_of_a_batch_that_is_gone_is_used_again(dataset):
+    stream = iter(training_loader(dataset, SAMPLE, **options()))
     places = [next(stream).images.data_ptr() for _ in range(20)]
     assert len(set(places)) == 1
     held = [next(stream) for _ in range(5)]
@@ -64,8 +64,8 @@ def pieces(worker):
     return count
 
 
-def test_a_worker_has_no_more_memory_than_batches_wait_and_are_held(database):
-    stream = iter(training_loader(database, SAMPLE, **options(workers=1, prefetch=3)))
+def test_a_worker_has_no_more_memory_than_batches_wait_and_are_held(dataset):
+    stream = iter(training_loader(dataset, SAMPLE, **options(workers=1, prefetch=3)))
     held = [next(stream) for _ in range(10)]
     worker = stream._workers[0].pid
     assert pieces(worker) >= 10
@@ -87,9 +87,9 @@ def test_memory_grows_with_the_pictures_and_what_is_too_small_goes():
     assert len(memory._pieces) == 1
 
 
-def test_a_forked_process_that_drops_a_batch_leaves_its_memory_taken(database):
+def test_a_forked_process_that_drops_a_batch_leaves_its_memory_taken(dataset):
     """As happens when loader workers are started while a batch is in use."""
-    stream = iter(training_loader(database, SAMPLE, **options()))
+    stream = iter(training_loader(dataset, SAMPLE, **options()))
     held = [next(stream)]
     content = held[0].images.clone()
     child = os.fork()
@@ -123,9 +123,9 @@ def megabytes_of_a_worker(folder):
             for number in range(100_000)
         ],
     }
-    database = CocoDetection(folder / "none.json", folder, records=records)
+    dataset = CocoDetection(folder / "none.json", folder, records=records)
     records.clear()
-    stream = iter(training_loader(database, collect_and_sample, **options(workers=1)))
+    stream = iter(training_loader(dataset, collect_and_sample, **options(workers=1)))
     for _ in range(20):
         next(stream)
     return own_megabytes(stream._workers[0].pid)
@@ -180,11 +180,11 @@ import cv2
 import numpy as np
 sys.path += sys.argv[2:]
 from tests.data.test_loader import Folder
-from core.evaluation.pictures import decoded_pictures
-database = Folder(Path(sys.argv[1]), 4)
+from core.evaluation.pictures import decoded_images
+dataset = Folder(Path(sys.argv[1]), 4)
 for number in range(4):
-    cv2.imwrite(str(database.image_path(number)), np.full((3000, 4000, 3), number, np.uint8))
-found = list(decoded_pictures(database, 2, range(4)))
+    cv2.imwrite(str(dataset.image_path(number)), np.full((3000, 4000, 3), number, np.uint8))
+found = list(decoded_images(dataset, 2, range(4)))
 assert [picture[0, 0, 0] for picture in found] == [0, 1, 2, 3]
 print(sum(picture.nbytes for picture in found))
 """

@@ -17,13 +17,13 @@ import torch
 from core.config.errors import UserError
 from core.data.loader import (
     ShuffledStream,
-    TrainingPictures,
+    TrainingImages,
     read_image,
     training_loader,
     validation_loader,
 )
 from core.data.samples.corners import sample_corners
-from core.data.unreadable import UnreadablePictures, most_tolerated
+from core.data.unreadable import UnreadableImages, most_tolerated
 
 SAMPLE = partial(
     sample_corners,
@@ -61,7 +61,7 @@ class Folder:
 
 
 @pytest.fixture
-def database(tmp_path):
+def dataset(tmp_path):
     return Folder(tmp_path, 10)
 
 
@@ -82,28 +82,28 @@ def options(**changes):
     return {"batch_size": 4, "seed": 3, "workers": 0, "prefetch": 3} | changes
 
 
-def test_batches_are_the_same_for_any_number_of_workers(database):
-    expected = batches(training_loader(database, SAMPLE, **options()), 6)
+def test_batches_are_the_same_for_any_number_of_workers(dataset):
+    expected = batches(training_loader(dataset, SAMPLE, **options()), 6)
     for workers in (1, 2):
-        loader = training_loader(database, SAMPLE, **options(workers=workers))
+        loader = training_loader(dataset, SAMPLE, **options(workers=workers))
         assert all(map(same, batches(loader, 6), expected))
 
 
 @pytest.mark.parametrize("start", [1, 4, 23])
-def test_a_start_in_the_middle_gives_the_rest_of_the_stream(database, start):
-    expected = batches(training_loader(database, SAMPLE, **options()), start + 2)[start:]
-    resumed = training_loader(database, SAMPLE, **options(start_iteration=start))
+def test_a_start_in_the_middle_gives_the_rest_of_the_stream(dataset, start):
+    expected = batches(training_loader(dataset, SAMPLE, **options()), start + 2)[start:]
+    resumed = training_loader(dataset, SAMPLE, **options(start_iteration=start))
     assert all(map(same, batches(resumed, 2), expected))
 
 
 @pytest.mark.parametrize("ends", [[4], [1, 4], [3, 4], [1, 2, 3, 4]])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_rows_of_all_ranks_are_the_batch_of_one_process(database, ends, workers):
+def test_the_rows_of_all_ranks_are_the_batch_of_one_process(dataset, ends, workers):
     """Samples and order do not depend on who makes which rows, nor on where the stream starts."""
 
     def made_by(rows):
         changes = options(workers=workers, start_iteration=2, rows=rows)
-        return batches(training_loader(database, SAMPLE, **changes), 3)
+        return batches(training_loader(dataset, SAMPLE, **changes), 3)
 
     shares = [made_by(slice(*ends)) for ends in itertools.pairwise([0, *ends])]
     for whole, *parts in zip(made_by(None), *shares, strict=True):
@@ -120,10 +120,10 @@ def objects(batch):
     return [rows[:count] for rows, count in zip(labelled, batch.counts, strict=True)]
 
 
-def test_the_rows_of_all_ranks_are_the_validation_batch(database):
+def test_the_rows_of_all_ranks_are_the_validation_batch(dataset):
     def index(rows):
         arguments = {"batch_size": 4, "workers": 0, "prefetch": 1, "rows": rows}
-        return [b.index for b in batches(validation_loader(database, SAMPLE, **arguments), 4)]
+        return [b.index for b in batches(validation_loader(dataset, SAMPLE, **arguments), 4)]
 
     parts = zip(index(slice(0, 3)), index(slice(3, 4)), strict=True)
     assert all(map(torch.equal, map(torch.cat, parts), index(None)))
@@ -143,45 +143,45 @@ def test_a_batch_larger_than_the_database():
     assert [epoch for epoch, _ in first] == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
-def test_seeds_and_epochs_change_the_samples(database):
-    sample = TrainingPictures(database, SAMPLE, 3)[0, 5][0].image
-    assert (sample == TrainingPictures(database, SAMPLE, 3)[0, 5][0].image).all()
-    assert (sample != TrainingPictures(database, SAMPLE, 3)[1, 5][0].image).any()
-    assert (sample != TrainingPictures(database, SAMPLE, 4)[0, 5][0].image).any()
+def test_seeds_and_epochs_change_the_samples(dataset):
+    sample = TrainingImages(dataset, SAMPLE, 3)[0, 5][0].image
+    assert (sample == TrainingImages(dataset, SAMPLE, 3)[0, 5][0].image).all()
+    assert (sample != TrainingImages(dataset, SAMPLE, 3)[1, 5][0].image).any()
+    assert (sample != TrainingImages(dataset, SAMPLE, 4)[0, 5][0].image).any()
 
 
-def test_global_random_state_is_not_touched(database):
+def test_global_random_state_is_not_touched(dataset):
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    batches(training_loader(database, SAMPLE, **options(workers=1)), 1)
+    batches(training_loader(dataset, SAMPLE, **options(workers=1)), 1)
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_validation_repeats_the_pictures_as_they_are(database):
-    loader = validation_loader(database, SAMPLE, batch_size=4, workers=0, prefetch=1)
+def test_validation_repeats_the_pictures_as_they_are(dataset):
+    loader = validation_loader(dataset, SAMPLE, batch_size=4, workers=0, prefetch=1)
     found = batches(loader, 5)
     assert torch.cat([batch.index for batch in found]).tolist() == [*range(10), *range(10)]
     assert torch.equal(found[0].images[0], found[2].images[2])
-    image = cv2.resize(cv2.imread(str(database.image_path(0))), (64, 48))
+    image = cv2.resize(cv2.imread(str(dataset.image_path(0))), (64, 48))
     np.testing.assert_array_equal(found[0].images[0].numpy(), image.transpose(2, 0, 1))
 
 
-def test_about_as_many_batches_wait_as_asked_for(database):
+def test_about_as_many_batches_wait_as_asked_for(dataset):
     for workers, prefetch, waiting in [(1, 5, 5), (2, 5, 6), (2, 1, 2)]:
-        loader = training_loader(database, SAMPLE, **options(workers=workers, prefetch=prefetch))
+        loader = training_loader(dataset, SAMPLE, **options(workers=workers, prefetch=prefetch))
         assert loader.prefetch_factor * workers == waiting
 
 
-def test_a_batch_of_49_at_511_pixels_stays_below_40_megabytes(database):
+def test_a_batch_of_49_at_511_pixels_stays_below_40_megabytes(dataset):
     sample = partial(SAMPLE, input_size=(511, 511))
-    (batch,) = batches(training_loader(database, sample, **options(batch_size=49)), 1)
+    (batch,) = batches(training_loader(dataset, sample, **options(batch_size=49)), 1)
     tensors = [tensor for tensor in vars(batch).values() if tensor is not None]
     assert batch.images.shape == (49, 3, 511, 511)
     assert sum(tensor.nbytes for tensor in tensors) < 40e6
 
 
-def break_picture(database, number, kind):
-    path = database.image_path(number)
+def break_picture(dataset, number, kind):
+    path = dataset.image_path(number)
     content = path.read_bytes()
     path.unlink()
     if kind == "text":
@@ -193,19 +193,19 @@ def break_picture(database, number, kind):
 
 
 @pytest.mark.parametrize("kind", ["text", "empty", "cut", "missing"])
-def test_an_unreadable_picture_is_replaced_by_the_next(database, kind):
-    break_picture(database, 9, kind)
-    assert read_image(database.image_path(9)) is None
-    sample, number, unreadable = TrainingPictures(database, SAMPLE, 0)[2, 9]
+def test_an_unreadable_picture_is_replaced_by_the_next(dataset, kind):
+    break_picture(dataset, 9, kind)
+    assert read_image(dataset.image_path(9)) is None
+    sample, number, unreadable = TrainingImages(dataset, SAMPLE, 0)[2, 9]
     assert (number, unreadable) == (0, [9])
     assert sample.image.shape == (3, 48, 64)
 
 
-def test_unreadable_pictures_are_reported_with_the_batch_and_repeat_exactly(database):
-    break_picture(database, 2, "text")
-    break_picture(database, 3, "missing")
+def test_unreadable_pictures_are_reported_with_the_batch_and_repeat_exactly(dataset):
+    break_picture(dataset, 2, "text")
+    break_picture(dataset, 3, "missing")
     found = [
-        batches(training_loader(database, SAMPLE, **options(workers=workers)), 3)
+        batches(training_loader(dataset, SAMPLE, **options(workers=workers)), 3)
         for workers in (0, 2)
     ]
     assert all(map(same, *found))
@@ -214,10 +214,10 @@ def test_unreadable_pictures_are_reported_with_the_batch_and_repeat_exactly(data
     assert {n for batch in found[0] for n in batch.unreadable.tolist()} == {2, 3}
 
 
-def test_where_nothing_can_be_read_the_sample_is_empty_and_all_are_listed(database):
+def test_where_nothing_can_be_read_the_sample_is_empty_and_all_are_listed(dataset):
     for number in range(10):
-        break_picture(database, number, "missing")
-    sample, number, unreadable = TrainingPictures(database, SAMPLE, 0)[0, 4]
+        break_picture(dataset, number, "missing")
+    sample, number, unreadable = TrainingImages(dataset, SAMPLE, 0)[0, 4]
     assert number == 4 and sorted(unreadable) == list(range(10))
     assert not sample.image.any() and len(sample.boxes) == 0
 
@@ -226,16 +226,16 @@ def note(watch, *numbers):
     watch.note(SimpleNamespace(unreadable=torch.tensor(numbers, dtype=torch.int64)))
 
 
-def test_one_warning_a_picture_and_the_end_above_one_percent(database, caplog):
-    database.pictures = 300
-    watch = UnreadablePictures(database)
+def test_one_warning_a_picture_and_the_end_above_one_percent(dataset, caplog):
+    dataset.pictures = 300
+    watch = UnreadableImages(dataset)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             note(watch, 7, 120)
         note(watch)
     assert [record.message.split()[0] for record in caplog.records] == [
-        str(database.image_path(7)),
-        str(database.image_path(120)),
+        str(dataset.image_path(7)),
+        str(dataset.image_path(120)),
     ]
     assert "cannot be decoded" in caplog.records[0].message
     assert "does not exist" in caplog.records[1].message
@@ -243,15 +243,15 @@ def test_one_warning_a_picture_and_the_end_above_one_percent(database, caplog):
     with pytest.raises(UserError, match="4 of the 300 pictures") as error:
         note(watch, 201)
     assert "\n" not in str(error.value)
-    assert str(database.image_path(7)) in str(error.value)
+    assert str(dataset.image_path(7)) in str(error.value)
 
 
 def test_one_percent_is_of_the_whole_database():
     assert [most_tolerated(n) for n in (1, 99, 100, 364, 100000)] == [0, 0, 1, 3, 1000]
 
 
-def test_a_killed_worker_ends_the_stream_within_seconds(database):
-    stream = iter(training_loader(database, SAMPLE, **options(workers=2, prefetch=2)))
+def test_a_killed_worker_ends_the_stream_within_seconds(dataset):
+    stream = iter(training_loader(dataset, SAMPLE, **options(workers=2, prefetch=2)))
     next(stream)
     victim = stream._workers[0].pid
     os.kill(victim, signal.SIGKILL)
@@ -262,7 +262,7 @@ def test_a_killed_worker_ends_the_stream_within_seconds(database):
     assert time.monotonic() - start < 10
 
 
-def test_signals_to_the_process_group_leave_the_workers_alone(database):
-    stream = iter(training_loader(database, SAMPLE, **options(workers=1)))
+def test_signals_to_the_process_group_leave_the_workers_alone(dataset):
+    stream = iter(training_loader(dataset, SAMPLE, **options(workers=1)))
     next(stream)
     assert os.getpgid(stream._workers[0].pid) != os.getpgid(0)

@@ -3,7 +3,7 @@
 import pytest
 
 from core.config.errors import UserError
-from core.config.loading import Database, System
+from core.config.loading import Db, System
 from core.data.splits import open_split
 from tests.support.dbs_files import write_coco
 
@@ -24,31 +24,31 @@ def system(tmp_path, dataset_dir="coco"):
 )
 def test_names_of_the_reference_and_any_other(tmp_path, name, folder):
     file = write_coco(tmp_path / "coco", folder)
-    database = open_split(system(tmp_path), Database(), name)
-    assert database.annotation_file == file
-    assert database.image_path(0) == tmp_path / "coco" / "images" / folder / "thirty.jpg"
-    assert database.image_path(0).is_file()
+    dataset = open_split(system(tmp_path), Db(), name)
+    assert dataset.annotation_file == file
+    assert dataset.image_path(0) == tmp_path / "coco" / "images" / folder / "thirty.jpg"
+    assert dataset.image_path(0).is_file()
 
 
 def test_the_config_chooses_folder_crowds_and_categories(tmp_path):
     write_coco(tmp_path / "mine", "a")
-    wanted = Database(use_crowd=False, categories=3)
-    database = open_split(system(tmp_path, "mine"), wanted, "a")
-    assert database.box_counts().tolist() == [2, 0, 1]
+    wanted = Db(use_crowd=False, categories=3)
+    dataset = open_split(system(tmp_path, "mine"), wanted, "a")
+    assert dataset.box_counts().tolist() == [2, 0, 1]
     with pytest.raises(UserError, match=r"db\.categories says 80"):
-        open_split(system(tmp_path, "mine"), Database(categories=80), "a")
+        open_split(system(tmp_path, "mine"), Db(categories=80), "a")
 
 
 def test_a_test_split_may_be_image_info(tmp_path):
     write_coco(tmp_path / "coco", "testdev2017", "image_info", annotations=None)
-    assert not open_split(system(tmp_path), Database(), "testdev").has_annotations
+    assert not open_split(system(tmp_path), Db(), "testdev").has_annotations
     write_coco(tmp_path / "coco", "testdev2017")
-    assert open_split(system(tmp_path), Database(), "testdev").has_annotations
+    assert open_split(system(tmp_path), Db(), "testdev").has_annotations
 
 
 def message(tmp_path, split="train", dataset_dir="coco"):
     with pytest.raises(UserError) as raised:
-        open_split(system(tmp_path, dataset_dir), Database(), split)
+        open_split(system(tmp_path, dataset_dir), Db(), split)
     assert "\n" not in str(raised.value)
     return str(raised.value)
 

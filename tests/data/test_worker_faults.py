@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.data.loader import training_loader
-from core.train.chunks import share_of
+from core.train.chunks import rank_chunks
 from tests.data.test_loader import SAMPLE, Folder, options
 from tests.support.engine_stand_in import stand_in, system
 from tests.support.some_ranks import run_ranks
@@ -36,24 +36,24 @@ class Killing:
 
 def rank_loses_worker(ranks, folder: Path, number):
     """Trains on real pictures; the worker of the last rank gets a signal."""
-    rows = share_of(system(**SETTINGS), ranks).rows
+    rows = rank_chunks(system(**SETTINGS), ranks).rows
     changes = options(workers=1, batch_size=7, rows=rows)
     (folder / str(ranks.rank)).mkdir()
     loader = training_loader(Folder(folder / str(ranks.rank), 10), SAMPLE, **changes)
-    batches = Killing(loader, number if ranks.rank == ranks.world - 1 else 0)
+    batches = Killing(loader, number if ranks.rank == ranks.world_size - 1 else 0)
     start = time.monotonic()
     saved, _, reason = train_here(ranks, folder, system(**SETTINGS), stand_in(), batches)
     return [step for step, _ in saved], reason, time.monotonic() - start
 
 
 @pytest.mark.parametrize(("number", "cause"), [("SIGKILL", "Killed"), ("SIGBUS", "Bus error")])
-@pytest.mark.parametrize("world", [1, 2])
-def test_a_worker_that_the_system_ends(tmp_path, world, number, cause):
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_worker_that_the_system_ends(tmp_path, world_size, number, cause):
     """All ranks finish the step and save it, and say the same; not a weight is half updated."""
-    results = run_ranks(world, rank_loses_worker, tmp_path, getattr(signal, number))
+    results = run_ranks(world_size, rank_loses_worker, tmp_path, getattr(signal, number))
     for rank, (saved, reason, seconds) in enumerate(results):
         assert saved == [4]
-        where = "" if rank == world - 1 else f"rank {world - 1}: "
+        where = "" if rank == world_size - 1 else f"rank {world_size - 1}: "
         assert reason.startswith(f"Stopped: {where}the loader failed: DataLoader worker (pid")
         assert f"killed by signal: {cause}" in reason and reason.endswith(MEND)
         assert "\n" not in reason

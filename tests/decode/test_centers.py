@@ -8,7 +8,7 @@ from core.decode.centers import (
     average_mirrored,
     center_cells,
     decode_centers,
-    decode_picture,
+    decode_image,
 )
 from core.layers.gather import gather_cells
 from core.structures import CenterMaps
@@ -102,10 +102,10 @@ def test_what_is_read_at_cells_is_what_whole_maps_have(mirrored, top_k):
     cells = center_cells(maps.heatmap, **settings)
     assert cells.shape == (2, top_k)
     read = [gather_cells(map_, cells) for map_ in (maps.size, maps.offset)]
-    expected = decode_picture([maps], **settings)
+    expected = decode_image([maps], **settings)
     assert expected.shape == (1 if mirrored else 2, top_k, 6)
     torch.testing.assert_close(
-        decode_picture([CenterMaps(maps.heatmap, *read)], **settings), expected
+        decode_image([CenterMaps(maps.heatmap, *read)], **settings), expected
     )
 
 

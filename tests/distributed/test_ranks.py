@@ -12,9 +12,9 @@ from core.config.errors import UserError
 from core.distributed import join as joining
 from core.distributed.agreement import Stream
 from core.distributed.join import join_ranks
-from core.distributed.ranks import ALONE
+from core.distributed.ranks import ONE_PROCESS
 from core.distributed.signals import Signals
-from core.evaluation.shares import PictureError
+from core.evaluation.shares import ImageError
 from tests.support.engine_stand_in import StandInPictures, make_batch
 from tests.support.some_ranks import run_processes, run_ranks
 
@@ -22,13 +22,13 @@ CPU = torch.device("cpu")
 
 
 def collectives(ranks):
-    steps = ranks.with_steps(20, CPU, None)
+    steps = ranks.with_step_group(20, CPU, None)
     own = [torch.full((2,), float(ranks.rank)), torch.tensor(ranks.rank), torch.ones(1, 2)]
     own[2] *= ranks.rank + 5
-    steps.copy_from_first_(own)
+    steps.broadcast_(own)
     ranks.barrier()
     return {
-        "who": (ranks.rank, ranks.world, ranks.local_rank, ranks.first),
+        "who": (ranks.rank, ranks.world_size, ranks.local_rank, ranks.is_main),
         "sum": steps.sum([1, ranks.rank, 2**40]),
         "sum_": steps.sum_(torch.tensor([1.5, ranks.rank])).tolist(),
         "gather": ranks.gather({"rank": ranks.rank}),
@@ -37,14 +37,14 @@ def collectives(ranks):
     }
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_collectives(world, caplog):
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_collectives(world_size, caplog):
     caplog.set_level(logging.INFO)
-    for rank, result in enumerate(run_ranks(world, collectives)):
-        assert result["who"] == (rank, world, rank, rank == 0)
-        assert result["sum"] == [world, sum(range(world)), world * 2**40]
-        assert result["sum_"] == [1.5 * world, sum(range(world))]
-        assert result["gather"] == [{"rank": other} for other in range(world)]
+    for rank, result in enumerate(run_ranks(world_size, collectives)):
+        assert result["who"] == (rank, world_size, rank, rank == 0)
+        assert result["sum"] == [world_size, sum(range(world_size)), world_size * 2**40]
+        assert result["sum_"] == [1.5 * world_size, sum(range(world_size))]
+        assert result["gather"] == [{"rank": other} for other in range(world_size)]
         assert result["copied"] == [[0.0, 0.0], 0, [[5.0, 5.0]]]
         assert result["level"] == (logging.WARNING if rank else logging.INFO)
 
@@ -61,7 +61,7 @@ def told_by_first(ranks):
     wide = torch.arange(80_000.0).view(2, 4, 100, 100).to(memory_format=torch.channels_last)
     state = {"moments": [wide, torch.tensor(7)], "rate": 0.5, "none": (torch.empty(0), None)}
     state["rows"] = wide.double()[:, :, ::2]  # of memory that it does not fill
-    found = ranks.from_first(state if ranks.first else None)
+    found = ranks.broadcast(state if ranks.is_main else None)
     assert all(map(torch.equal, found["moments"], state["moments"]))
     assert torch.equal(found["rows"], state["rows"])
     strides = found["moments"][0].stride()
@@ -77,22 +77,22 @@ def test_tensors_of_the_first_rank_travel_one_by_one():
 
 def test_a_process_that_is_alone_has_no_process_group():
     with join_ranks() as ranks:
-        assert ranks is ALONE and ranks.first
+        assert ranks is ONE_PROCESS and ranks.is_main
     assert not torch.distributed.is_initialized()
     tensor = torch.ones(2)
-    assert ranks.with_steps(1, CPU, None) is ALONE
+    assert ranks.with_step_group(1, CPU, None) is ONE_PROCESS
     assert ranks.sum([3]) == [3] and ranks.gather("a") == ["a"]
     assert ranks.sum_(tensor) is tensor
-    ranks.copy_from_first_([tensor])
+    ranks.broadcast_([tensor])
     ranks.barrier()
     assert tensor.tolist() == [1, 1]
-    with pytest.raises(UserError, match="mine"), ranks.alike():
+    with pytest.raises(UserError, match="mine"), ranks.agree_on_errors():
         raise UserError("mine")
 
 
 def one_mistake(ranks, guilty):
     try:
-        with ranks.alike():
+        with ranks.agree_on_errors():
             if ranks.rank in guilty:
                 raise UserError(f"mistake of {ranks.rank}")
     except UserError as error:
@@ -111,8 +111,8 @@ def test_a_mistake_ends_all_ranks_and_is_told_once(guilty, told):
 
 
 def late(ranks):
-    steps = ranks.with_steps(0.5, CPU, None)
-    if not ranks.first:
+    steps = ranks.with_step_group(0.5, CPU, None)
+    if not ranks.is_main:
         time.sleep(1)
         return True
     with pytest.raises(RuntimeError, match=r"gloo|Gloo"):
@@ -125,18 +125,18 @@ def test_a_rank_that_does_not_come_is_not_waited_for_long():
 
 
 def slow_to_start(ranks):
-    steps = ranks.with_steps(2, CPU, None)
+    steps = ranks.with_step_group(2, CPU, None)
 
     def batches():
-        time.sleep(0 if ranks.first else 4)  # its loader starts up
+        time.sleep(0 if ranks.is_main else 4)  # its loader starts up
         yield make_batch(0)
-        time.sleep(0 if ranks.first else 4)
+        time.sleep(0 if ranks.is_main else 4)
         yield make_batch(1)
 
     with Signals() as signals:
         stream = Stream(batches(), StandInPictures(), signals, steps)
         first = len(stream.take().images)
-        if ranks.first:
+        if ranks.is_main:
             with pytest.raises(RuntimeError, match=r"gloo|Gloo"):
                 stream.take()
     return first
@@ -154,7 +154,7 @@ def test_loaders_have_the_time_to_start_up():
         (RuntimeError("Gloo connectFullMesh failed with closed"), True),
         (torch.distributed.DistBackendError("NCCL error"), True),
         (RuntimeError("/data/igloo/1.jpg cannot be used"), False),
-        (PictureError("[/data/gloo/1.jpg] cannot be used"), False),
+        (ImageError("[/data/gloo/1.jpg] cannot be used"), False),
         (torch.OutOfMemoryError("of Gloo"), False),
     ],
 )
@@ -191,8 +191,8 @@ def deserted(how):
     """Rank 1 goes, in one way or another; what rank 0's process ends with."""
     try:
         with join_ranks() as ranks:
-            steps = ranks.with_steps(1, CPU, None)
-            if ranks.first:
+            steps = ranks.with_step_group(1, CPU, None)
+            if ranks.is_main:
                 steps.sum([1])
             elif how == "silent":
                 time.sleep(2)

@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from core.data.coco import CocoDetection
-from core.evaluation.coco import FIGURES, coco_results, score_results
+from core.evaluation.coco import METRICS, coco_results, score_results
 from core.structures import Detections
 from tests.support.dbs_files import annotation, write_coco
 
@@ -38,13 +38,13 @@ def many(root, pictures=12, seed=5):
     return opened(root, images=images, annotations=annotations)
 
 
-def near_truth(database, rng, noise=6.0):
+def near_truth(dataset, rng, noise=6.0):
     """Detections near the ground truth, with false ones among them."""
     found = []
-    for index in range(len(database)):
-        boxes = np.repeat(database.boxes(index), 2, 0) + rng.normal(0, noise, (1, 4))
+    for index in range(len(dataset)):
+        boxes = np.repeat(dataset.boxes(index), 2, 0) + rng.normal(0, noise, (1, 4))
         boxes = np.concatenate([boxes + rng.normal(0, noise, boxes.shape), [[0, 0, 40, 30]]])
-        labels = np.concatenate([database.labels(index).repeat(2), rng.integers(0, 3, 1)])
+        labels = np.concatenate([dataset.labels(index).repeat(2), rng.integers(0, 3, 1)])
         found.append(detections(boxes, rng.random(len(boxes)), labels))
     return found
 
@@ -54,37 +54,37 @@ def detections(boxes, scores, labels):
     return Detections(boxes, np.asarray(scores, np.float32), np.asarray(labels, np.int64))
 
 
-def truth(database):
+def truth(dataset):
     return [
-        detections(boxes, np.ones(len(boxes)), database.labels(index))
-        for index, boxes in enumerate(map(database.boxes, range(len(database))))
+        detections(boxes, np.ones(len(boxes)), dataset.labels(index))
+        for index, boxes in enumerate(map(dataset.boxes, range(len(dataset))))
     ]
 
 
 def test_figures_are_pycocotools(tmp_path, capsys):
-    database = many(tmp_path)
-    results = coco_results(near_truth(database, np.random.default_rng(2)), database)
+    dataset = many(tmp_path)
+    results = coco_results(near_truth(dataset, np.random.default_rng(2)), dataset)
     (tmp_path / "results.json").write_text(json.dumps(results))
-    coco = COCO(str(database.annotation_file))
+    coco = COCO(str(dataset.annotation_file))
     expected = COCOeval(coco, coco.loadRes(str(tmp_path / "results.json")), "bbox")
     expected.evaluate()
     expected.accumulate()
     capsys.readouterr()
     expected.summarize()
     printed = capsys.readouterr().out
-    scores = score_results(results, database)
+    scores = score_results(results, dataset)
     assert_allclose(list(scores.figures.values()), expected.stats, rtol=0, atol=1e-12)
-    assert tuple(scores.figures) == FIGURES
+    assert tuple(scores.figures) == METRICS
     assert 0.05 < scores.figures["AP"] < 0.9
     assert scores.table == printed.rstrip()
     assert np.mean(list(scores.ap_by_class.values())) == pytest.approx(scores.figures["AP"])
-    assert tuple(scores.ap_by_class) == database.class_names
+    assert tuple(scores.ap_by_class) == dataset.class_names
     assert capsys.readouterr().out == ""
 
 
 def test_the_truth_scores_one(tmp_path):
-    database = opened(tmp_path)
-    scores = score_results(coco_results(truth(database), database), database)
+    dataset = opened(tmp_path)
+    scores = score_results(coco_results(truth(dataset), dataset), dataset)
     assert scores.figures["AP"] == pytest.approx(1)
     # cat has a crowd only, which nobody must find
     assert scores.ap_by_class == pytest.approx({"person": 1, "cat": None, "toothbrush": 1})
@@ -92,46 +92,46 @@ def test_the_truth_scores_one(tmp_path):
 
 
 def test_ap_of_a_class_is_of_that_class(tmp_path):
-    database = opened(tmp_path)
-    found = truth(database)
+    dataset = opened(tmp_path)
+    found = truth(dataset)
     found[0] = detections(found[0].boxes[:1], [1.0], [0])  # a toothbrush is missed
-    scores = score_results(coco_results(found, database), database)
+    scores = score_results(coco_results(found, dataset), dataset)
     assert scores.ap_by_class["person"] == pytest.approx(1)
     assert 0.4 < scores.ap_by_class["toothbrush"] < 0.6
 
 
 @pytest.mark.parametrize("empty", ["no detection", "no annotation either"])
 def test_nothing_found_scores_zero(tmp_path, empty):
-    database = opened(tmp_path, **({} if empty == "no detection" else {"annotations": []}))
-    results = coco_results([detections([], [], [])] * 3, database)
+    dataset = opened(tmp_path, **({} if empty == "no detection" else {"annotations": []}))
+    results = coco_results([detections([], [], [])] * 3, dataset)
     assert results == []
-    scores = score_results(results, database)
+    scores = score_results(results, dataset)
     assert scores.figures["AP"] == (0 if empty == "no detection" else None)
 
 
 def test_an_annotation_of_id_zero_can_be_found(tmp_path):
-    database = opened(tmp_path, annotations=[annotation(0, 2, 90, [10, 5, 20, 10])])
-    scores = score_results(coco_results(truth(database), database), database)
+    dataset = opened(tmp_path, annotations=[annotation(0, 2, 90, [10, 5, 20, 10])])
+    scores = score_results(coco_results(truth(dataset), dataset), dataset)
     assert scores.figures["AP"] == pytest.approx(1)
 
 
 def test_fields_that_coco_has_and_others_lack(tmp_path):
     record = {"image_id": 30, "category_id": 17, "bbox": [0, 0, 40, 30]}
-    database = opened(tmp_path, annotations=[record, {**record, "bbox": [5, 20, 10, 10]}])
-    scores = score_results(coco_results(truth(database), database), database)
+    dataset = opened(tmp_path, annotations=[record, {**record, "bbox": [5, 20, 10, 10]}])
+    scores = score_results(coco_results(truth(dataset), dataset), dataset)
     assert scores.figures["AP"] == pytest.approx(1)
     assert scores.figures["AP_small"] == pytest.approx(1)  # 10 x 10
     assert scores.figures["AP_medium"] == pytest.approx(1)  # 40 x 30
 
 
 def test_results_are_in_coco_format(tmp_path):
-    database = opened(tmp_path)
+    dataset = opened(tmp_path)
     found = [
         detections([[1.25, 2, 11, 30]], [0.5], [2]),
         detections([], [], []),
         detections([[0, 0, 5, 5], [1, 1, 2, 3]], [0.75, 0.25], [0, 1]),
     ]
-    assert coco_results(found, database) == [
+    assert coco_results(found, dataset) == [
         {"image_id": 30, "category_id": 90, "bbox": [1.25, 2, 9.75, 28], "score": 0.5},
         {"image_id": 2, "category_id": -4, "bbox": [0, 0, 5, 5], "score": 0.75},
         {"image_id": 2, "category_id": 17, "bbox": [1, 1, 1, 2], "score": 0.25},
@@ -139,14 +139,14 @@ def test_results_are_in_coco_format(tmp_path):
 
 
 def test_numbers_are_exact_or_the_references(tmp_path):
-    database = opened(tmp_path)
+    dataset = opened(tmp_path)
     box = np.array([[10.123456, 20.005, 33.3333, 44.4449]], np.float32)
     found = [detections(box, [0.98765], [0]), *[detections([], [], [])] * 2]
-    (exact,) = coco_results(found, database)
+    (exact,) = coco_results(found, dataset)
     x, y, width, height = exact["bbox"]
     assert [x, y, x + width, y + height] == box.astype(np.float64)[0].tolist()
     assert exact["score"] == float(np.float32(0.98765))
-    (rounded,) = coco_results(found, database, reference_scoring=True)
+    (rounded,) = coco_results(found, dataset, reference_scoring=True)
     assert rounded["bbox"] == [10.12, 20.0, 23.21, 24.44]
     assert rounded["score"] == 0.99
     assert found[0].boxes.tolist() == box.tolist()

@@ -17,10 +17,10 @@ import evaluate as command
 from core.config.errors import UserError
 from core.data.coco import CocoDetection
 from core.data.shapes import write_shapes
-from core.distributed.ranks import ALONE
+from core.distributed.ranks import ONE_PROCESS
 from core.evaluation import run, shares
 from core.evaluation.pictures import Pictures
-from core.evaluation.shares import PictureError, every_picture
+from core.evaluation.shares import ImageError, every_image
 from core.models.loading import load_detector
 from tests.support.some_ranks import run_processes, run_ranks
 from tests.support.tiny_detector import write_config, write_snapshot
@@ -62,13 +62,13 @@ def files(folder):
     return found | {name: metrics}
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_ranks_give_the_files_of_one_process(data, tmp_path, world, monkeypatch, capfd):
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_give_the_files_of_one_process(data, tmp_path, world_size, monkeypatch, capfd):
     monkeypatch.setattr(shares, "_ROUND", 2)
-    alone = evaluate(ALONE, data, tmp_path / "alone")
+    alone = evaluate(ONE_PROCESS, data, tmp_path / "alone")
     capfd.readouterr()
-    metrics = run_ranks(world, evaluate, data, tmp_path / "together")
-    assert [m["AP"] for m in metrics] == [alone["AP"]] * world
+    metrics = run_ranks(world_size, evaluate, data, tmp_path / "together")
+    assert [m["AP"] for m in metrics] == [alone["AP"]] * world_size
     assert capfd.readouterr().err.count(f"{PICTURES}/{PICTURES}") == 1  # one progress bar
     expected, given = files(tmp_path / "alone"), files(tmp_path / "together")
     assert len(expected) == PICTURES + 2
@@ -88,18 +88,18 @@ def look_until(ranks, root, bad):
 
     seen = []
     try:
-        for index in every_picture(look, val_split(root), 0, ranks):
+        for index in every_image(look, val_split(root), 0, ranks):
             seen.append(index)
     except Exception as error:
         return seen, type(error), str(error)
     return seen, None, None
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_every_rank_has_every_picture_in_order(data, world, monkeypatch):
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_every_rank_has_every_picture_in_order(data, world_size, monkeypatch):
     monkeypatch.setattr(shares, "_ROUND", 1)
     expected = (list(range(PICTURES)), None, None)
-    assert run_ranks(world, look_until, data, {}) == [expected] * world
+    assert run_ranks(world_size, look_until, data, {}) == [expected] * world_size
 
 
 def test_the_first_failure_ends_all_ranks(data, monkeypatch):
@@ -107,24 +107,24 @@ def test_the_first_failure_ends_all_ranks(data, monkeypatch):
     bad = {9: UserError, 6: UserError, 5: UserError}
     expected = ([0, 1, 2, 3], UserError, "picture 5")
     assert run_ranks(2, look_until, data, bad) == [expected] * 2
-    seen, *error = look_until(ALONE, data, bad)
+    seen, *error = look_until(ONE_PROCESS, data, bad)
     assert (seen, error) == ([0, 1, 2, 3, 4], [UserError, "picture 5"])
 
 
 def test_an_error_is_told_by_all_ranks(data):
     text = f"{val_split(data).image_path(3)}: KeyError: 'picture 3'"
-    expected = ([], PictureError, text)
+    expected = ([], ImageError, text)
     assert run_ranks(2, look_until, data, {3: KeyError}) == [expected] * 2
-    seen, *error = look_until(ALONE, data, {3: KeyError})
-    assert (seen, error) == ([0, 1, 2], [PictureError, text])
+    seen, *error = look_until(ONE_PROCESS, data, {3: KeyError})
+    assert (seen, error) == ([0, 1, 2], [ImageError, text])
 
 
 def deserted(ranks, root, slow):
     """How many pictures were put together while rank 1 took its time, and what ended that."""
-    ranks = ranks.with_steps(1, torch.device("cpu"), None)
+    ranks = ranks.with_step_group(1, torch.device("cpu"), None)
     seen = 0
     try:
-        for _ in every_picture(
+        for _ in every_image(
             lambda index, _: time.sleep(3 * (index == slow)), val_split(root), 0, ranks
         ):
             seen += 1
@@ -155,7 +155,7 @@ def test_an_unreadable_picture_is_told_once(data, tmp_path):
     path.write_bytes(b"no picture")
     try:
         told, code = run_ranks(2, spoilt, data, tmp_path)
-        assert told == spoilt(ALONE, data, tmp_path)
+        assert told == spoilt(ONE_PROCESS, data, tmp_path)
     finally:
         path.write_bytes(content)
     assert f"{path} cannot be decoded" in told
@@ -168,15 +168,15 @@ def by_command(given):
     return command.main(given)
 
 
-@pytest.mark.parametrize("world", [1, 2])
-def test_a_lost_worker_is_one_line(data, tmp_path, world, monkeypatch, capfd):
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_lost_worker_is_one_line(data, tmp_path, world_size, monkeypatch, capfd):
     def die(pictures, index):
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(Pictures, "__getitem__", die)
     given = [str(data / "configs" / "CornerNet-tiny.json"), "--device", "cpu", "--workers", "1"]
     given += ["--set", f"system.result_dir={tmp_path}"]
-    assert run_processes(world, by_command, given) == [1] * world
+    assert run_processes(world_size, by_command, given) == [1] * world_size
     told = capfd.readouterr().err
     (line,) = [line for line in told.splitlines() if "error" in line.lower()]
     assert re.search(r"worker \(pid.*(Killed|exited unexpectedly).*lower system\.workers", line)
@@ -198,6 +198,6 @@ def test_torchrun(data, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all") == 1
-    evaluate(ALONE, data, tmp_path / "alone")
+    evaluate(ONE_PROCESS, data, tmp_path / "alone")
     together = files(tmp_path / "CornerNet-tiny")
     assert together == files(tmp_path / "alone" / "CornerNet-tiny")

@@ -15,7 +15,7 @@ from core.config.loading import load_config
 from core.data.coco import CocoDetection
 from core.data.shapes import write_shapes
 from core.data.splits import open_split
-from core.distributed.ranks import ALONE
+from core.distributed.ranks import ONE_PROCESS
 from core.evaluation import shares, while_training
 from core.evaluation.coco import coco_results
 from core.evaluation.run import evaluate_detector
@@ -35,17 +35,17 @@ def root(tmp_path):
     write_config(tmp_path, test_flipped=False)
     write_shapes(tmp_path / "data" / "coco", {"val": 7}, size=64, seed=3)
     data = tmp_path / "data" / "coco"
-    database = CocoDetection(data / "annotations" / "instances_val.json", data / "images" / "val")
-    write_snapshot(tmp_path, 20, database.class_names)
+    dataset = CocoDetection(data / "annotations" / "instances_val.json", data / "images" / "val")
+    write_snapshot(tmp_path, 20, dataset.class_names)
     return tmp_path
 
 
-def open_evaluations(root, ranks=ALONE, start=20):
+def open_evaluations(root, ranks=ONE_PROCESS, start=20):
     """The evaluations of a run that trains the weights of step 20."""
     loaded = load_detector(str(root / "configs" / f"{NAME}.json"), snapshot=20, device="cpu")
-    detector, database = loaded._detector, val_split(root)
+    detector, dataset = loaded._detector, val_split(root)
     detector.network.train()
-    evaluations = Evaluations(detector, database, loaded.config, CPU, ranks, start)
+    evaluations = Evaluations(detector, dataset, loaded.config, CPU, ranks, start)
     return evaluations, detector.network
 
 
@@ -118,7 +118,7 @@ def figures(monkeypatch):
     """AP of the evaluations to come, first one first."""
     coming = []
 
-    def score(results, database):
+    def score(results, dataset):
         return types.SimpleNamespace(figures={"AP": coming.pop(0), "AP50": 0.5, "AP75": 0.5})
 
     monkeypatch.setattr(while_training, "score_results", score)
@@ -187,9 +187,9 @@ def full_disk(*arguments):
 
 
 def lose_the_others(ranks, root):
-    evaluations, _ = open_evaluations(root, ranks.with_steps(60, CPU, None))
+    evaluations, _ = open_evaluations(root, ranks.with_step_group(60, CPU, None))
     try:
-        return evaluations(25, nobody) if ranks.first else None
+        return evaluations(25, nobody) if ranks.is_main else None
     except RuntimeError as error:
         return str(error)
 
@@ -209,9 +209,9 @@ def test_who_asks_for_the_end_does_not_wait_for_it(root, caplog):
 
 
 def evaluate_together(ranks, root, results):
-    steps = ranks.with_steps(60, CPU, None)
+    steps = ranks.with_step_group(60, CPU, None)
     evaluations, network = open_evaluations(root, steps)
-    if not ranks.first:
+    if not ranks.is_main:
         for buffer in network.buffers():
             buffer.zero_()
     return evaluations(25, nobody) is not None, results

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from core.data.color import MEAN, STD
-from core.decode.centers import decode_picture
+from core.decode.centers import decode_image
 from core.inference.canvas import normalize
-from core.inference.centers import Geometry, boxes_in_picture, detect_centers
+from core.inference.centers import Geometry, boxes_in_image, detect_centers
 from core.structures import CenterMaps
 from tests.support.centers_golden import DATA, blocky_noise, meta
 
@@ -33,7 +33,7 @@ def detect(image, network, *, top_k, kernel, **settings):
     """Detections around a ``network`` that gives maps."""
     decoding = {"mirrored": settings["test_flipped"], "top_k": top_k, "kernel": kernel}
     return detect_centers(
-        image, lambda images: decode_picture([network(images)], **decoding), **settings
+        image, lambda images: decode_image([network(images)], **decoding), **settings
     )
 
 
@@ -108,7 +108,7 @@ def test_golden_geometry(number):
         np.testing.assert_allclose(images[:, :, ::16, ::16], DATA[f"{name}_in"], atol=tolerance)
         given = DATA[f"{name}_dets"][0]
         assert list(view.cells) == expected["out_hw"]
-        boxes = boxes_in_picture(given[:, :4], view)
+        boxes = boxes_in_image(given[:, :4], view)
         order = np.argsort(given[:, 5], kind="stable")
         out = DATA[f"{name}_out"]
         np.testing.assert_array_equal(given[order, 5] + 1, out[:, 0])
@@ -243,5 +243,5 @@ def test_a_kept_picture_has_its_middle_in_the_middle(size):
     np.testing.assert_array_equal(view.canvas[top : top + size[0], left : left + size[1]], image)
     assert (view.canvas > 0).sum() == image.size
     corners = np.array([[left / 4, top / 4, (left + size[1]) / 4, (top + size[0]) / 4]], np.float32)
-    boxes = boxes_in_picture(corners, view)
+    boxes = boxes_in_image(corners, view)
     np.testing.assert_allclose(boxes, [[0, 0, size[1], size[0]]], atol=1e-3)

@@ -64,9 +64,9 @@ def test_another_device_gives_the_same(name):
     found, numbers, weights, none = at_work(name, CPU)
     other_found, other_numbers, other_weights, waits = at_work(name, OTHER)
     assert not none
-    alike = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)  # optimisers round as they do
-    alike(other_numbers, numbers)
-    alike(other_weights, weights)
+    close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)  # optimisers round as they do
+    close(other_numbers, numbers)
+    close(other_weights, weights)
     assert len(found)
     for kind in ("boxes", "scores", "labels"):
         one, other = getattr(found, kind), getattr(other_found, kind)

@@ -6,7 +6,7 @@ import pytest
 
 from core import models
 from core.config.errors import UserError
-from core.config.schema import Database
+from core.config.schema import Db
 from core.models import centernet, cornernet_saccade, corners, faster_rcnn
 from tests.support.model_builders import small_config, small_detector
 
@@ -49,7 +49,7 @@ def test_settings_of_steps_that_a_model_does_not_have_get_one_notice(caplog):
     ]
 
 
-class Seen(Database):
+class Seen(Db):
     """Settings that remember which of them were asked for."""
 
     def __getattribute__(self, name):
@@ -79,6 +79,6 @@ def test_every_setting_is_used_or_said_to_be_unused(name, monkeypatch):
     seen.__init__(**vars(config.db))
     seen.seen.clear()
     models.build(replace(config, db=seen), 3)
-    settings = {field.name for field in fields(Database)}
+    settings = {field.name for field in fields(Db)}
     elsewhere = {"categories", "use_crowd", "reference_scoring"}  # data set, COCO results
     assert settings - seen.seen - elsewhere == unused - elsewhere

@@ -72,7 +72,7 @@ def stream(start: int = 0, size: int = 4):
 
 
 class StandInPictures:
-    """A database of 1000 pictures, as far as they are counted and named."""
+    """A dataset of 1000 pictures, as far as they are counted and named."""
 
     annotation_file = Path("annotations.json")
 

@@ -11,15 +11,15 @@ import pytest
 from core.distributed.join import join_ranks
 
 
-def run_ranks(world, function, *arguments, seconds=120, method="fork"):
+def run_ranks(world_size, function, *arguments, seconds=120, method="fork"):
     """What ``function(ranks, *arguments)`` returned, by rank; its errors fail the test.
 
     CUDA needs the method "spawn".
     """
-    return run_processes(world, _joined, function, arguments, seconds=seconds, method=method)
+    return run_processes(world_size, _joined, function, arguments, seconds=seconds, method=method)
 
 
-def run_processes(world, function, *arguments, seconds=120, method="fork"):
+def run_processes(world_size, function, *arguments, seconds=120, method="fork"):
     """What ``function(*arguments)`` returned in every process; its errors fail the test."""
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this system cannot {method}")
@@ -28,9 +28,9 @@ def run_processes(world, function, *arguments, seconds=120, method="fork"):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     pipes, processes = [], []
-    for rank in range(world):
+    for rank in range(world_size):
         here, there = context.Pipe(duplex=False)
-        given = (rank, world, port, there, function, arguments)
+        given = (rank, world_size, port, there, function, arguments)
         processes.append(context.Process(target=_body, args=given))
         processes[-1].start()
         there.close()
@@ -50,11 +50,11 @@ def _result(rank, pipe, seconds):
     return result
 
 
-def _body(rank, world, port, pipe, function, arguments):
+def _body(rank, world_size, port, pipe, function, arguments):
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world),
+        "WORLD_SIZE": str(world_size),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "TORCHELASTIC_RUN_ID": "test",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.data.loader import TrainingPictures, training_loader
+from core.data.loader import TrainingImages, training_loader
 from core.structures import Sample, collate
 
 SIZES = [(5, 7), (8, 4), (6, 9), (3, 3)]
@@ -50,7 +50,7 @@ def test_smaller_pictures_lie_at_the_top_left():
 
 @dataclass
 class Pictures:
-    """A database of bright noise, one file of each of ``SIZES``."""
+    """A dataset of bright noise, one file of each of ``SIZES``."""
 
     folder: Path
 
@@ -74,11 +74,11 @@ class Pictures:
 
 
 def test_a_batch_grows_as_larger_pictures_come(tmp_path):
-    database = Pictures(tmp_path)
-    batch = TrainingPictures(database, as_it_is).__getitems__([(0, n) for n in range(4)])
+    dataset = Pictures(tmp_path)
+    batch = TrainingImages(dataset, as_it_is).__getitems__([(0, n) for n in range(4)])
     check_padding(batch, SIZES)
     for number, (height, width) in enumerate(SIZES):
-        expected = cv2.imread(str(database.image_path(number))).transpose(2, 0, 1)
+        expected = cv2.imread(str(dataset.image_path(number))).transpose(2, 0, 1)
         np.testing.assert_array_equal(batch.images[number, :, :height, :width], expected)
 
 
@@ -86,9 +86,9 @@ def test_a_batch_grows_as_larger_pictures_come(tmp_path):
 def test_the_same_from_a_worker(tmp_path, batch_size):
     """Which puts the images into shared memory."""
     settings = {"batch_size": batch_size, "seed": 3, "prefetch": 1}
-    database = Pictures(tmp_path)
+    dataset = Pictures(tmp_path)
     here, there = (
-        iter(training_loader(database, as_it_is, workers=workers, **settings)) for workers in (0, 1)
+        iter(training_loader(dataset, as_it_is, workers=workers, **settings)) for workers in (0, 1)
     )
     for _ in range(5):
         expected, batch = next(here), next(there)

@@ -7,19 +7,19 @@ import pytest
 
 from core.config.errors import UserError
 from core.distributed.ranks import Ranks
-from core.train.chunks import chunk_counts, share_of
+from core.train.chunks import chunk_counts, rank_chunks
 from tests.support.engine_stand_in import system
 
 PUBLISHED = (4, 5, 5, 5, 5, 5, 5, 5, 5, 5)
 
 
-@pytest.mark.parametrize("world", range(1, 11))
-def test_every_chunk_is_computed_once_and_in_order(world):
+@pytest.mark.parametrize("world_size", range(1, 11))
+def test_every_chunk_is_computed_once_and_in_order(world_size):
     settings = system(batch_size=49, chunk_sizes=PUBLISHED)
-    shares = [share_of(settings, Ranks(rank, world)) for rank in range(world)]
+    shares = [rank_chunks(settings, Ranks(rank, world_size)) for rank in range(world_size)]
     assert sum((share.sizes for share in shares), ()) == PUBLISHED
     counts = [len(share.sizes) for share in shares]
-    assert max(counts) - min(counts) <= 1 and counts == chunk_counts(settings, world)
+    assert max(counts) - min(counts) <= 1 and counts == chunk_counts(settings, world_size)
     rows = [range(49)[share.rows] for share in shares]
     assert [*itertools.chain(*rows)] == [*range(49)]
     for share, own in zip(shares, rows, strict=True):
@@ -29,13 +29,13 @@ def test_every_chunk_is_computed_once_and_in_order(world):
 
 def test_without_chunks_the_batch_is_one_a_rank():
     settings = system(batch_size=6)
-    assert share_of(settings, Ranks()).sizes == (6,)
-    share = share_of(settings, Ranks(2, 3))
+    assert rank_chunks(settings, Ranks()).sizes == (6,)
+    share = rank_chunks(settings, Ranks(2, 3))
     assert (share.sizes, share.first, share.total, share.rows) == ((2,), 2, 3, slice(4, 6))
 
 
 @pytest.mark.parametrize(
-    ("settings", "world", "message"),
+    ("settings", "world_size", "message"),
     [
         (
             {"batch_size": 5, "chunk_sizes": (2, 3)},
@@ -46,7 +46,7 @@ def test_without_chunks_the_batch_is_one_a_rank():
         ({"batch_size": 2}, 4, "over 4 processes; 4 can, or set system.chunk_sizes"),
     ],
 )
-def test_what_cannot_be_shared_names_what_fits(settings, world, message):
+def test_what_cannot_be_shared_names_what_fits(settings, world_size, message):
     settings = dataclasses.replace(system(), **settings)
     with pytest.raises(UserError, match=message):
-        share_of(settings, Ranks(0, world))
+        rank_chunks(settings, Ranks(0, world_size))

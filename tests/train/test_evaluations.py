@@ -131,7 +131,7 @@ def test_an_evaluation_that_was_cut_off_is_made_up(root, moment, step, monkeypat
 
 def train_together(ranks, root, name):
     config = load_config(str(root / "configs" / f"{name}.json"))
-    run = prepare(config, CPU, ranks=ranks.with_steps(60, CPU, None))
+    run = prepare(config, CPU, ranks=ranks.with_step_group(60, CPU, None))
     evaluations = run.evaluations()
     engine.train(
         run.detector,
@@ -141,11 +141,11 @@ def train_together(ranks, root, name):
         start=0,
         system=config.system,
         device=CPU,
-        database=run.database,
+        dataset=run.dataset,
         save=run.save,
         log=run.open_log(),
         ranks=run.ranks,
-        validation_database=run.validation,
+        validation_dataset=run.validation,
         evaluate=evaluations,
     )
     run.snapshots.wait()
@@ -174,7 +174,7 @@ def stand_in_run(tmp_path, settings, **more):
         start=0,
         system=settings,
         device=CPU,
-        database=StandInPictures(),
+        dataset=StandInPictures(),
         save=saved.append,
         log=RunLog(tmp_path, start=0, stop=6, batch_size=4, pictures=1000),
         **more,
@@ -231,7 +231,7 @@ def test_unreadable_validation_pictures_are_counted_too(tmp_path, caplog):
             tmp_path,
             system(val_iter=2),
             validation_batches=batches,
-            validation_database=FewPictures(),
+            validation_dataset=FewPictures(),
         )
     assert [r.levelname for r in caplog.records] == ["WARNING"] * 2
     steps = [line["iteration"] for line in read_log(tmp_path / FILE_NAME) if "loss" in line]

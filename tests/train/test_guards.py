@@ -57,7 +57,7 @@ def test_a_full_disk_does_not_hide_what_ended_the_run(tmp_path):
         ({"precision": "bfloat16", "checkpointing": "stack"}, "smaller system.chunk_sizes; python"),
     ],
 )
-def test_a_full_gpu_is_one_line_with_the_mends(tmp_path, settings, mends, monkeypatch, caplog):
+def test_a_full_gpu_is_one_line_with_the_mends(tmp_path, settings, hints, monkeypatch, caplog):
     write_training(tmp_path)
 
     def full(*given, **more):
@@ -69,4 +69,4 @@ def test_a_full_gpu_is_one_line_with_the_mends(tmp_path, settings, mends, monkey
         train.main(words(tmp_path, *more))
     assert caught.value.code == 1
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert "memory is full (CUDA out of memory)" in line and mends in line
+    assert "memory is full (CUDA out of memory)" in line and hints in line

@@ -32,7 +32,7 @@ def run(folder, detector, optimizer, settings, start=0, validation=None):
         start=start,
         system=settings,
         device=CPU,
-        database=StandInPictures(),
+        dataset=StandInPictures(),
         save=lambda iteration: snapshots.append(
             copy.deepcopy((iteration, detector.network.state_dict(), optimizer.state_dict()))
         ),
@@ -91,7 +91,7 @@ def test_waiting_for_data_is_told(tmp_path):
 
     detector, optimizer = new_run(system())
     log = RunLog(tmp_path, start=0, stop=6, batch_size=4, pictures=1000)
-    arguments = {"start": 0, "system": system(), "device": CPU, "database": StandInPictures()}
+    arguments = {"start": 0, "system": system(), "device": CPU, "dataset": StandInPictures()}
     engine.train(detector, optimizer, slow(), None, save=lambda step: None, log=log, **arguments)
     for line in read_log(tmp_path / FILE_NAME):
         waited = line["waiting"] * line["seconds_per_step"]
@@ -295,7 +295,7 @@ def test_terms_fetched_late_are_those_of_their_step(tmp_path):
     expected = []
     twin = copy.deepcopy(detector.network)
     log = RunLog(tmp_path, start=0, stop=20, batch_size=4, pictures=1000)
-    arguments = {"start": 0, "system": settings, "device": device, "database": StandInPictures()}
+    arguments = {"start": 0, "system": settings, "device": device, "dataset": StandInPictures()}
     engine.train(
         detector, optimizer, stream(), None, save=lambda iteration: None, log=log, **arguments
     )

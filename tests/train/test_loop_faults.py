@@ -66,7 +66,7 @@ class Attempt:
             start=0,
             system=self.system,
             device=CPU,
-            database=StandInPictures(),
+            dataset=StandInPictures(),
             save=self.save,
             log=log,
         )

@@ -11,7 +11,7 @@ import torch
 from core.config.errors import UserError
 from core.config.loading import load_config
 from core.train import loop as engine
-from core.train.chunks import share_of
+from core.train.chunks import rank_chunks
 from core.train.compilation import compile_
 from core.train.description import describe
 from core.train.guards import NonFiniteLoss, Stopped
@@ -48,14 +48,14 @@ def batches(rows, first=0):
 
 def train_here(ranks, folder, settings, detector, given=None):
     """Trains as one of the ranks; gives the snapshots, and rank 0's log."""
-    ranks = ranks.with_steps(60, CPU, None)
+    ranks = ranks.with_step_group(60, CPU, None)
     optimizer = build_optimizer(
         detector.network.parameters(), settings.opt_algo, settings.learning_rate
     )
     log, saved = None, []
-    if ranks.first:
+    if ranks.is_main:
         log = RunLog(folder, start=0, stop=10, batch_size=7, pictures=1000, display=1)
-    rows = share_of(settings, ranks).rows
+    rows = rank_chunks(settings, ranks).rows
     try:
         engine.train(
             detector,
@@ -65,14 +65,14 @@ def train_here(ranks, folder, settings, detector, given=None):
             start=0,
             system=settings,
             device=CPU,
-            database=StandInPictures(),
+            dataset=StandInPictures(),
             save=lambda step: saved.append((step, copy.deepcopy(detector.network.state_dict()))),
             log=log,
             ranks=ranks,
         )
     except (Stopped, NonFiniteLoss, UserError) as reason:
         return saved, None, f"{type(reason).__name__}: {reason}"
-    return saved, read_log(folder / FILE_NAME) if ranks.first else None, None
+    return saved, read_log(folder / FILE_NAME) if ranks.is_main else None, None
 
 
 def losses(lines):
@@ -102,12 +102,12 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("world", "one_run"), [(2, exact_run), (3, exact_run), (4, exact_run), (2, compiled_run)]
+    ("world_size", "one_run"), [(2, exact_run), (3, exact_run), (4, exact_run), (2, compiled_run)]
 )
-def test_any_number_of_processes_computes_the_same_steps(alone, tmp_path, world, one_run):
+def test_any_number_of_processes_computes_the_same_steps(alone, tmp_path, world_size, one_run):
     """In float64 what is left is the order of additions; three do not divide the four chunks."""
     weights, lines = alone
-    results = run_ranks(world, one_run, tmp_path)
+    results = run_ranks(world_size, one_run, tmp_path)
     (_, last), (_, own_lines, _) = results[0][0][-1], results[0]
     torch.testing.assert_close(losses(own_lines), losses(lines), rtol=1e-9, atol=1e-9)
     assert len(own_lines) == 12
@@ -125,7 +125,7 @@ def ten_chunks(ranks, folder):
     sizes = (1, *[2] * 9)
     more = {"chunk_sizes": sizes, "batch_size": 19, "max_iter": 3, "val_iter": 100}
     settings = system(opt_algo="sgd", **{**SETTINGS, **more})
-    rows = share_of(settings, ranks).rows
+    rows = rank_chunks(settings, ranks).rows
     given = (make_batch(number, 19)[rows] for number in itertools.count())
     saved, lines, _ = train_here(ranks, folder, settings, exact_stand_in(), given)
     return saved[-1][1], lines
@@ -133,15 +133,15 @@ def ten_chunks(ranks, folder):
 
 def test_five_and_ten_processes_share_ten_chunks(tmp_path):
     ((weights, lines),) = run_ranks(1, ten_chunks, tmp_path / "1")
-    for world in (5, 10):
-        (last, own_lines), *_ = run_ranks(world, ten_chunks, tmp_path / str(world))
+    for world_size in (5, 10):
+        (last, own_lines), *_ = run_ranks(world_size, ten_chunks, tmp_path / str(world_size))
         torch.testing.assert_close(losses(own_lines), losses(lines), rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(last, weights, rtol=1e-9, atol=1e-9)
 
 
 def first_gradients(ranks, root):
     """The gradients of a CornerNet-Squeeze's first step, and its loss terms."""
-    ranks = ranks.with_steps(60, CPU, None)
+    ranks = ranks.with_step_group(60, CPU, None)
     name, *_ = words(root)
     run = prepare(load_config(name), CPU, ranks=ranks)
     batch = next(iter(run.batches()))
@@ -166,7 +166,7 @@ def test_the_first_gradients_of_a_detector(tmp_path):
 def spoilt(ranks, folder, how):
     """Something goes wrong on rank 1 in step 4."""
     settings = system(**{**SETTINGS, "val_iter": 100})
-    rows = share_of(settings, ranks).rows
+    rows = rank_chunks(settings, ranks).rows
 
     def given():
         for number, batch in zip(range(1, 1000), batches(rows), strict=False):
@@ -223,4 +223,4 @@ def test_the_start_says_how_the_work_is_shared(tmp_path, caplog):
 def started(ranks, root):
     name, *_ = words(root)
     run = prepare(load_config(name), CPU, ranks=ranks)
-    return describe(run)[1] if ranks.first else ""
+    return describe(run)[1] if ranks.is_main else ""

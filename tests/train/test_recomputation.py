@@ -118,14 +118,14 @@ def test_a_copy_has_its_own_weights():
 
 
 @pytest.mark.parametrize(
-    ("name", "part", "mend"),
+    ("name", "part", "hint"),
     [
         ("FasterRCNN", "residual", "set it to 'none'"),
         (RESNET, "stack", "set it to 'residual' or 'none'"),
     ],
 )
-def test_a_network_without_such_parts(name, part, mend):
-    with pytest.raises(UserError, match=f"system.checkpointing.* '{part}'.*{mend}"):
+def test_a_network_without_such_parts(name, part, hint):
+    with pytest.raises(UserError, match=f"system.checkpointing.* '{part}'.*{hint}"):
         recompute_(new_network(name), part)
 
 

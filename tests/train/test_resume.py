@@ -47,9 +47,9 @@ def check_same(root, whole):
         assert torch.equal(mine[key], value), key
 
 
-def run(world, root, *more):
+def run(world_size, root, *more):
     """train.py's exit codes in so many processes."""
-    return run_processes(world, train.main, words(root, *more))
+    return run_processes(world_size, train.main, words(root, *more))
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])
@@ -64,11 +64,11 @@ def whole(request, tmp_path_factory):
 @pytest.mark.parametrize("workers", [(0, 0), (0, 2), (1, 0)], ids="{0[0]} then {0[1]}".format)
 def test_a_resumed_run_is_bit_for_bit_one_that_never_stopped(whole, tmp_path, workers):
     """Whatever the number of loader workers before and after."""
-    world, root = whole
+    world_size, root = whole
     write_training(tmp_path)
     first, second = (("--resume", "--workers", str(number)) for number in workers)
-    assert run(world, tmp_path, *first, "--set", "system.max_iter=2") == [0] * world
-    assert run(world, tmp_path, *second) == [0] * world
+    assert run(world_size, tmp_path, *first, "--set", "system.max_iter=2") == [0] * world_size
+    assert run(world_size, tmp_path, *second) == [0] * world_size
     check_same(tmp_path, root)
 
 
@@ -174,11 +174,11 @@ def on_a_full_disk(given):
     return train.main(given)
 
 
-@pytest.mark.parametrize("world", [1, 2])
-def test_a_full_disk_is_told_and_the_last_snapshot_stays_whole(tmp_path, world, capfd):
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_full_disk_is_told_and_the_last_snapshot_stays_whole(tmp_path, world_size, capfd):
     write_training(tmp_path, snapshot=1)
     assert run(1, tmp_path, "--set", "system.max_iter=2") == [0]
-    codes = run_processes(world, on_a_full_disk, words(tmp_path, "--resume"))
+    codes = run_processes(world_size, on_a_full_disk, words(tmp_path, "--resume"))
     assert codes[0] == 1
     assert [step for step, _ in losses(tmp_path)] == [1, 2, 2, 3, 4, 4]  # training went on
     told = capfd.readouterr().err

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from core.config.errors import UserError
-from core.distributed.ranks import ALONE, Ranks
+from core.distributed.ranks import ONE_PROCESS, Ranks
 from core.train import loop as engine
-from core.train.chunks import share_of
+from core.train.chunks import rank_chunks
 from core.train.sync_batchnorm import synchronise_batch_norms_
 from tests.support.engine_stand_in import make_batch, stand_in, system
 from tests.support.some_ranks import run_ranks
@@ -20,7 +20,7 @@ SETTINGS = system(chunk_sizes=(2, 2), sync_batchnorm=True)
 
 def test_on_cpus_one_line_says_that_there_are_none():
     with pytest.raises(UserError, match="GPUs alone"):
-        synchronise_batch_norms_(stand_in().network, torch.device("cpu"), SETTINGS, ALONE)
+        synchronise_batch_norms_(stand_in().network, torch.device("cpu"), SETTINGS, ONE_PROCESS)
 
 
 def test_ranks_with_different_numbers_of_chunks_would_wait_for_ever():
@@ -37,7 +37,7 @@ def test_not_with_what_nobody_has_seen_it_work_with(way):
 
 
 @pytest.mark.parametrize(
-    ("ranks", "kind"), [(Ranks(0, 2), nn.SyncBatchNorm), (ALONE, nn.BatchNorm2d)]
+    ("ranks", "kind"), [(Ranks(0, 2), nn.SyncBatchNorm), (ONE_PROCESS, nn.BatchNorm2d)]
 )
 def test_the_weights_keep_their_names(ranks, kind):
     network = stand_in().network
@@ -49,14 +49,14 @@ def test_the_weights_keep_their_names(ranks, kind):
 
 def one_step(ranks, settings):
     """A step of a detector whose loss is a mean: gradients and running statistics."""
-    ranks = ranks.with_steps(60, CUDA, "gloo")  # NCCL wants a GPU for each
+    ranks = ranks.with_step_group(60, CUDA, "gloo")  # NCCL wants a GPU for each
     detector = stand_in()
     network = detector.network.to(CUDA)
     synchronise_batch_norms_(network, CUDA, settings, ranks)
     losses = {"losses": lambda outputs, target: {"map": outputs[0].square().mean()}}
     detector = dataclasses.replace(detector, network=ranks.parallel(network).train(), **losses)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    batch = make_batch(0)[share_of(settings, ranks).rows]
+    batch = make_batch(0)[rank_chunks(settings, ranks).rows]
     engine.train_step(detector, optimizer, batch, settings, CUDA, 1, ranks)
     return {key: value.cpu() for key, value in network.state_dict().items()}
 
