@@ -44,8 +44,8 @@ from benchmarks.sampling_loaders import (
 from core.data import transforms
 from core.data.color import color_matrix
 from core.data.image_memory import keep_freed_memory
-from core.data.images import decode_image
-from core.data.loader import TrainingImages, read_image
+from core.data.images import decode_image, read_image
+from core.data.loader import TrainingImages
 from core.structures import collate
 
 BATCHES = {"ours": 60, "torchvision v2": 20}  # measured of each loader

@@ -10,7 +10,6 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -22,20 +21,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..structures import Batch, Sample, collate
 from .coco import CocoDetection
 from .image_memory import ImageMemory, Parcel, give_back, hand_over, keep_freed_memory
-from .images import decode_image
+from .images import read_image
 from .unreadable import most_tolerated
 
 SampleFunction = Callable[[np.ndarray, np.ndarray, np.ndarray, np.random.Generator | None], Sample]
 Position = tuple[int, int]  # epoch, number of the picture in its dataset
 Item = tuple[Sample, int, list[int]]
-
-
-def read_image(path: Path) -> np.ndarray | None:
-    """Reads a picture: uint8 [h, w, 3], BGR; None where it is missing, cut short or no picture."""
-    try:
-        return decode_image(path.read_bytes())
-    except OSError:
-        return None
 
 
 class TrainingImages(Dataset[Item]):

@@ -7,9 +7,9 @@ import numpy as np
 
 from ..config.errors import UserError
 from ..data.coco import CocoDetection
+from ..data.images import decoded_images
 from ..data.workers import LOST_WORKER, lost_worker_hint
 from ..distributed.ranks import Ranks
-from .pictures import decoded_images
 
 T = TypeVar("T")
 

@@ -25,7 +25,7 @@ from ..checkpoint.snapshot import (
 from ..config.errors import UserError
 from ..config.loading import CONFIG_DIR, Config, load_config
 from ..data.class_names import COCO_CLASS_NAMES
-from ..data.loader import read_image
+from ..data.images import load_image
 from ..structures import Detections
 from .detector import Detector, Drawings
 from .device import choose_device, place_
@@ -133,21 +133,6 @@ def load_detector(
     load_weights(detector.network, path, detector.class_head_keys)
     place_(detector.network, chosen, config.system.channels_last, training=False)
     return LoadedDetector(detector, config, class_names, meta is not None, path, iteration, chosen)
-
-
-def load_image(path: str | Path) -> np.ndarray:
-    """Reads a picture as uint8 [h, w, 3], BGR.
-
-    Raises:
-        UserError: no such file, or not a picture.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no picture {path}")
-    image = read_image(path)
-    if image is None:
-        raise UserError(f"{path} is not a picture, or is cut short")
-    return image
 
 
 def _as_image(image: np.ndarray | str | Path) -> np.ndarray:

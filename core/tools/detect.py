@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 
 from ..config.errors import UserError
+from ..data.images import load_image
 from ..evaluation.draw import draw_detections
 from ..evaluation.report import progress
-from ..models.loading import LoadedDetector, load_image
+from ..models.loading import LoadedDetector
 from ..structures import Detections
 
 logger = logging.getLogger(__name__)

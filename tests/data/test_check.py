@@ -10,7 +10,6 @@ import pytest
 
 from core.config.errors import UserError
 from core.data.check import main
-from core.data.images import decode_image, image_problem
 from tests.support.dbs_files import annotation, coco_content, write_coco
 
 
@@ -129,27 +128,3 @@ def test_a_missing_data_set_is_the_callers_mistake(checked, root, tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: there is no folder")
     assert len(done.stderr.splitlines()) == 1
-
-
-def test_a_thumbnail_is_not_the_end_of_a_jpeg_file(tmp_path):
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)
-    data = cv2.imencode(".jpg", image)[1].tobytes()
-    thumbnail = cv2.imencode(".jpg", image[:8, :8])[1].tobytes()
-    segment = b"\xff\xe5" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
-    with_thumbnail = data[:2] + segment + data[2:]
-    path = tmp_path / "a.jpg"
-    path.write_bytes(with_thumbnail)
-    assert image_problem(path, (40, 50)) is None
-    path.write_bytes(with_thumbnail + b"\0" * 5000)
-    assert image_problem(path, (40, 50)) is None
-    path.write_bytes(with_thumbnail[:-400])
-    assert "cut short" in (image_problem(path, (40, 50)) or "")
-    assert decode_image(path.read_bytes()) is None
-
-
-@pytest.mark.parametrize("extension", [".png", ".bmp", ".webp"])
-def test_other_formats_are_read(tmp_path, extension):
-    path = tmp_path / f"a{extension}"
-    cv2.imwrite(str(path), np.zeros((6, 7, 3), np.uint8))
-    assert image_problem(path, (6, 7)) is None

@@ -180,7 +180,7 @@ import cv2
 import numpy as np
 sys.path += sys.argv[2:]
 from tests.data.test_loader import Folder
-from core.evaluation.pictures import decoded_images
+from core.data.images import decoded_images
 dataset = Folder(Path(sys.argv[1]), 4)
 for number in range(4):
     cv2.imwrite(str(dataset.image_path(number)), np.full((3000, 4000, 3), number, np.uint8))

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from core.config.errors import UserError
+from core.data.images import read_image
 from core.data.loader import (
     ShuffledStream,
     TrainingImages,
-    read_image,
     training_loader,
     validation_loader,
 )

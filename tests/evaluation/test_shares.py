@@ -16,10 +16,10 @@ import torch
 import evaluate as command
 from core.config.errors import UserError
 from core.data.coco import CocoDetection
+from core.data.images import ImageFiles
 from core.data.shapes import write_shapes
 from core.distributed.ranks import ONE_PROCESS
 from core.evaluation import run, shares
-from core.evaluation.pictures import Pictures
 from core.evaluation.shares import ImageError, every_image
 from core.models.loading import load_detector
 from tests.support.some_ranks import run_processes, run_ranks
@@ -173,7 +173,7 @@ def test_a_lost_worker_is_one_line(data, tmp_path, world_size, monkeypatch, capf
     def die(pictures, index):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(Pictures, "__getitem__", die)
+    monkeypatch.setattr(ImageFiles, "__getitem__", die)
     given = [str(data / "configs" / "CornerNet-tiny.json"), "--device", "cpu", "--workers", "1"]
     given += ["--set", f"system.result_dir={tmp_path}"]
     assert run_processes(world_size, by_command, given) == [1] * world_size

@@ -132,9 +132,9 @@ def test_not_an_image(root, image):
 def test_bad_calls(root):
     (root / "words.jpg").write_text("no picture")
     detect = load(root)
-    with pytest.raises(UserError, match=r"there is no picture .*nothing"):
+    with pytest.raises(UserError, match=r"there is no image .*nothing"):
         detect(root / "nothing.jpg")
-    with pytest.raises(UserError, match=r"words.jpg is not a picture"):
+    with pytest.raises(UserError, match=r"words.jpg is not an image"):
         detect(root / "words.jpg")
     with pytest.raises(UserError, match=r"there is no snapshot .*_77.pkl.*20"):
         load(root, 77)

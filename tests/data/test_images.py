@@ -1,0 +1,75 @@
+"""Image files: what is decoded, what is refused, and the order that workers keep."""
+
+import cv2
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from core.config.errors import UserError
+from core.data.coco import CocoDetection
+from core.data.images import decode_image, decoded_images, image_problem, load_image, read_image
+from tests.support.dbs_files import write_coco
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return CocoDetection(write_coco(tmp_path), tmp_path / "images" / "train")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_come_in_order(dataset, workers):
+    images = list(decoded_images(dataset, workers, [2, 0, 1]))
+    assert len(images) == 3
+    for index, image in zip([2, 0, 1], images, strict=True):
+        assert isinstance(image, np.ndarray) and image.dtype == np.uint8
+        assert_array_equal(image, read_image(dataset.image_path(index)))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("fault", ["cut short", "text", "empty", "missing"])
+def test_an_unreadable_image_ends_the_stream(dataset, workers, fault):
+    path = dataset.image_path(1)
+    content = {"cut short": path.read_bytes()[:700], "text": b"no image", "empty": b""}
+    if fault == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(content[fault])
+    images = decoded_images(dataset, workers, range(3))
+    next(images)
+    with pytest.raises(UserError, match=r"seven\.jpg cannot be decoded") as error:
+        next(images)
+    assert "\n" not in str(error.value)
+
+
+def test_load_image_says_what_is_wrong_with_a_file(dataset, tmp_path):
+    path = dataset.image_path(0)
+    assert_array_equal(load_image(str(path)), read_image(path))
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(UserError, match=r"thirty\.jpg is not an image, or is cut short"):
+        load_image(path)
+    with pytest.raises(UserError, match=r"there is no image .*nothing\.jpg"):
+        load_image(tmp_path / "nothing.jpg")
+
+
+def test_a_thumbnail_is_not_the_end_of_a_jpeg_file(tmp_path):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)
+    data = cv2.imencode(".jpg", image)[1].tobytes()
+    thumbnail = cv2.imencode(".jpg", image[:8, :8])[1].tobytes()
+    segment = b"\xff\xe5" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    with_thumbnail = data[:2] + segment + data[2:]
+    path = tmp_path / "a.jpg"
+    path.write_bytes(with_thumbnail)
+    assert image_problem(path, (40, 50)) is None
+    path.write_bytes(with_thumbnail + b"\0" * 5000)
+    assert image_problem(path, (40, 50)) is None
+    path.write_bytes(with_thumbnail[:-400])
+    assert "cut short" in (image_problem(path, (40, 50)) or "")
+    assert decode_image(path.read_bytes()) is None
+
+
+@pytest.mark.parametrize("extension", [".png", ".bmp", ".webp"])
+def test_other_formats_are_read(tmp_path, extension):
+    path = tmp_path / f"a{extension}"
+    cv2.imwrite(str(path), np.zeros((6, 7, 3), np.uint8))
+    assert image_problem(path, (6, 7)) is None
