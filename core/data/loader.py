@@ -8,7 +8,7 @@ without replaying anything.
 import gc
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,11 +22,17 @@ from ..structures import Batch, Sample, collate
 from .coco import CocoDetection
 from .image_memory import ImageMemory, Parcel, give_back, hand_over, keep_freed_memory
 from .images import read_image
+from .samples import SampleFunction
 from .unreadable import most_tolerated
 
-SampleFunction = Callable[[np.ndarray, np.ndarray, np.ndarray, np.random.Generator | None], Sample]
 Position = tuple[int, int]  # epoch, number of the picture in its dataset
 Item = tuple[Sample, int, list[int]]
+
+LOST_WORKER = "DataLoader worker (pid"  # what PyTorch's error begins with
+
+# What PyTorch's error names when the system may have ended a worker because memory ran out.
+_OUT_OF_MEMORY = ("Killed", "Bus error", "exited unexpectedly")
+_MEMORY_HINT = " If nobody ended it, memory ran out: lower system.workers or system.prefetch_size"
 
 
 class TrainingImages(Dataset[Item]):
@@ -203,6 +209,11 @@ def validation_loader(
     order = ShuffledStream(len(dataset), batch_size, None, start_iteration, rows)
     pictures = TrainingImages(dataset, sample)
     return _loader(pictures, order, workers, prefetch, pin_memory)
+
+
+def lost_worker_hint(error: str) -> str:
+    """Text to append to PyTorch's message about a lost worker; empty if memory is not the cause."""
+    return _MEMORY_HINT if any(name in error for name in _OUT_OF_MEMORY) else ""
 
 
 def _loader(

@@ -9,8 +9,8 @@ import torch
 
 from ..config.errors import UserError
 from ..data.coco import CocoDetection
+from ..data.loader import LOST_WORKER, lost_worker_hint
 from ..data.unreadable import UnreadableImages
-from ..data.workers import LOST_WORKER, lost_worker_hint
 from ..structures import Batch
 from ..train.guards import Stopped
 from .ranks import Ranks

@@ -8,7 +8,7 @@ import numpy as np
 from ..config.errors import UserError
 from ..data.coco import CocoDetection
 from ..data.images import decoded_images
-from ..data.workers import LOST_WORKER, lost_worker_hint
+from ..data.loader import LOST_WORKER, lost_worker_hint
 from ..distributed.ranks import Ranks
 
 T = TypeVar("T")

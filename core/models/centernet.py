@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..config.errors import UserError
 from ..config.loading import Config
+from ..data.samples import sample_unchanged
 from ..data.samples.centers import sample_centers
-from ..data.unchanged import sample_unchanged
 from ..decode.centers import center_cells, decode_image
 from ..inference.centers import Geometry, detect_centers
 from ..layers.heads import HEATMAP_BIAS, Cells, Head, cells_in

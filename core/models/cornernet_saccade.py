@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..config.errors import UserError
 from ..config.loading import Config, Db
+from ..data.samples import sample_unchanged
 from ..data.samples.saccade import sample_saccade
-from ..data.unchanged import sample_unchanged
 from ..evaluation.draw_saccades import inspect_saccades
 from ..inference.saccade import Gaze, SaccadePrediction, detect_saccades
 from ..layers.heads import HEATMAP_BIAS, Cells, Head

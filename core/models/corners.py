@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from ..config.errors import UserError
 from ..config.loading import Config, Db
+from ..data.samples import sample_unchanged
 from ..data.samples.corners import sample_corners
-from ..data.unchanged import sample_unchanged
 from ..decode.corners import decode_corners
 from ..decode.peaks import peak_cells
 from ..inference.corners import detect_corners

@@ -17,8 +17,8 @@ from torchvision.models.detection.roi_heads import RoIHeads
 
 from ..config.loading import Config, Db
 from ..config.parsing import parse_section
+from ..data.samples import sample_unchanged
 from ..data.samples.whole import sample_whole
-from ..data.unchanged import sample_unchanged
 from ..inference.regions import decode_regions, detect_regions
 from ..layers.anchors import AnchorGrid
 from ..layers.regions import (

@@ -24,7 +24,7 @@ from ..checkpoint.snapshot import (
 )
 from ..config.errors import UserError
 from ..config.loading import CONFIG_DIR, Config, load_config
-from ..data.class_names import COCO_CLASS_NAMES
+from ..data.coco import COCO_CLASS_NAMES
 from ..data.images import load_image
 from ..structures import Detections
 from .detector import Detector, Drawings

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..config.errors import UserError
 from ..config.loading import System
-from ..data.loader import SampleFunction
+from ..data.samples import SampleFunction
 from ..distributed.ranks import ONE_PROCESS
 from ..models.detector import Detector
 from ..structures import Batch, collate

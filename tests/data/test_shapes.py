@@ -8,10 +8,9 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from core.config.errors import UserError
-from core.data import shape_pictures
+from core.data import shapes
 from core.data.coco import CocoDetection
-from core.data.shape_pictures import CLASS_NAMES, draw_picture, rasterise
-from core.data.shapes import main
+from core.data.shapes import CLASS_NAMES, draw_picture, main, rasterise
 
 COUNT, SIZE = 150, 96
 
@@ -33,8 +32,8 @@ def train(root):
 def test_boxes_are_tight_around_what_is_drawn(name):
     rng = np.random.default_rng(CLASS_NAMES.index(name))
     for _ in range(40):
-        box = shape_pictures._place(SIZE, rng)
-        cover = rasterise(shape_pictures._polygons(name, rng), box, SIZE)
+        box = shapes._place(SIZE, rng)
+        cover = rasterise(shapes._polygons(name, rng), box, SIZE)
         columns, rows = np.nonzero(cover.any(axis=0))[0], np.nonzero(cover.any(axis=1))[0]
         # Nothing is drawn in a pixel outside the box, and the box's outermost pixels are reached;
         # a sharp tip covers so little of its pixel that it may vanish.
@@ -76,7 +75,7 @@ def test_no_shape_is_hidden_by_more_than_a_quarter():
     cover = np.ones((4, 4), np.float32)
     hidden = np.zeros((4, 4), np.float32)
     hidden[:3] = 1
-    assert shape_pictures._visible(cover, hidden) == 0.25
+    assert shapes._visible(cover, hidden) == 0.25
     rng = np.random.default_rng(1)
     visible = np.concatenate([draw_picture(SIZE, rng).visible for _ in range(60)])
     assert 0.75 <= visible.min() < 0.8 and visible.max() == 1
@@ -95,13 +94,13 @@ def test_the_pictures_are_jpeg_files_of_the_written_sizes(root, train):
 def test_colors_stand_out_from_what_is_behind():
     for seed in range(50):
         rng = np.random.default_rng(seed)
-        canvas = shape_pictures._background(SIZE, rng)
+        canvas = shapes._background(SIZE, rng)
         before = canvas.copy()
         cover = np.zeros((SIZE, SIZE), np.float32)
         cover[10:30, 20:50] = 1
-        color = shape_pictures._paint(canvas, cover, rng)
+        color = shapes._paint(canvas, cover, rng)
         distances = np.linalg.norm(canvas[10:30, 20:50] - color, axis=2)
-        assert (distances > shape_pictures.MIN_CONTRAST - 5).mean() > 0.85
+        assert (distances > shapes.MIN_CONTRAST - 5).mean() > 0.85
         assert_array_equal(canvas, before)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from core.config.errors import UserError
-from core.data.class_names import COCO_CLASS_NAMES
+from core.data.coco import COCO_CLASS_NAMES
 from core.models.loading import load_detector
 from tests.support.tiny_detector import write_config, write_snapshot
 

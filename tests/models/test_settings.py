@@ -10,7 +10,7 @@ from torch import nn
 from core import models
 from core.config.errors import UserError
 from core.config.loading import config_from_dict, load_config
-from core.data.unchanged import sample_unchanged
+from core.data.samples import sample_unchanged
 from core.inference.centers import Geometry
 from core.models.faster_rcnn_architecture import Architecture
 from tests.support.model_builders import GOLDEN, small_config, small_detector

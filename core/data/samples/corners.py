@@ -6,7 +6,7 @@ import numpy as np
 
 from ...structures import Sample
 from .. import transforms
-from ..finish import finish_sample
+from ..transforms import finish_sample
 
 
 def sample_corners(

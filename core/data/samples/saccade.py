@@ -8,8 +8,7 @@ import numpy as np
 from ...layers.bilinear import linear_taps
 from ...structures import Sample
 from .. import transforms
-from ..finish import finish_sample
-from ..transforms import Size
+from ..transforms import Size, finish_sample
 
 _JITTER = 15  # pixels that an object in the middle of a crop is moved by, less one
 _MIN_OVERLAP = 0.5  # share of a box that must lie in the crop for it to be trained

@@ -6,8 +6,7 @@ import numpy as np
 
 from ...structures import Sample
 from .. import transforms
-from ..finish import finish_sample
-from ..transforms import Size
+from ..transforms import Size, finish_sample
 
 
 def sample_whole(
