@@ -1,9 +1,9 @@
-"""Builds and installs the package.
+"""Builds the native operators; everything else about the package is in ``pyproject.toml``.
 
-The native operators are built where they can be: C++ with torch importable and a compiler at hand,
-CUDA as well where nvcc, a CUDA build of torch and a GPU (or ``FORCE_CUDA=1``) are there. What does
-not build is left out: without CUDA operators those in C++ remain, and without any the package works
-in standard PyTorch. The build says why.
+They are built where they can be: C++ with torch importable and a compiler at hand, CUDA as well
+where nvcc, a CUDA build of torch and a GPU (or ``FORCE_CUDA=1``) are there. A part that does not
+build is left out: without CUDA operators those in C++ remain, and without any the package works in
+standard PyTorch. The build says why.
 """
 
 import os
@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from setuptools import Extension, find_packages, setup
+from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -26,7 +26,7 @@ CUDA_SOURCES = ["cpools_ext/csrc/cuda/corner_pool.cu"]
 
 
 def notice(text: str) -> None:
-    """Tells the user; pip shows it with ``-v``."""
+    """Prints a line for the user; pip shows it with ``-v``."""
     print(f"cornerkit: {text}", file=sys.stderr)
 
 
@@ -43,7 +43,7 @@ def find_cuda_home() -> str | None:
 
 
 def wants_cuda() -> bool:
-    """Whether to build for CUDA; a notice says why not where it might have been expected."""
+    """Decides on the CUDA operators; a notice says why not where they might be expected."""
     import torch
 
     forced, home = os.environ.get("FORCE_CUDA", "0") == "1", find_cuda_home()
@@ -100,7 +100,7 @@ def make_extension(cuda: bool) -> Extension:
 
 
 def native_extensions() -> dict[str, Extension]:
-    """What to try, by what is lost if it fails; none, with a notice, where torch is missing."""
+    """Extensions to try in turn, by what a failure loses; none, with a notice, without torch."""
     if not BUILDING & set(sys.argv):  # metadata needs no compiler, and no second notice
         return {}
     try:
@@ -122,7 +122,7 @@ def failure_of(build: Callable[[], None]) -> str | None:
     """Runs a build, and shows what the compilers wrote when it ends.
 
     Returns:
-        Why it failed: the first error that a compiler told, if one did. None after a success.
+        The reason of a failure, a compiler's first error if it gave one; None after a success.
     """
     reason, kept = None, (os.dup(1), os.dup(2))
     with tempfile.TemporaryFile() as log:  # ninja's compilers write to the descriptors
@@ -130,10 +130,10 @@ def failure_of(build: Callable[[], None]) -> str | None:
             sys.stdout.flush(), sys.stderr.flush()
             os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
             build()
-        except Exception as error:  # a compiler has many ways to fail
-            message, *values = error.args or [""]
+        except Exception as failure:  # a compiler has many ways to fail
+            message, *values = failure.args or [""]
             formatted = isinstance(message, str) and len(values) > 0  # as torch raises some
-            reason = message % tuple(values) if formatted else str(error)
+            reason = message % tuple(values) if formatted else str(failure)
         finally:
             sys.stdout.flush(), sys.stderr.flush()
             os.dup2(kept[0], 1), os.dup2(kept[1], 2)
@@ -141,12 +141,12 @@ def failure_of(build: Callable[[], None]) -> str | None:
         log.seek(0)
         text = log.read().decode(errors="replace")
     print(text, end="")
-    told = re.search(r"^.*\b(error|fatal) *:.*$", text, re.MULTILINE)
-    return told.group().strip() if reason is not None and told else reason
+    error = re.search(r"^.*\b(error|fatal) *:.*$", text, re.MULTILINE)
+    return error.group().strip() if reason is not None and error else reason
 
 
 def build_command(attempts: dict[str, Extension]) -> type[build_ext]:
-    """torch's build_ext, made to leave a working package when a build fails."""
+    """Makes a build_ext of torch's that leaves a working package when a build fails."""
     from torch.utils.cpp_extension import BuildExtension
 
     class BuildOrDoWithout(BuildExtension):
@@ -166,31 +166,6 @@ def build_command(attempts: dict[str, Extension]) -> type[build_ext]:
 
 extensions = native_extensions()
 setup(
-    name="cornerkit",
-    version="0.1.0",
-    description="Keypoint detectors in the style of CornerNet-Lite",
-    python_requires=">=3.10",
-    packages=[*find_packages(include=["core*", "cpools_ext*"]), "configs"],
-    package_data={"configs": ["*.json"]},
-    install_requires=[
-        "torch>=2.8",
-        "torchvision",
-        "numpy",
-        "opencv-python",
-        "pycocotools",
-        "tqdm",
-    ],
-    extras_require={
-        "tensorboard": ["tensorboard"],
-        "dev": [
-            "mypy==2.4.1",
-            "ninja==1.13.2",
-            "pytest==9.2.0",
-            "ruff==0.17.5",
-            "setuptools>=68",
-            "wheel",
-        ],
-    },
     ext_modules=list(extensions.values())[:1],
     cmdclass={"build_ext": build_command(extensions)} if extensions else {},
     # Any Python may load the binary; the wheel's tag says so.

@@ -17,7 +17,9 @@ from .errors import UserError
 from .parsing import nearest, parse_override, parse_section
 from .schema import Db, System, problems
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Installed, the package holds the configs; in a clone they lie beside it.
+CONFIG_DIR = (_PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent) / "configs"
 
 
 @dataclass(frozen=True)
