@@ -55,13 +55,13 @@ class Clock:
             torch.cuda.synchronize(self.device)
 
 
-def settle_(network: nn.Module, gaze: saccade.Gaze, device: torch.device) -> None:
+def settle_(network: nn.Module, settings: saccade.SaccadeSettings, device: torch.device) -> None:
     """Gives the batch norms the statistics of noise, or activations would grow without end."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
     with torch.no_grad():
-        network.train()(torch.randn(2, 3, *gaze.input_size, device=device))
+        network.train()(torch.randn(2, 3, *settings.input_size, device=device))
     network.eval()
 
 
@@ -86,7 +86,7 @@ def main() -> None:
         detector, _ = reference_way(detector)
         network = detector.network
     infer: Any = detector.infer
-    settle_(network, infer.keywords["gaze"], device)
+    settle_(network, infer.keywords["settings"], device)
 
     clock = Clock(device)
     saccade.cut_crops = clock.wrap("cropping", saccade.cut_crops)
@@ -116,7 +116,7 @@ def main() -> None:
                 clock.wrap("product", torch.mm)(a, b)
             product = clock.seconds.pop("product") / 3
             found: Detections = clock.wrap("in all", detector.infer)(image, predict)
-        assert views == [len(infer.keywords["gaze"].init_sizes), CROPS], views
+        assert views == [len(infer.keywords["settings"].init_sizes), CROPS], views
         total = clock.seconds.pop("in all")
         rest = total - sum(clock.seconds.values())
         if number:

@@ -11,6 +11,8 @@ import demo
 import evaluate
 import train
 from core.checkpoint import snapshot as checkpoint
+from core.checkpoint.run_directory import RunDirectory
+from core.evaluation.draw import draw_saccades
 from core.models.loading import load_detector
 from core.train.log import read_log
 from tests.support.tiny_training import keep_classes, words, write_training
@@ -88,14 +90,15 @@ def test_pictures_of_any_size_repeat(whole, size):
     first, second = detect.detections(image), detect.detections(image)
     np.testing.assert_array_equal(first.boxes, second.boxes)
     assert np.isfinite(first.boxes).all()
-    third, drawings = detect.inspect(image)
+    trace = []
+    third = detect.detections(image, trace)
     np.testing.assert_array_equal(first.boxes, third.boxes)
-    assert drawings["saccades"].dtype == np.uint8
+    assert draw_saccades(image, trace).dtype == np.uint8
 
 
 def test_demo(whole, tmp_path):
     picture = str(next((whole / "data" / "shapes" / "images" / "val").iterdir()))
-    snapshot = str(checkpoint.snapshot_path(whole / "cache", NAME, 4))
+    snapshot = str(RunDirectory(whole / "cache", NAME).snapshot(4))
     out = str(tmp_path / "out")
     assert demo.main(of(whole, picture, "--snapshot", snapshot, "--out", out)) == 0
     assert len(list((tmp_path / "out").iterdir())) == 1
@@ -105,10 +108,10 @@ def test_fine_tuning_to_other_classes_in_bfloat16(whole, tmp_path, caplog):
     write(tmp_path, precision="bfloat16")
     keep_classes(tmp_path, 2)
     caplog.set_level("INFO")
-    weights = str(checkpoint.snapshot_path(whole / "cache", NAME, 4))
+    weights = str(RunDirectory(whole / "cache", NAME).snapshot(4))
     assert train.main(of(tmp_path, "--weights", weights)) == 0
     assert "freshly initialised: br_heats.0.1.bias" in caplog.text or "tl_heats.0.1." in caplog.text
-    own = checkpoint.read_weights(checkpoint.snapshot_path(tmp_path / "cache", NAME, 4))
+    own = checkpoint.read_weights(RunDirectory(tmp_path / "cache", NAME).snapshot(4))
     heads = [value for key, value in own.items() if "_heats." in key and key.endswith("1.bias")]
     assert heads and all(len(value) == 2 for value in heads)
     assert all(np.isfinite(list(terms.values())).all() for _, terms in losses(tmp_path))

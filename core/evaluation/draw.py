@@ -1,4 +1,4 @@
-"""Boxes with names and scores, drawn on pictures."""
+"""Drawings: boxes with names and scores, and the crops and attention of CornerNet-Saccade."""
 
 import colorsys
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
+from ..inference.saccade import SaccadeRound
+
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_GOLDEN_RATIO = 0.618033988749895  # multiples of it, modulo 1, stay apart however many there are
-_MIN_SIDE = 480  # smaller pictures are enlarged, so that names can be read
-_VERY_WIDE = 2  # width by height of a picture
+_GOLDEN_RATIO = 0.618033988749895  # multiples of it, modulo 1, stay distinct however many there are
+_MIN_SIDE = 480  # smaller images are enlarged, so that names can be read
+_VERY_WIDE = 2  # width by height of an image
 _LONGEST_JPEG = 65_500  # pixels, of either side
 _CAPTION = (255, 255, 255)
 _CAPTION_BACKGROUND = (48, 48, 48)
+_HEAT_WEIGHT = 0.6  # of attention drawn over an image
 
 
 def class_color(label: int) -> tuple[int, int, int]:
@@ -30,7 +33,7 @@ def draw_detections(
     scores: np.ndarray | None,
     class_names: Sequence[str],
 ) -> np.ndarray:
-    """A copy of a picture with boxes, names and scores on it.
+    """Draws boxes, names and scores on a copy of an image.
 
     Args:
         image: uint8 [h, w, 3], BGR; it is not changed.
@@ -40,7 +43,7 @@ def draw_detections(
         class_names: OpenCV before 5 writes ``?`` for letters beyond ASCII.
 
     Returns:
-        uint8 [k h, k w, 3]; k is 1, or above 1 for a picture too small to write on.
+        uint8 [k h, k w, 3]; k is 1, or above 1 for an image too small to write on.
     """
     zoom = max(1, -(-_MIN_SIDE // max(image.shape[:2])))
     canvas = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
@@ -59,8 +62,30 @@ def draw_detections(
     return canvas
 
 
+def draw_saccades(image: np.ndarray, trace: Sequence[SaccadeRound]) -> np.ndarray:
+    """Draws the crops of CornerNet-Saccade, and beside them the attention of the first round.
+
+    Args:
+        image: uint8 [h, w, 3], BGR.
+        trace: the rounds of :func:`core.inference.saccade.detect_saccades` on it, at least one.
+
+    Returns:
+        uint8 [height, width, 3]: a panel of crops, each with its number and scale, and one for each
+        attention map of the first round's largest view, dark to bright.
+    """
+    boxes = [np.zeros((0, 4))]
+    names: list[str] = []
+    for round_ in trace[1:]:
+        crops = round_.crops
+        boxes.append(np.concatenate((crops.start[:, ::-1], crops.stop[:, ::-1]), 1))
+        names += [f"{len(names) + n} x{scale:.2f}" for n, scale in enumerate(crops.scales, 1)]
+    numbers = np.arange(len(names))
+    drawn = draw_detections(image, np.concatenate(boxes), numbers, None, names)
+    return side_by_side({f"{len(names)} crops": drawn, **_attention_panels(image, trace[0])})
+
+
 def side_by_side(drawings: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Drawings of one picture, beside each other or, if it is very wide, below, under captions.
+    """Puts drawings of one image beside each other, or below if it is very wide, under captions.
 
     Args:
         drawings: by caption, uint8 [h, w, 3], all of one shape; at least one.
@@ -87,12 +112,37 @@ def side_by_side(drawings: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def jpeg(drawing: np.ndarray) -> bytes:
-    """A drawing uint8 [h, w, 3] as a JPEG file's content, smaller where it is too long for one."""
+    """Encodes a drawing uint8 [h, w, 3] as JPEG, scaled down if a side is too long for it."""
     shrink = _LONGEST_JPEG / max(drawing.shape)
     if shrink < 1:
         size = [max(1, int(side * shrink)) for side in drawing.shape[1::-1]]
         drawing = cv2.resize(drawing, size, interpolation=cv2.INTER_AREA)
     return cv2.imencode(".jpg", drawing)[1].tobytes()
+
+
+def _attention_panels(image: np.ndarray, round_: SaccadeRound) -> dict[str, np.ndarray]:
+    """Draws the attention maps of a round's largest view over the image, by caption."""
+    panels = {}
+    largest = int(round_.crops.scales.argmax())
+    top, left = round_.crops.offsets[largest]
+    for attention, stride, (low, high) in zip(
+        round_.attention, round_.strides, round_.ranges, strict=False
+    ):
+        zoom = round_.crops.scales[largest] / stride  # cells a pixel of the image
+        # Cell of the image's pixel (x, y), both counted by their centres.
+        cells = np.array([[zoom, 0, -zoom * left], [0, zoom, -zoom * top]])
+        cells[:, 2] += 0.5 * zoom - 0.5
+        heat = cv2.warpAffine(
+            (255 * attention[largest, 0].cpu().numpy()).astype(np.uint8),
+            cells,
+            (image.shape[1], image.shape[0]),
+            flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
+        )
+        bright = cv2.applyColorMap(heat, cv2.COLORMAP_INFERNO)
+        mixed = cv2.addWeighted(bright, _HEAT_WEIGHT, image, 1 - _HEAT_WEIGHT, 0)
+        nothing = np.zeros((0, 4)), np.zeros(0, np.int64)
+        panels[f"attention, {low} to {high}"] = draw_detections(mixed, *nothing, None, ())
+    return panels
 
 
 def _font_scale(canvas: np.ndarray) -> float:

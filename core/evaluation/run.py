@@ -12,11 +12,11 @@ from ..config.errors import UserError
 from ..data.coco import CocoDetection
 from ..data.splits import open_split
 from ..distributed.ranks import ONE_PROCESS, Ranks
-from ..models.detector import Drawings
+from ..inference.saccade import SaccadeRound
 from ..models.loading import LoadedDetector
 from ..structures import Detections
 from .coco import coco_results, score_results
-from .draw import draw_detections, jpeg, side_by_side
+from .draw import draw_detections, draw_saccades, jpeg, side_by_side
 from .report import class_table, progress, write_json
 from .shares import every_image
 
@@ -65,7 +65,7 @@ def evaluate_detector(
         about,
         workers=config.system.workers,
         reference_scoring=config.db.reference_scoring,
-        inspect=detector.inspect if debug else None,
+        draw=debug,
         ranks=ranks,
     )
 
@@ -91,14 +91,14 @@ def check_classes(detector: LoadedDetector, dataset: CocoDetection) -> None:
 
 
 def evaluate_dataset(
-    detect: Callable[[np.ndarray], Detections],
+    detect: Callable[..., Detections],
     dataset: CocoDetection,
     folder: Path,
     about: Mapping[str, Any],
     *,
     workers: int,
     reference_scoring: bool = False,
-    inspect: Callable[[np.ndarray], tuple[Detections, Drawings]] | None = None,
+    draw: bool = False,
     ranks: Ranks = ONE_PROCESS,
 ) -> dict[str, Any]:
     """Detects the objects of every picture and compares them with the annotations.
@@ -114,8 +114,8 @@ def evaluate_dataset(
         about: what ``metrics.json`` says besides the figures: config, snapshot and so on.
         workers: processes that decode pictures, for each rank.
         reference_scoring: see :func:`core.evaluation.coco.coco_results`.
-        inspect: as ``detect``, and gives drawings by name; it is called in its place for the first
-            pictures, and they are drawn into ``folder/debug``, detections beside ground truth.
+        draw: draw the first pictures into ``folder/debug``, detections beside ground truth, and the
+            rounds that ``detect(image, trace)`` adds to a list.
         ranks: this process among those that evaluate together.
 
     Returns:
@@ -126,10 +126,11 @@ def evaluate_dataset(
     """
 
     def look(index: int, image: np.ndarray) -> tuple[Detections, dict[str, bytes]]:
-        if inspect is None or index >= _DRAWN_PICTURES:
+        if not draw or index >= _DRAWN_PICTURES:
             return detect(image), {}
-        found, drawings = inspect(image)
-        return found, _draw(image, found, drawings, dataset, index)
+        trace: list[SaccadeRound] = []
+        found = detect(image, trace)
+        return found, _draw(image, found, trace, dataset, index)
 
     start = time.perf_counter()
     found = []
@@ -187,7 +188,7 @@ def _report(
 def _draw(
     image: np.ndarray,
     found: Detections,
-    drawings: Drawings,
+    trace: Sequence[SaccadeRound],
     dataset: CocoDetection,
     index: int,
 ) -> dict[str, bytes]:
@@ -200,7 +201,8 @@ def _draw(
     truth = draw_detections(image, dataset.boxes(index), dataset.labels(index), None, names)
     stem = f"{index:05d}_{dataset.image_path(index).stem}"
     pictures = {stem: side_by_side({"detections": detected, "ground truth": truth})}
-    pictures |= {f"{stem}_{name}": drawing for name, drawing in drawings.items()}
+    if trace:
+        pictures[f"{stem}_saccades"] = draw_saccades(image, trace)
     return {f"{name}.jpg": jpeg(picture) for name, picture in pictures.items()}
 
 

@@ -6,7 +6,7 @@ their detections are suppressed together, class by class.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -77,6 +77,7 @@ class Geometry:
 def detect_centers(
     image: np.ndarray,
     predict: Callable[[Tensor], Tensor],
+    trace: list[Any] | None = None,
     *,
     geometry: Geometry,
     test_scales: Sequence[float],
@@ -94,6 +95,7 @@ def detect_centers(
         predict: takes normalised images float32 [B, 3, H, W] of a picture, or with
             ``test_flipped`` of it and its mirror image, and gives what
             :func:`core.decode.centers.decode_image` finds in them.
+        trace: not used.
         geometry: how the picture is laid out.
         test_scales: sizes at which the picture is looked at, relative to its own.
         test_flipped: look at the mirror image too.

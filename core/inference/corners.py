@@ -1,23 +1,45 @@
 """Inference with detectors of corners (CornerNet, section 4.2 and the multi-scale test of 4.3).
 
-Every scale of the picture, and its mirror image, goes through the network; the detections come back
-to the picture's pixels and are suppressed together, class by class.
+Every scale of the image, and its mirror image, goes through the network; the detections come back
+to the image's pixels and are suppressed together, class by class.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from ..data.transforms import Size
 from ..decode.corners import REJECTED
 from ..decode.soft_nms import SCORE, Method, best_detections, suppress
 from ..structures import Detections
 from .canvas import center_in, normalize, resize_by
 
 
+@dataclass(frozen=True)
+class View:
+    """An image as the network sees it: resized, in the middle of black borders.
+
+    Attributes:
+        canvas: uint8 [H, W, 3]; each side is the resized one's ``n | 127``, which every hourglass
+            can halve and double again.
+        corner: (y, x) of the resized image in the canvas.
+        size: height and width of the resized image.
+        scale: size of the resized image as a multiple of the image's.
+    """
+
+    canvas: np.ndarray
+    corner: tuple[int, int]
+    size: Size
+    scale: float
+
+
 def detect_corners(
     image: np.ndarray,
     predict: Callable[[Tensor], Tensor],
+    trace: list[Any] | None = None,
     *,
     test_scales: Sequence[float],
     test_flipped: bool,
@@ -29,16 +51,17 @@ def detect_corners(
     reference_scoring: bool,
     stride: int,
 ) -> Detections:
-    """Finds the objects of one picture.
+    """Finds the objects of one image.
 
     Args:
         image: uint8 [h, w, 3], BGR.
         predict: takes normalised images float32 [B, 3, H, W] (on the CPU) and gives decoded
             detections [B, n, 8] in output cells: box, score, score of the top-left and of the
             bottom-right corner, class.
-        test_scales: sizes at which the picture is looked at, relative to its own.
-        test_flipped: look at the mirror image too.
-        nms_algorithm, nms_threshold, merge_bbox, weight_exp: see
+        trace: not used.
+        test_scales: sizes at which the image is tested, relative to its own.
+        test_flipped: test the mirror image too.
+        nms_algorithm, nms_threshold, merge_bbox, weight_exp: as for
             :func:`core.decode.soft_nms.suppress`.
         max_per_image: detections to keep; more where the last ones have equal scores.
         reference_scoring: keep what the reference keeps: the rows that its soft-NMS leaves behind,
@@ -49,9 +72,12 @@ def detect_corners(
         Detections in pixels of ``image``, within ``[0, w] x [0, h]``.
     """
     assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3, image.shape
-    found = np.concatenate(
-        [_detect_at(image, predict, scale, test_flipped, stride) for scale in test_scales]
-    )
+    passes = []
+    for scale in test_scales:
+        view = lay_out(image, scale)
+        decoded = predict(normalize(view.canvas, test_flipped))  # [B, n, 8]
+        passes.append(rows_in_image(decoded.float().cpu().numpy().copy(), view, stride))
+    found = np.concatenate(passes)
     found = found[found[:, SCORE] > REJECTED]
     rows, labels = suppress(
         found[:, :7],
@@ -66,39 +92,32 @@ def detect_corners(
     return best_detections(rows, labels, max_per_image)
 
 
-def place(image: np.ndarray, scale: float) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
-    """Resizes a picture and puts it into the middle of black borders.
-
-    Args:
-        image: uint8 [h, w, 3].
-        scale: new size as a multiple of the picture's.
-
-    Returns:
-        canvas: uint8 [H, W, 3]; each side is the resized one's ``n | 127``, which every hourglass
-            can halve and double again.
-        corner: (y, x) of the resized picture in the canvas.
-        size: (height, width) of the resized picture.
-    """
+def lay_out(image: np.ndarray, scale: float) -> View:
+    """Resizes an image uint8 [h, w, 3] by ``scale`` and pads it."""
     image = resize_by(image, scale)
     height, width = image.shape[:2]
     canvas, corner = center_in(image, (height | 127, width | 127))
-    return canvas, corner, (height, width)
+    return View(canvas, corner, (height, width), scale)
 
 
-def _detect_at(
-    image: np.ndarray, predict: Callable[[Tensor], Tensor], scale: float, flipped: bool, stride: int
-) -> np.ndarray:
-    """float32 [n, 8]: what decoding finds at one scale, boxes in pixels of ``image``."""
-    canvas, (top, left), (height, width) = place(image, scale)
-    decoded = predict(normalize(canvas, flipped)).float().cpu().numpy().copy()  # [B, n, 8]
-    in_height, in_width = canvas.shape[:2]
+def rows_in_image(decoded: np.ndarray, view: View, stride: int) -> np.ndarray:
+    """Takes decoded detections from the cells of a view to the image.
+
+    Args:
+        decoded: float32 [B, n, 8], of the view, and with B = 2 of its mirror image; overwritten.
+        view: the view.
+        stride: input pixels an output cell.
+
+    Returns:
+        float32 [B * n, 8], boxes in pixels of the image.
+    """
+    in_height, in_width = view.canvas.shape[:2]
     out_height, out_width = (in_height + 1) // stride, (in_width + 1) // stride
-    if flipped:
-        decoded[1, :, [0, 2]] = out_width - decoded[1, :, [2, 0]]
-    found = decoded.reshape(-1, 8)
+    decoded[1:, :, [0, 2]] = out_width - decoded[1:, :, [2, 0]]
+    rows = decoded.reshape(-1, 8)
     for axis, ratio, border, side in (
-        ([0, 2], out_width / in_width, left, width),
-        ([1, 3], out_height / in_height, top, height),
+        ([0, 2], out_width / in_width, view.corner[1], view.size[1]),
+        ([1, 3], out_height / in_height, view.corner[0], view.size[0]),
     ):
-        found[:, axis] = np.clip(found[:, axis] / ratio - border, 0, side) / scale
-    return found
+        rows[:, axis] = np.clip(rows[:, axis] / ratio - border, 0, side) / view.scale
+    return rows

@@ -1,6 +1,6 @@
-"""Where to look closer: from attention maps and detections to locations (CornerNet-Lite, 3).
+"""Locations to zoom in on, from attention maps and detections (CornerNet-Lite, section 3).
 
-Locations are float64 [n, 4]: y and x in pixels of the picture, scale of the view to take there,
+Locations are float64 [n, 4]: y and x in pixels of the image, scale of the view to take there,
 score.
 """
 
@@ -16,17 +16,17 @@ from .crops import Crops
 
 NOWHERE = np.zeros((0, 4))
 
-_CLEAR_SCORE = 0.5  # of a detection that is worth a closer look
+_CLEAR_SCORE = 0.5  # of a detection that is worth zooming in on
 _LARGEST_VIEW, _LARGEST_ZOOM = 2, 4  # scales past which attention is not followed
 _SAME_SCALE = (0.8, 1.2)  # ratios of scales at which two locations are alternatives
 
 
 def attention_peaks(attention: Sequence[Tensor], windows: Sequence[int]) -> list[Tensor]:
-    """Sets to 0 what is no maximum of the window around it.
+    """Sets to 0 all cells that are no maximum of the window around them.
 
     Args:
         attention: [N, 1, h, w] each, at least 0.
-        windows: sides of the windows, odd.
+        windows: sides of the windows of each map, in cells, odd.
     """
     highest = [
         F.max_pool2d(map_, window, stride=1, padding=window // 2)
@@ -45,15 +45,15 @@ def attention_locations(
     threshold: float,
     closer_only: bool,
 ) -> np.ndarray:
-    """The cells of attention maps that exceed a threshold, as locations.
+    """Turns the cells of attention maps that exceed a threshold into locations.
 
-    A view at a scale above 2 is close enough, and no location asks for a scale above 4.
+    A view at a scale above 2 is large enough, and no location asks for a scale above 4.
 
     Args:
         peaks: float32 [N, 1, h, w] for each range of sizes, coarse first.
         crops: the N views that they are of.
         image_size: locations outside it are left out. Along a side that is shorter than a cell,
-            a cell that meets the picture is enough, and the location is moved inside.
+            a cell that meets the image is enough, and the location is moved inside.
         strides: pixels of a view a cell, of each map.
         zooms: scale of the new view as a multiple of the old one's, of each map.
         threshold: of attention.
@@ -70,7 +70,7 @@ def attention_locations(
         scale = crops.scales[view]
         cell = np.stack((row, column), 1)
         point = cell * stride / scale[:, None] + crops.offsets[view]
-        side = stride / scale[:, None]  # of a cell, in pixels of the picture
+        side = stride / scale[:, None]  # of a cell, in pixels of the image
         kept = (point >= 0) | (point > np.where(image_size < side, -side, 0))
         kept = (kept & (point < image_size)).all(1)
         point = np.maximum(point, 0)
@@ -84,14 +84,14 @@ def attention_locations(
 def detection_locations(
     detections: np.ndarray, ranges: Sequence[tuple[int, int]], view_side: int
 ) -> np.ndarray:
-    """The centres of clear detections as locations, each to be seen at a size that suits it.
+    """Turns clear detections into locations: their centres, each at a size that suits it.
 
     That size is twice the lower end of the range of sizes in which the detection is, or three
     quarters of the upper end where the range starts at 0, and never more than three quarters of the
     view: 192, 64 and 24 pixels with the published ranges.
 
     Args:
-        detections: float32 [n, 5 or more]: box in pixels of the picture, score.
+        detections: float32 [n, 5 or more]: box in pixels of the image, score.
         ranges: longer sides of the objects of each attention map, in pixels, coarse first.
         view_side: of the views, in pixels.
 
@@ -114,12 +114,12 @@ def suppress_locations(
     """Leaves out locations that are seen in the view of a better one.
 
     The better one of two stays if they are nearer than ``distance`` pixels of its view along x or
-    along y, and their scales are alike. Of equal scores the later one is better.
+    along y, and their scales are similar. Of equal scores the later one is better.
 
     Args:
         locations: float64 [n, 4].
-        distance: see above.
-        limit: how many to give at most.
+        distance: in pixels of a view.
+        limit: number of locations to return at most.
 
     Returns:
         Locations, best first.
@@ -129,10 +129,10 @@ def suppress_locations(
     while len(left) and len(chosen) - 1 != limit:
         best = left[:1]
         chosen.append(best)
-        apart = np.abs(left[:, :2] - best[:, :2]).min(1) > distance / best[:, 2]
+        distant = np.abs(left[:, :2] - best[:, :2]).min(1) > distance / best[:, 2]
         ratio = best[:, 2] / left[:, 2]
-        alike = (ratio >= _SAME_SCALE[0]) & (ratio <= _SAME_SCALE[1])
-        remaining = apart | ~alike
+        similar = (ratio >= _SAME_SCALE[0]) & (ratio <= _SAME_SCALE[1])
+        remaining = distant | ~similar
         remaining[0] = False
         left = left[remaining]
     return np.concatenate(chosen)

@@ -1,4 +1,4 @@
-"""What inference asks of a network, whatever it looks at pictures for."""
+"""A network with its weights as inference calls it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Predict:
-    """A network with its weights, ready to look at images.
+    """A network with its weights, and the decoding of its outputs.
 
     Attributes:
         network: in evaluation mode, on ``device``.
-        decode: makes of its outputs what inference works with.
+        decode: turns the network's outputs into what inference works with.
         device: where it runs. Images may come from any device; those made there need no copy.
         half: whether the network runs in bfloat16 where that is as good.
-        inputs: what the network takes beside the images, by name.
+        inputs: arguments of the network besides the images, by name.
     """
 
     network: nn.Module
@@ -27,7 +27,7 @@ class Predict:
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, images: Tensor, **options: Any) -> Any:
-        """What ``decode`` makes of the network's outputs.
+        """Runs the network and decodes its outputs.
 
         Args:
             images: normalised, float32 [B, 3, height, width].

@@ -1,6 +1,7 @@
 """Inference with Faster R-CNN: the whole picture at one scale (arXiv:1506.01497, section 3.3)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from .canvas import normalize
 def detect_regions(
     image: np.ndarray,
     predict: Callable[[Tensor], list[Tensor]],
+    trace: list[Any] | None = None,
     *,
     shorter_side: int,
     longer_side: int,
@@ -27,6 +29,7 @@ def detect_regions(
         image: uint8 [h, w, 3], BGR.
         predict: takes normalised images float32 [B, 3, H, W] and gives what
             :func:`decode_regions` makes of them.
+        trace: not used.
         shorter_side, longer_side, least_side: see :func:`core.data.samples.whole.fitted_size`.
 
     Returns:

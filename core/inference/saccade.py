@@ -1,4 +1,4 @@
-"""Inference by saccades: a glance at the whole picture, then closer looks where objects may be.
+"""Inference by saccades: first the whole image, downsized, then crops where objects may be.
 
 CornerNet-Lite, arXiv:1904.08900, section 3.
 """
@@ -25,18 +25,18 @@ from .locations import (
 )
 from .predict import Predict
 
-_GLANCE_SCORE = 0.3  # lowest score of a detection of the first pass
-_DISTANCE = 16 / 255  # of a view's side, see suppress_locations
+_FIRST_SCORE = 0.3  # lowest score of a detection of the first round
+_DISTANCE = 16 / 255  # between locations, as a part of a view's side
 _SIGMA = 0.7  # of soft-NMS
 
 
 class SaccadePrediction(NamedTuple):
-    """What decoding gives for B views.
+    """Decoded outputs of the network for B views.
 
     Attributes:
         detections: float32 [B, n, 8] in output cells: box, score, scores of the top-left and of the
             bottom-right corner, class.
-        attention: probabilities float32 [B, 1, h, w], coarse first; empty if nobody asked for them.
+        attention: probabilities float32 [B, 1, h, w], coarse first; empty if not asked for.
     """
 
     detections: Tensor
@@ -44,20 +44,20 @@ class SaccadePrediction(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Gaze:
-    """How a picture is looked at.
+class SaccadeSettings:
+    """Settings of the rounds.
 
     Attributes:
         input_size: height and width of a view, in pixels.
         output_size: height and width of its heatmaps, in cells.
-        init_sizes: longer sides that the whole picture gets in the views of the first pass.
+        init_sizes: longer sides that the whole image gets in the views of the first round.
         ranges: longer sides, in pixels of a view, of the objects of each attention map.
         strides: pixels a cell, of each attention map.
         windows: in which attention must be highest, of each map, in cells.
-        zooms: for each round after the first pass, how much closer to look, of each map.
+        zooms: for each round after the first, how much larger to show what each map found.
         thresholds: of attention, for each of these rounds.
         max_crops: views of all these rounds together.
-        detections_too: look closer at clear detections too.
+        detections_too: also zoom in on clear detections.
     """
 
     input_size: Size
@@ -73,84 +73,74 @@ class Gaze:
 
 
 @dataclass(frozen=True)
-class Look:
-    """One round: views of one picture that went through the network together.
+class SaccadeRound:
+    """One round: views of one image that went through the network together.
 
     Attributes:
         crops: N views.
-        detections: float32 [n, 8], of all views, boxes in pixels of the picture.
-        attention: probabilities float32 [N, 1, h, w], see :class:`SaccadePrediction`.
+        detections: float32 [n, 8], of all views, boxes in pixels of the image.
+        attention: probabilities float32 [N, 1, h, w], coarse first; empty for the last round, if
+            nothing could follow it.
+        strides, ranges: of the attention maps, as in :class:`SaccadeSettings`.
     """
 
     crops: Crops
     detections: np.ndarray
     attention: list[Tensor]
+    strides: tuple[int, ...]
+    ranges: tuple[tuple[int, int], ...]
 
 
 def detect_saccades(
     image: np.ndarray,
     predict: Predict,
+    trace: list[SaccadeRound] | None = None,
     *,
-    gaze: Gaze,
+    settings: SaccadeSettings,
     nms_algorithm: Method,
     nms_threshold: float,
     max_per_image: int,
 ) -> Detections:
-    """Finds the objects of one picture.
+    """Finds the objects of one image, round after round, until no location calls for a crop.
+
+    The image is copied to the network's device once; all views of a round are cut and run there as
+    one batch. The detections of all rounds are suppressed together.
 
     Args:
         image: uint8 [h, w, 3], BGR.
         predict: gives a :class:`SaccadePrediction` of normalised images float32 [B, 3, H, W] on its
             device; ``attention=False`` says that the attention maps are not needed.
-        gaze: how to look.
-        nms_algorithm, nms_threshold: see :func:`core.decode.soft_nms.suppress`.
+        trace: gets the rounds added, the first one being that of the whole image.
+        settings: of the rounds.
+        nms_algorithm, nms_threshold: as for :func:`core.decode.soft_nms.suppress`.
         max_per_image: detections to keep; more where the last ones have equal scores.
 
     Returns:
         Detections in pixels of ``image``; they may reach beyond it.
     """
-    return merge_looks(
-        look_closer(image, predict, gaze),
-        nms_algorithm=nms_algorithm,
-        nms_threshold=nms_threshold,
-        max_per_image=max_per_image,
-    )
-
-
-def look_closer(image: np.ndarray, predict: Predict, gaze: Gaze) -> list[Look]:
-    """Looks at a picture, round after round, until nothing calls for a closer look.
-
-    The picture is copied to the network's device once; all views of a round are cut and run there
-    as one batch.
-
-    Args:
-        image, predict, gaze: see :func:`detect_saccades`.
-
-    Returns:
-        The rounds; the first one is the first pass over the whole picture.
-    """
     assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3, image.shape
-    picture = torch.from_numpy(image.copy()).to(predict.device)
-    locations = first_locations(image.shape[:2], gaze.init_sizes)
-    looks: list[Look] = []
-    left = gaze.max_crops
+    pixels = torch.from_numpy(image.copy()).to(predict.device)
+    size = image.shape[:2]
+    locations = first_locations(size, settings.init_sizes)
+    rounds: list[SaccadeRound] = []
+    left = settings.max_crops
     while len(locations):
-        go_on = len(looks) < len(gaze.thresholds) and left > 0
-        crops = plan_crops(locations, image.shape[:2], gaze.input_size)
-        lowest = REJECTED if looks else _GLANCE_SCORE
-        looks.append(_look(picture, crops, predict, gaze, lowest, go_on))
-        if not go_on:
+        can_zoom = len(rounds) < len(settings.thresholds) and left > 0
+        crops = plan_crops(locations, size, settings.input_size)
+        views = normalized_views(pixels, crops, settings.input_size)
+        prediction = predict(views, attention=can_zoom)
+        lowest = REJECTED if rounds else _FIRST_SCORE
+        rows = rows_in_image(prediction.detections, crops, settings, lowest)
+        rounds.append(
+            SaccadeRound(crops, rows, prediction.attention, settings.strides, settings.ranges)
+        )
+        if not can_zoom:
             break
-        locations = _next_locations(looks, image.shape[:2], gaze, left)
+        locations = next_locations(rounds, size, settings, left)
         left -= len(locations)
-    return looks
-
-
-def merge_looks(
-    looks: list[Look], *, nms_algorithm: Method, nms_threshold: float, max_per_image: int
-) -> Detections:
-    """Suppresses the detections of all rounds together; arguments as :func:`detect_saccades`."""
-    found = np.concatenate([look.detections for look in looks])
+    if trace is not None:
+        trace.extend(rounds)
+    found = np.concatenate([round_.detections for round_ in rounds])
     rows, labels = suppress(
         found[:, :7],
         found[:, 7].astype(np.int64),
@@ -162,7 +152,7 @@ def merge_looks(
 
 
 def first_locations(image_size: Size, init_sizes: tuple[int, ...]) -> np.ndarray:
-    """The views of the first pass, about the picture's middle: float64 [len(init_sizes), 3].
+    """The views of the first round, about the image's middle: float64 [len(init_sizes), 3].
 
     The scales are float32 numbers, as in the reference: windows are cut off to whole pixels, so the
     last digit moves boxes by up to a pixel.
@@ -173,39 +163,53 @@ def first_locations(image_size: Size, init_sizes: tuple[int, ...]) -> np.ndarray
     return np.stack((*middle, scales.astype(np.float64)), 1)
 
 
-def _look(
-    picture: Tensor, crops: Crops, predict: Predict, gaze: Gaze, lowest: float, attention: bool
-) -> Look:
-    """Runs one round; keeps the detections whose score is above ``lowest``."""
-    views = cut_crops(picture, crops, gaze.input_size)
+def normalized_views(pixels: Tensor, crops: Crops, view_size: Size) -> Tensor:
+    """Cuts N views out of an image uint8 [h, w, 3]: normalised float32 [N, 3, *view_size]."""
+    views = cut_crops(pixels, crops, view_size)
     color = torch.from_numpy(NORMALIZE).to(views.device).expand(len(views), -1, -1)
-    prediction: SaccadePrediction = predict(apply_color(views, color), attention=attention)
-    found = prediction.detections.cpu().double().numpy().copy()  # [N, n, 8]
+    return apply_color(views, color)
+
+
+def rows_in_image(
+    decoded: Tensor, crops: Crops, settings: SaccadeSettings, lowest: float
+) -> np.ndarray:
+    """Takes the detections whose score is above ``lowest`` from the cells of views to the image.
+
+    Args:
+        decoded: [N, n, 8], of N views.
+        crops: the views.
+        settings: sizes of the views and of their maps.
+        lowest: score above which a detection is kept.
+
+    Returns:
+        float32 [m, 8], boxes in pixels of the image.
+    """
+    rows = decoded.cpu().double().numpy().copy()
     for axis, columns in enumerate(([1, 3], [0, 2])):
-        found[..., columns] /= gaze.output_size[axis] / gaze.input_size[axis]
-        found[..., columns] /= crops.scales[:, None, None]
-        found[..., columns] += crops.offsets[:, axis, None, None]
-    found = found.reshape(-1, 8)
-    kept = found[:, SCORE] > lowest
-    return Look(crops, found[kept].astype(np.float32), prediction.attention)
+        rows[..., columns] /= settings.output_size[axis] / settings.input_size[axis]
+        rows[..., columns] /= crops.scales[:, None, None]
+        rows[..., columns] += crops.offsets[:, axis, None, None]
+    return rows[rows[..., SCORE] > lowest].astype(np.float32)
 
 
-def _next_locations(looks: list[Look], image_size: Size, gaze: Gaze, limit: int) -> np.ndarray:
-    """The ``limit`` best of what the last round calls for, see :mod:`core.inference.locations`."""
-    last, number = looks[-1], len(looks) - 1
-    peaks = attention_peaks(last.attention, gaze.windows)
+def next_locations(
+    rounds: list[SaccadeRound], image_size: Size, settings: SaccadeSettings, limit: int
+) -> np.ndarray:
+    """The ``limit`` best locations that the last round calls for (:mod:`.locations`)."""
+    last, number = rounds[-1], len(rounds) - 1
+    peaks = attention_peaks(last.attention, settings.windows)
     locations = attention_locations(
         [map_.cpu().numpy() for map_ in peaks],
         last.crops,
         image_size,
-        strides=gaze.strides,
-        zooms=gaze.zooms[number],
-        threshold=gaze.thresholds[number],
+        strides=settings.strides,
+        zooms=settings.zooms[number],
+        threshold=settings.thresholds[number],
         closer_only=number > 0,
     )
-    if not gaze.detections_too:
+    if not settings.detections_too:
         best = np.argsort(-locations[:, 3], kind="stable")[:limit]
         return locations[np.sort(best)]
-    side = min(gaze.input_size)
-    clear = detection_locations(last.detections, gaze.ranges, side)
+    side = min(settings.input_size)
+    clear = detection_locations(last.detections, settings.ranges, side)
     return suppress_locations(np.concatenate((locations, clear)), _DISTANCE * side, limit)

@@ -7,7 +7,6 @@ maps on the hourglasses' merged maps say where a closer look is worth while.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,8 +14,7 @@ from ..config.errors import UserError
 from ..config.loading import Config, Db
 from ..data.samples import sample_unchanged
 from ..data.samples.saccade import sample_saccade
-from ..evaluation.draw_saccades import inspect_saccades
-from ..inference.saccade import Gaze, SaccadePrediction, detect_saccades
+from ..inference.saccade import SaccadePrediction, SaccadeSettings, detect_saccades
 from ..layers.heads import HEATMAP_BIAS, Cells, Head
 from ..losses.saccade import saccade_losses
 from ..structures import CornerMaps, SaccadeMaps
@@ -112,12 +110,6 @@ def build(config: Config, num_classes: int) -> Detector:
         color=db.rand_color,
         lighting=db.lighting,
     )
-    looking: dict[str, Any] = {
-        "gaze": _gaze(db, strides),
-        "nms_algorithm": db.nms_algorithm,
-        "nms_threshold": db.nms_threshold,
-        "max_per_image": db.max_per_image,
-    }
     return Detector(
         network=CornerNetSaccade(num_classes, architecture, levels),
         sample=sample if db.data_aug else partial(sample_unchanged, sample),
@@ -136,9 +128,14 @@ def build(config: Config, num_classes: int) -> Detector:
         network_inputs=lambda targets: (targets.corners.tl_index, targets.corners.br_index),
         decode_inputs=decoded_cells(db),
         decode=decode,
-        infer=partial(detect_saccades, **looking),
+        infer=partial(
+            detect_saccades,
+            settings=_settings(db, strides),
+            nms_algorithm=db.nms_algorithm,
+            nms_threshold=db.nms_threshold,
+            max_per_image=db.max_per_image,
+        ),
         class_head_keys=class_head_keys(stacks),
-        inspect=partial(inspect_saccades, **looking),
     )
 
 
@@ -167,8 +164,8 @@ def attention_sizes(output_size: tuple[int, int], levels: int) -> tuple[tuple[in
     return tuple((height >> level, width >> level) for level in reversed(range(levels)))
 
 
-def _gaze(db: Db, strides: tuple[int, ...]) -> Gaze:
-    return Gaze(
+def _settings(db: Db, strides: tuple[int, ...]) -> SaccadeSettings:
+    return SaccadeSettings(
         input_size=db.input_size,
         output_size=db.output_size,
         init_sizes=db.init_sizes,

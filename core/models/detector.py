@@ -1,21 +1,37 @@
-"""What every detector is made of."""
+"""A detector: a network, and the plain functions that train it and detect with it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..data.samples import SampleFunction
 from ..inference.predict import Predict
-from ..structures import Batch, Detections, Sample
+from ..inference.saccade import SaccadeRound
+from ..structures import Batch, Detections
 
-Drawings = dict[str, np.ndarray]
+
+class Infer(Protocol):
+    """A function that finds the objects of one image."""
+
+    def __call__(
+        self, image: np.ndarray, predict: Predict, trace: list[SaccadeRound] | None = None
+    ) -> Detections:
+        """Finds the objects of an image uint8 [height, width, 3], BGR.
+
+        Args:
+            image: the image.
+            predict: decodes the network's outputs for normalised images float [B, 3, h, w].
+            trace: gets the rounds of CornerNet-Saccade added; other detectors add nothing.
+        """
+        ...
 
 
 def no_inputs(targets: Any) -> tuple[Any, ...]:
-    """What networks take from the targets that read images alone: nothing."""
+    """Inputs, taken from the targets, of networks that read images alone: none."""
     return ()
 
 
@@ -33,33 +49,29 @@ class Detector:
         losses: ``losses(outputs, targets)`` -> weighted terms by name; their sum is minimised.
         decode: ``decode(outputs)`` -> float32 [B, n, columns], detections in output cells; or what
             else ``infer`` needs.
-        infer: ``infer(image, predict)`` -> Detections: image uint8 [height, width, 3];
-            ``predict(images)`` -> what is decoded of normalised float images [B, 3, h, w].
+        infer: ``infer(image, predict, trace=None)`` -> Detections, see :class:`Infer`.
         class_head_keys: prefixes of the state-dict keys whose shape depends on the class count.
-        network_inputs: ``network_inputs(targets)`` -> what the network takes beside the images
-            for its losses, in either mode: the cells that they read, or for Faster R-CNN the
-            targets, by which it samples regions.
-        decode_inputs: what the network takes beside the images for ``decode``, by name.
-        load_pretrained_: ``load_pretrained_()`` loads what parts of the network learnt elsewhere;
-            called where a run starts from no other weights. None: there is nothing to load.
-        inspect: as ``infer``, and gives also drawings by name, uint8 [h, w, 3], of how the
-            detections came about; None for a detector that has nothing to show.
+        network_inputs: ``network_inputs(targets)`` -> inputs of the network besides the images, for
+            its losses, in either mode: the cells that they read, or for Faster R-CNN the targets,
+            by which it samples regions.
+        decode_inputs: inputs of the network besides the images, for ``decode``, by name.
+        load_pretrained_: ``load_pretrained_()`` loads the weights that parts of the network learnt
+            elsewhere; called where a run starts from no other weights. None: there are none.
         compilable: the part of the network that can be compiled without graph breaks; None: all.
     """
 
     network: nn.Module
-    sample: Callable[[np.ndarray, np.ndarray, np.ndarray, np.random.Generator | None], Sample]
+    sample: SampleFunction
     targets: Callable[[Batch], Any]
     losses: Callable[[Any, Any], dict[str, Tensor]]
     decode: Callable[[Any], Any]
-    infer: Callable[[np.ndarray, Predict], Detections]
+    infer: Infer
     class_head_keys: tuple[str, ...]
-    inspect: Callable[[np.ndarray, Predict], tuple[Detections, Drawings]] | None = None
     network_inputs: Callable[[Any], tuple[Any, ...]] = no_inputs
     decode_inputs: Mapping[str, Any] = field(default_factory=dict)
     load_pretrained_: Callable[[], None] | None = None
     compilable: nn.Module | None = None
 
     def predict(self, device: torch.device, half: bool = False) -> Predict:
-        """What ``infer`` looks at images with; arguments as :class:`Predict`."""
+        """The network as ``infer`` calls it; arguments as for :class:`Predict`."""
         return Predict(self.network, self.decode, device, half, self.decode_inputs)

@@ -1,6 +1,6 @@
-"""Detectors with their weights, ready for pictures.
+"""Detectors with their weights, ready to use.
 
-from .loading import load_detector
+from cornerkit import load_detector
 
 detect = load_detector("CornerNet_Squeeze", snapshot="CornerNet_Squeeze_500000.pkl")
 detect(image)["person"]  # float32 [n, 5]: x0, y0, x1, y1, score
@@ -14,20 +14,15 @@ import numpy as np
 import torch
 
 from .. import models
-from ..checkpoint.snapshot import (
-    load_weights,
-    newest_snapshot,
-    read_meta,
-    read_weights,
-    run_folder,
-    snapshot_path,
-)
+from ..checkpoint.run_directory import RunDirectory
+from ..checkpoint.snapshot import load_weights, read_meta, read_weights
 from ..config.errors import UserError
 from ..config.loading import CONFIG_DIR, Config, load_config
 from ..data.coco import COCO_CLASS_NAMES
 from ..data.images import load_image
+from ..inference.saccade import SaccadeRound
 from ..structures import Detections
-from .detector import Detector, Drawings
+from .detector import Detector
 from .device import choose_device, place_
 
 
@@ -63,37 +58,34 @@ class LoadedDetector:
         detector.network.eval()
 
     def __call__(self, image: np.ndarray | str | Path) -> dict[str, np.ndarray]:
-        """Finds the objects of a picture.
+        """Finds the objects of an image.
 
         Args:
-            image: uint8 [h, w, 3], BGR as OpenCV reads it, or the path of a picture.
+            image: uint8 [h, w, 3], BGR as OpenCV reads it, or the path of an image file.
 
         Returns:
             For every class float32 [n, 5]: x0, y0, x1, y1 in pixels and the score, best first.
 
         Raises:
-            UserError: not a picture.
+            UserError: not an image.
         """
         found = self.detections(image)
         rows = np.concatenate([found.boxes, found.scores[:, None]], axis=1)
         return {name: rows[found.labels == label] for label, name in enumerate(self.class_names)}
 
-    def detections(self, image: np.ndarray | str | Path) -> Detections:
-        """The objects of all classes together; arguments and errors as :meth:`__call__`."""
-        image = _as_image(image)
-        with torch.inference_mode():
-            return self._detector.infer(image, self._predict)
+    def detections(
+        self, image: np.ndarray | str | Path, trace: list[SaccadeRound] | None = None
+    ) -> Detections:
+        """Finds the objects of an image, those of all classes together.
 
-    def inspect(self, image: np.ndarray | str | Path) -> tuple[Detections, Drawings]:
-        """The objects, and drawings by name of how they were found, if the detector has any.
-
-        Arguments and errors as :meth:`__call__`.
+        Args:
+            image: as for :meth:`__call__`, with the same errors.
+            trace: gets the rounds of CornerNet-Saccade added, for
+                :func:`core.evaluation.draw.draw_saccades`; other detectors add nothing.
         """
-        if self._detector.inspect is None:
-            return self.detections(image), {}
         image = _as_image(image)
         with torch.inference_mode():
-            return self._detector.inspect(image, self._predict)
+            return self._detector.infer(image, self._predict, trace)
 
 
 def load_detector(
@@ -152,16 +144,17 @@ def _find_snapshot(
     config: Config, run: str, snapshot: str | Path | int | None
 ) -> tuple[Path, int | None]:
     """The file of the weights and their iteration, None where the name does not say it."""
-    cache_dir = config.system.cache_dir
+    directory = RunDirectory(config.system.cache_dir, run)
     if isinstance(snapshot, int):
-        return snapshot_path(cache_dir, run, snapshot), snapshot
+        return directory.snapshot(snapshot), snapshot
     if snapshot is not None:
         number = re.search(r"_(\d+)$", Path(snapshot).stem)
         return Path(snapshot), int(number[1]) if number else None
-    newest = newest_snapshot(cache_dir, run)
+    newest = directory.newest()
     if newest is None:
-        folder = run_folder(cache_dir, run)
-        raise UserError(f"there is no snapshot in {folder}; train {run} first, or name a file")
+        raise UserError(
+            f"there is no snapshot in {directory.path}; train {run} first, or name a file"
+        )
     return newest
 
 

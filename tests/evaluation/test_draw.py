@@ -1,10 +1,20 @@
-"""Drawn boxes: where they are, in which colour, and that nothing is harmed."""
+"""Drawings: positions and colours of boxes, crops and attention; the image stays unchanged."""
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
-from core.evaluation.draw import class_color, draw_detections, jpeg, side_by_side
+from core.evaluation.draw import (
+    class_color,
+    draw_detections,
+    draw_saccades,
+    jpeg,
+    side_by_side,
+)
+from core.inference.crops import plan_crops
+from core.inference.saccade import SaccadeRound
+from tests.support.saccade_golden import RANGES, STRIDES
 
 NAMES = ("circle", "square")
 
@@ -26,7 +36,7 @@ def test_a_box_is_drawn_in_the_colour_of_its_class():
     assert (drawn[170:198, 100:160] != 100).any()
 
 
-def test_small_pictures_are_enlarged():
+def test_small_images_are_enlarged():
     drawn = draw_detections(gray(100, 127), np.array([[10, 20, 100, 90]]), [0], None, NAMES)
     assert drawn.shape == (400, 508, 3)
     assert tuple(drawn[360, 200]) == class_color(0)
@@ -47,7 +57,7 @@ def test_no_boxes(scores):
     assert not np.shares_memory(drawn, image)
 
 
-def test_boxes_and_labels_beyond_the_picture():
+def test_boxes_and_labels_beyond_the_image():
     boxes = np.array([[-50.0, -50, 900, 900], [470, 470, 479, 479], [0, 0, 3, 3]])
     drawn = draw_detections(gray(480, 480), boxes, [0, 1, 1], None, ("a" * 200, "größe"))
     assert drawn.shape == (480, 480, 3)
@@ -58,6 +68,46 @@ def test_colours_of_eighty_classes_differ():
     assert len(np.unique(colors, axis=0)) == 80
     neighbours = np.abs(np.diff(colors[:12], axis=0)).sum(1)
     assert neighbours.min() > 150
+
+
+def saccade_round(locations, size, cells=()):
+    """A round of views of 255 pixels; attention is 0.95 in ``cells`` of the first map."""
+    attention = [torch.zeros(len(locations), 1, side, side) for side in (16, 32, 64)]
+    for row, column in cells:
+        attention[0][:, 0, row, column] = 0.95
+    crops = plan_crops(np.array(locations, np.float64), size, (255, 255))
+    return SaccadeRound(crops, np.zeros((0, 8), np.float32), attention, STRIDES, RANGES)
+
+
+def test_saccades_are_drawn_as_crops_and_attention():
+    image = np.full((300, 400, 3), 90, np.uint8)
+    kept = image.copy()
+    scale = 255 / 400
+    first = saccade_round([(150, 200, scale)], image.shape[:2], [(8, 8)])
+    second = saccade_round([(150, 200, 2 * scale)], image.shape[:2])
+    drawn = draw_saccades(image, [first, second])
+    np.testing.assert_array_equal(image, kept)
+    zoom = 2  # small images are enlarged
+    top = drawn.shape[0] - 300 * zoom
+    width = (drawn.shape[1] + 4) // 4
+    panels = [drawn[top:, n * width : n * width + 400 * zoom] for n in range(4)]
+    (x, y), *_ = second.crops.start[:, ::-1] * zoom
+    assert (panels[0][y + 50, x] != 90).any() and (panels[0][-5, 5] == 90).all()
+    point = (8 * 16 / first.crops.scales[0] + first.crops.offsets[0]).astype(int) * zoom
+    lit = panels[1][point[0] + 20, point[1] + 20].astype(int)
+    assert lit.sum() > panels[1][-5, 5].astype(int).sum() + 200
+    assert (panels[2] == panels[2][-5, 5]).all()  # the other maps are dark
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 3), (40, 50)])
+def test_saccades_on_images_of_any_size(size):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
+    height, width = size
+    first = saccade_round([(height // 2, width // 2, 255 / max(size))], size)
+    corners = saccade_round([(0, 0, 1), (height - 1, width - 1, 4)], size)
+    for trace in ([first], [first, corners]):
+        drawn = draw_saccades(image, trace)
+        assert drawn.dtype == np.uint8 and drawn.ndim == 3 and drawn.any()
 
 
 def test_side_by_side():

@@ -1,4 +1,4 @@
-"""From a picture to detections around a network whose output is given."""
+"""From an image to detections, around a network whose output is given."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from core.inference.canvas import normalize
-from core.inference.corners import detect_corners, place
+from core.inference.corners import detect_corners, lay_out
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "inference.npz"
 META = json.loads(str(np.load(GOLDEN)["meta"]))
@@ -37,7 +37,7 @@ def gray(height, width):
 
 
 def given(*rows):
-    """A predict that finds these rows in every image it is given."""
+    """A predict that finds these rows in every image that it gets."""
     decoded = torch.tensor(rows, dtype=torch.float32).reshape(1, -1, 8)
     return lambda images: decoded.expand(len(images), -1, -1).clone()
 
@@ -112,7 +112,7 @@ def test_detections_are_sorted_and_typed():
     )
 
 
-def test_boxes_come_back_to_pixels_of_the_picture():
+def test_boxes_come_back_to_pixels_of_the_image():
     # 100 x 60 goes into the middle of 127 x 127: 13 pixels above, 33 to the left.
     cells = np.array([33 + 5, 13 + 10, 33 + 45, 13 + 70], np.float32) * 32 / 127
     found = detect_corners(gray(100, 60), given([*cells, 0.8, 1, 1, 2]), **SETTINGS)
@@ -132,7 +132,7 @@ def test_the_mirror_image_finds_mirrored_boxes():
     np.testing.assert_allclose(found.boxes[0], found.boxes[1], atol=1e-4)
 
 
-def test_boxes_are_clipped_to_the_picture():
+def test_boxes_are_clipped_to_the_image():
     found = detect_corners(
         gray(90, 40), given([-9, -9, 99, 99, 0.8, 1, 1, 0]), **{**SETTINGS, "test_scales": (1.5,)}
     )
@@ -160,10 +160,11 @@ def test_predicted_tensor_is_not_changed():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (127, 127), (128, 255), (3, 700)])
-def test_canvas_holds_the_whole_picture_in_its_middle(size):
+def test_canvas_holds_the_whole_image_in_its_middle(size):
     image = np.random.default_rng(1).integers(1, 256, (*size, 3)).astype(np.uint8)
-    canvas, (top, left), placed = place(image, 1.0)
-    assert placed == size
+    view = lay_out(image, 1.0)
+    canvas, (top, left) = view.canvas, view.corner
+    assert view.size == size
     assert [side % 128 for side in canvas.shape[:2]] == [127, 127]
     inside = canvas[top : top + size[0], left : left + size[1]]
     np.testing.assert_array_equal(inside, image)
@@ -173,7 +174,7 @@ def test_canvas_holds_the_whole_picture_in_its_middle(size):
 
 
 def test_a_tiny_scale_leaves_one_pixel():
-    assert place(gray(3, 200), 0.1)[2] == (1, 20)
+    assert lay_out(gray(3, 200), 0.1).size == (1, 20)
 
 
 def test_normalized_padding_is_black():

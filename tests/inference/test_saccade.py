@@ -1,4 +1,4 @@
-"""A glance and closer looks, around a network whose output is given."""
+"""Rounds of crops, around a network whose output is given."""
 
 import json
 
@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from core.evaluation.draw_saccades import draw_looks
 from core.inference.predict import Predict
 from core.inference.saccade import (
-    Gaze,
     SaccadePrediction,
+    SaccadeSettings,
     detect_saccades,
     first_locations,
-    look_closer,
 )
 from tests.support.saccade_golden import INFERENCE, RANGES, STRIDES, blocky_noise
 
@@ -22,7 +20,7 @@ MERGING = {"nms_algorithm": "exp_soft_nms", "nms_threshold": 0.5, "max_per_image
 SIZES = (16, 32, 64)
 
 
-def make_gaze(**settings):
+def make_settings(**settings):
     defaults = {
         "input_size": (255, 255),
         "output_size": (64, 64),
@@ -35,7 +33,7 @@ def make_gaze(**settings):
         "max_crops": 30,
         "detections_too": True,
     }
-    return Gaze(**{**defaults, **settings})
+    return SaccadeSettings(**{**defaults, **settings})
 
 
 class Network(torch.nn.Module):
@@ -59,12 +57,9 @@ class Network(torch.nn.Module):
 
 def run(network, image, **settings):
     predict = Predict(network, lambda outputs: outputs, torch.device("cpu"))
-    gaze = make_gaze(**settings)
-    looks = look_closer(image, predict, gaze)
-    calls = len(network.calls)
-    found = detect_saccades(image, predict, gaze=gaze, **MERGING)
-    del network.calls[calls:], network.asked[calls:]
-    return looks, found
+    rounds = []
+    found = detect_saccades(image, predict, rounds, settings=make_settings(**settings), **MERGING)
+    return rounds, found
 
 
 class Golden(torch.nn.Module):
@@ -96,7 +91,7 @@ def test_equals_the_reference(case):
     meta, network = META[case], Golden(case)
     image = blocky_noise(meta["image_seed"], *meta["hw"])
     kept = image.copy()
-    gaze = make_gaze(
+    settings = make_settings(
         init_sizes=tuple(meta["init_sizes"]),
         zooms=tuple(map(tuple, meta["att_scales"])),
         thresholds=tuple(meta["att_thresholds"]),
@@ -104,16 +99,15 @@ def test_equals_the_reference(case):
         detections_too=meta["ref_dets"],
     )
     predict = Predict(network, lambda outputs: outputs, torch.device("cpu"))
-    looks = look_closer(image, predict, gaze)
-    assert network.calls == len(looks) == meta["calls"]
-    for number, look in enumerate(looks):
-        scales = INFERENCE[f"inf{case}_locs{number}"][:, 2]
-        np.testing.assert_allclose(look.crops.scales, scales, atol=1e-4)
-        np.testing.assert_array_equal(look.crops.offsets, INFERENCE[f"inf{case}_offsets{number}"])
-
-    network.calls = 0
     merging = {key: meta[key] for key in MERGING}
-    found = detect_saccades(image, predict, gaze=gaze, **merging)
+    rounds = []
+    found = detect_saccades(image, predict, rounds, settings=settings, **merging)
+    assert network.calls == len(rounds) == meta["calls"]
+    for number, round_ in enumerate(rounds):
+        scales = INFERENCE[f"inf{case}_locs{number}"][:, 2]
+        np.testing.assert_allclose(round_.crops.scales, scales, atol=1e-4)
+        np.testing.assert_array_equal(round_.crops.offsets, INFERENCE[f"inf{case}_offsets{number}"])
+
     rows = np.column_stack((found.labels + 1, found.boxes, found.scores))
     expected = INFERENCE[f"inf{case}_out"]
     assert rows.shape == expected.shape
@@ -133,12 +127,12 @@ def test_the_first_pass_has_float32_scales():
 
 def test_attention_finds_nothing():
     network = Network(rows=[[8, 8, 24, 24, 0.9, 0.9, 0.9, 2], [1, 1, 9, 9, 0.2, 0.2, 0.2, 1]])
-    looks, found = run(network, blocky_noise(0, 120, 160), detections_too=False)
-    assert len(looks) == 1 and network.asked == [True]
-    assert set(found.labels) == {2}  # of the first pass, clear detections only
+    rounds, found = run(network, blocky_noise(0, 120, 160), detections_too=False)
+    assert len(rounds) == 1 and network.asked == [True]
+    assert set(found.labels) == {2}  # of the first round, clear detections only
     network = Network()
-    looks, found = run(network, blocky_noise(0, 120, 160))
-    assert len(looks) == 1 and len(found) == 0
+    rounds, found = run(network, blocky_noise(0, 120, 160))
+    assert len(rounds) == 1 and len(found) == 0
     assert found.boxes.shape == (0, 4) and found.labels.dtype == np.int64
 
 
@@ -153,47 +147,47 @@ def test_more_locations_than_crops():
     best = sorted(value for *_, value in cells)[-5:]
     for detections_too in (False, True):
         network = Network(peaks=cells)
-        looks, _ = run(
+        rounds, _ = run(
             network,
             blocky_noise(0, 255, 255),
             init_sizes=(255,),
             max_crops=5,
             detections_too=detections_too,
         )
-        assert [len(look.crops) for look in looks] == [1, 5]
+        assert [len(round_.crops) for round_ in rounds] == [1, 5]
         assert network.asked == [True, False]
         if not detections_too:
-            offsets = looks[1].crops.offsets + 63
+            offsets = rounds[1].crops.offsets + 63
             wanted = {(8 * row, 8 * column) for _, row, column, value in cells if value in best}
             assert {tuple(offset) for offset in offsets.tolist()} == wanted
     everywhere = [
         (level, row, column, 0.7) for level in range(3) for row in range(16) for column in range(16)
     ]
-    looks, _ = run(Network(peaks=everywhere), blocky_noise(0, 400, 500))
-    assert len(looks[1].crops) <= 30
+    rounds, _ = run(Network(peaks=everywhere), blocky_noise(0, 400, 500))
+    assert len(rounds[1].crops) <= 30
 
 
-def test_no_crops_is_the_first_pass_only():
+def test_no_crops_is_the_first_round_only():
     network = Network([[8, 8, 24, 24, 0.9, 0.9, 0.9, 2]], peaks=[(0, 5, 5, 0.9)])
-    looks, found = run(network, blocky_noise(0, 120, 160), max_crops=0)
-    assert len(looks) == 1 and network.asked == [False]
+    rounds, found = run(network, blocky_noise(0, 120, 160), max_crops=0)
+    assert len(rounds) == 1 and network.asked == [False]
     assert len(found) > 0
 
 
 def test_the_limit_counts_all_rounds():
-    rounds = {"zooms": ((1, 2, 4), (1, 2, 2), (1, 2, 2)), "thresholds": (0.3, 0.3, 0.3)}
+    three = {"zooms": ((1, 2, 4), (1, 2, 2), (1, 2, 2)), "thresholds": (0.3, 0.3, 0.3)}
     peaks = [(2, 20, 20, 0.9), (2, 40, 30, 0.8)]
-    looks, _ = run(Network(peaks=peaks), blocky_noise(0, 600, 800), **rounds)
-    assert len(looks) > 2
-    total = sum(len(look.crops) for look in looks[1:])
+    rounds, _ = run(Network(peaks=peaks), blocky_noise(0, 600, 800), **three)
+    assert len(rounds) > 2
+    total = sum(len(round_.crops) for round_ in rounds[1:])
     network = Network(peaks=peaks)
-    fewer, _ = run(network, blocky_noise(0, 600, 800), max_crops=total - 1, **rounds)
-    assert sum(len(look.crops) for look in fewer[1:]) == total - 1
+    fewer, _ = run(network, blocky_noise(0, 600, 800), max_crops=total - 1, **three)
+    assert sum(len(round_.crops) for round_ in fewer[1:]) == total - 1
     assert network.asked[-1] is False
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 4000), (4000, 3), (40, 50), (255, 255)])
-def test_pictures_of_any_size(size):
+def test_images_of_any_size(size):
     """Smaller than a crop, one pixel, long and thin: what the network sees is what is there."""
     image = np.random.default_rng(0).integers(100, 256, (*size, 3)).astype(np.uint8)
     peaks = [
@@ -204,14 +198,13 @@ def test_pictures_of_any_size(size):
     ]
     rows = [[16, 16, 48, 48, 0.9, 0.9, 0.9, 2], [-3, 30, 2, 31, 0.8, 0.8, 0.8, 1]]
     network = Network(rows, peaks)
-    looks, found = run(network, image)
+    _, found = run(network, image)
     for views in network.calls:
         assert views.shape[1:] == (3, 255, 255) and views.isfinite().all()
         assert (views.amax((1, 2, 3)) > 0).all()  # none is black
     assert np.isfinite(found.boxes).all() and len(found) > 0
     middle = found.boxes[found.labels == 2][0].reshape(2, 2).mean(0)
     np.testing.assert_allclose(middle, [size[1] / 2, size[0] / 2], atol=max(size) / 8 + 2)
-    assert draw_looks(image, looks, make_gaze()).dtype == np.uint8
 
 
 def test_a_batch_is_what_its_views_are_alone():
@@ -220,22 +213,3 @@ def test_a_batch_is_what_its_views_are_alone():
     run(network, image)
     assert len(network.calls) == 2
     assert len(network.calls[0]) == 2 and len(network.calls[1]) > 1
-
-
-def test_the_drawing_shows_crops_and_attention():
-    image = np.full((300, 400, 3), 90, np.uint8)
-    kept = image.copy()
-    network = Network(peaks=[(0, 8, 8, 0.95)])
-    looks, _ = run(network, image, init_sizes=(255,))
-    drawn = draw_looks(image, looks, make_gaze())
-    np.testing.assert_array_equal(image, kept)
-    zoom = 2  # small pictures are enlarged
-    top = drawn.shape[0] - 300 * zoom
-    width = (drawn.shape[1] + 4) // 4
-    panels = [drawn[top:, n * width : n * width + 400 * zoom] for n in range(4)]
-    (x, y), *_ = looks[1].crops.start[:, ::-1] * zoom
-    assert (panels[0][y + 50, x] != 90).any() and (panels[0][-5, 5] == 90).all()
-    point = (8 * 16 / looks[0].crops.scales[0] + looks[0].crops.offsets[0]).astype(int) * zoom
-    lit = panels[1][point[0] + 20, point[1] + 20].astype(int)
-    assert lit.sum() > panels[1][-5, 5].astype(int).sum() + 200
-    assert (panels[2] == panels[2][-5, 5]).all()  # the other maps are dark

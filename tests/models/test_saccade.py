@@ -93,9 +93,10 @@ def test_the_published_config():
     table = cornernet_saccade.Architecture()
     assert (table.stacks, table.stride, table.coarsest_stride) == (3, 4, 32)
     detector = published_detector(NAME)
-    gaze = detector.infer.keywords["gaze"]
-    assert (gaze.strides, gaze.zooms, gaze.thresholds) == ((16, 8, 4), ((1, 2, 4),), (0.3,))
-    assert (gaze.init_sizes, gaze.max_crops, gaze.detections_too) == ((192, 255), 30, True)
+    settings = detector.infer.keywords["settings"]
+    assert (settings.strides, settings.zooms) == ((16, 8, 4), ((1, 2, 4),))
+    assert (settings.thresholds, settings.init_sizes) == ((0.3,), (192, 255))
+    assert (settings.max_crops, settings.detections_too) == (30, True)
     sample = detector.sample.keywords
     assert sample["scales"] == pytest.approx((0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1))
     assert sample["centered"] and sample["color"] and sample["min_side"] == 16
