@@ -1,41 +1,44 @@
-"""A bar chart as PNG, drawn with OpenCV."""
+"""A bar chart as PNG, drawn with matplotlib."""
 
 from pathlib import Path
 
-import cv2
-import numpy as np
+from core.tools.plot import INK, drawing_style, write_figure
 
-WIDTH, BAR, GAP, LEFT, TOP = 1000, 34, 46, 300, 70
-COLORS = [(150, 150, 150), (180, 160, 120), (110, 170, 210), (70, 130, 40)]  # BGR
-INK = (40, 40, 40)
+COLORS = ("#969696", "#78A0B4", "#D2AA6E", "#288246")
+WIDTH, BAR, GROUP = 10.0, 0.34, 0.6  # inches: of the page, height of a bar and of a group's title
 
 
 def draw_bars(path: Path, title: str, groups: dict[str, dict[str, float]]) -> None:
     """Draws horizontal bars in groups, each with its value.
 
     Args:
-        path: the PNG to write.
-        title: one line above the bars.
-        groups: by the group's title, values by the bar's name.
+        path: PNG to write.
+        title: line above the bars.
+        groups: values by the name of their bar, by the title of their group.
+
+    Raises:
+        UserError: matplotlib is not installed.
     """
-    bars = sum(map(len, groups.values()))
-    image = np.full((TOP + bars * BAR + len(groups) * GAP, WIDTH, 3), 255, np.uint8)
-    scale = (WIDTH - LEFT - 90) / max(max(group.values()) for group in groups.values())
-    _write(image, title, (20, 38), 0.8)
-    y = TOP
-    for name, values in groups.items():
-        _write(image, name, (20, y + 24), 0.65)
-        y += GAP - 8
-        for number, (label, value) in enumerate(values.items()):
-            _write(image, label, (40, y + 22), 0.55)
-            right = LEFT + max(round(value * scale), 1)
-            color = COLORS[number % len(COLORS)]
-            cv2.rectangle(image, (LEFT, y + 4), (right, y + BAR - 5), color, cv2.FILLED)
-            _write(image, f"{value:.2f}", (right + 8, y + 23), 0.55)
-            y += BAR
-        y += 8
-    cv2.imwrite(str(path), image)
+    with drawing_style():
+        from matplotlib.figure import Figure
 
-
-def _write(image: np.ndarray, text: str, place: tuple[int, int], size: float) -> None:
-    cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, INK, 1, cv2.LINE_AA)
+        bars = list(map(len, groups.values()))
+        height = BAR * sum(bars) + GROUP * (len(groups) + 1)
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure.get_layout_engine().set(h_pad=0.1)
+        figure.suptitle(title, x=0.01, horizontalalignment="left", fontsize=13)
+        every = figure.subplots(
+            len(groups), squeeze=False, sharex=True, gridspec_kw={"height_ratios": bars}
+        )
+        for axes, (name, values) in zip(every[:, 0], groups.items(), strict=True):
+            colors = [COLORS[number % len(COLORS)] for number in range(len(values))]
+            drawn = axes.barh(list(values), list(values.values()), color=colors)
+            axes.bar_label(drawn, fmt="%.2f", padding=6)
+            axes.set_title(name)
+            axes.invert_yaxis()  # the first bar on top
+            axes.margins(x=0.08)
+            axes.xaxis.set_visible(False)
+            axes.tick_params(axis="y", length=0, labelcolor=INK)
+            axes.spines[:].set_visible(False)
+            axes.grid(False)
+        write_figure(figure, path)

@@ -3,30 +3,65 @@
     python -m core.tools.plot CornerNet_Squeeze-shapes
     python -m core.tools.plot cache/nnet/CornerNet other/nnet/CornerNet --out compared.png
 
-RUN is a config's name, the folder of a run, or its log.jsonl. What a resumed run did again replaces
-what it did before.
+RUN is a config's name, the folder of a run, or its log.jsonl. Steps that a resumed run repeated
+replace those of the run before. Needs matplotlib.
 """
 
 import argparse
+import contextlib
+import io
 import logging
+import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checkpoint.snapshot import run_folder
-from ..config.errors import UserError, run
+from ..checkpoint.files import write_together
+from ..checkpoint.run_directory import RunDirectory
+from ..config.errors import UserError
+from ..config.errors import run as run_script
 from ..config.loading import load_config
 from ..train.log import FILE_NAME, read_log
-from .charts import COLORS, INK, Color, Curve, Key, Panel, Style, draw_panels, round_up
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
-# Running means cover so much of the longest run, and so many lines of a log, or more.
-_SMOOTHED_SHARE, _SMOOTHED_LINES = 0.02, 8
+# Colours that the colour-blind can tell from each other (Okabe and Ito, Color Universal Design).
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+INK = "#323232"
+
+# A running mean covers this part of the longest run, or this many lines of a log if that is more.
+_WINDOW_PART, _WINDOW_LINES = 0.02, 8
+_OUTLIERS = 0.5  # percent of the single steps at either end that may lie outside the axis
+_LOGARITHMIC = 5.0  # ratio of the largest to the smallest value from which an axis is logarithmic
+_PANEL_SIZE = (6.0, 3.1)  # inches, width and height
+_LEGEND_LINE = 0.24  # inches
+_MARKS = 60  # most points of a curve that are marked one by one
+_PALE = 0.6  # how much white is in the colour of single steps
+
+_STYLES: dict[str, dict[str, Any]] = {
+    "step": {"linewidth": 1.0},
+    "mean": {"linewidth": 2.2},
+    "dots": {"linewidth": 2.2, "marker": "o", "markersize": 5.5},
+    "rings": {"linewidth": 1.1, "marker": "o", "markersize": 5.5, "markerfacecolor": "white"},
+}
+_PAGE = {
+    "agg.path.chunksize": 10_000,  # points drawn at once; a hundred thousand are too many
+    "axes.edgecolor": "#969696",
+    "axes.grid": True,
+    "axes.titlesize": 10.5,
+    "font.size": 9.0,
+    "grid.color": "#E4E4E4",
+    "legend.frameon": False,
+    "text.color": INK,
+}
 
 
 @dataclass(frozen=True)
@@ -34,109 +69,127 @@ class Run:
     """A run to draw.
 
     Attributes:
-        name: in the legend.
-        records: the lines of its log, see :class:`core.train.log.RunLog`.
-        color: of its curves.
+        name: label in the legend.
+        records: lines of its log, see :class:`core.train.log.RunLog`.
+        color: colour of its curves.
     """
 
     name: str
     records: list[dict[str, Any]]
-    color: Color
+    color: str
 
-    def curve(self, style: Style, *keys: str) -> list[Curve]:
-        """The curve of one value: none or one.
+    def curve(self, *keys: str) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and values of one entry of the log: float64 [n] each, n may be 0.
 
         Args:
-            style: of the curve.
-            keys: the way to the value in a line of the log; lines without a number there are left
-                out.
+            keys: path to the value in a line of the log; lines that have no number there are
+                left out.
         """
         points = [(record["iteration"], _inside(record, keys)) for record in self.records]
         known = np.array([point for point in points if point[1] is not None], np.float64)
-        return [Curve(known[:, 0], known[:, 1], self.color, style)] if len(known) else []
+        steps, values = known.reshape(-1, 2).T
+        return steps, values
 
 
-def main(words: list[str]) -> int:
-    """The command line; returns the exit code."""
+def main(argv: list[str]) -> int:
+    """Runs the command line; returns the exit code.
+
+    Raises:
+        UserError: an argument is wrong, a log is missing or empty, or matplotlib is not installed.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN")
-    parser.add_argument("--out", default="runs.png", metavar="FILE.png", help="(runs.png)")
-    options = parser.parse_args(words)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="config, folder of a run, or log")
+    parser.add_argument("--out", default="runs.png", metavar="FILE.png", help="(%(default)s)")
+    options = parser.parse_args(argv)
     out = Path(options.out)
     if out.suffix.lower() != ".png" or out.is_dir():
         raise UserError(f"--out {out} must name a .png file")
-    draw_runs(out, [find_log(word) for word in options.runs])
+    draw_runs(out, [find_log(name) for name in options.runs])
     logger.info("drew %s", out)
     return 0
 
 
-def find_log(word: str) -> Path:
-    """The log that a RUN of the command line means.
+def find_log(name: str) -> Path:
+    """Finds the log that a RUN of the command line names.
 
     Raises:
         UserError: there is none.
     """
-    path = Path(word)
+    path = Path(name)
     if path.is_dir():
         path = path / FILE_NAME
     elif path.suffix == ".json" or not path.is_file():
-        config = load_config(word)
-        path = run_folder(config.system.cache_dir, config.name) / FILE_NAME
+        config = load_config(name)
+        path = RunDirectory(config.system.cache_dir, config.name).log
     if not path.is_file():
         raise UserError(f"there is no log {path}; train it first, or give the folder of the run")
     return path
 
 
 def draw_runs(path: Path, logs: Sequence[Path]) -> None:
-    """Draws runs over each other.
+    """Draws runs over each other: loss, terms of the loss, and AP if it was evaluated.
 
     Args:
-        path: the PNG.
-        logs: their log.jsonl; at least one.
+        path: PNG to write.
+        logs: a log.jsonl of each run; at least one.
 
     Raises:
-        UserError: a log holds no step.
+        UserError: a log holds no step, or matplotlib is not installed.
     """
-    runs = []
-    for number, (name, log) in enumerate(zip(_names(logs), logs, strict=True)):
-        records = read_log(log)
-        if not any("loss" in record for record in records):
-            raise UserError(f"{log} holds no step of a training run")
-        runs.append(Run(name, records, COLORS[number % len(COLORS)]))
-    end = max(record["iteration"] for run in runs for record in run.records)
-    apart = max(end / len(run.curve("pale", "loss")[0].steps) for run in runs)
-    window = round_up(max(_SMOOTHED_SHARE * end, _SMOOTHED_LINES * apart))
-    panels = [_loss_panel("loss, the sum of its terms", runs, ("loss",), window)]
+    runs = _read_runs(logs)
     terms = [term for run in runs for record in run.records for term in record.get("terms", ())]
-    for term in dict.fromkeys(terms):
-        panels.append(_loss_panel(f"loss term {term}", runs, ("terms", term), window))
-    precision = [curve for run in runs for curve in run.curve("dots", "evaluation", "AP")]
-    if precision:
-        precision += [curve for run in runs for curve in run.curve("rings", "evaluation", "AP50")]
-        high = 1.05 * max(float(curve.values.max()) for curve in precision) or 1.0
-        title = "AP (dots) and AP50 (rings) of the validation split, 0 to 1"
-        panels.append(Panel(title, precision, (0.0, high)))
-    styles = [
-        Key("one training step", INK, "pale"),
-        Key(f"running mean over {window:,.0f} steps", INK, "line"),
-        Key("one validation batch", INK, "rings"),
-    ]
-    names = [[Key(_summary(run), run.color, "line")] for run in runs]
-    draw_panels(path, panels, [*names, styles])
+    panels: list[tuple[str, tuple[str, ...]]] = [("loss, the sum of its terms", ("loss",))]
+    panels += [(f"loss term {term}", ("terms", term)) for term in dict.fromkeys(terms)]
+    window = _window(runs)
+    evaluated = any(len(run.curve("evaluation", "AP")[0]) for run in runs)
+    with drawing_style():
+        figure, every = _page(len(panels) + evaluated, len(runs))
+        for axes, (title, keys) in zip(every, panels, strict=False):
+            _draw_loss(axes, title, runs, keys, window)
+        if evaluated:
+            _draw_precision(every[-1], runs)
+        _draw_legend(figure, runs, window)
+        write_figure(figure, path)
+
+
+@contextlib.contextmanager
+def drawing_style() -> Iterator[None]:
+    """Draws with matplotlib's defaults and the project's settings, whatever the user's are.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib.style
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f'plots need matplotlib ({error}): pip install "cornerkit[plot]", or '
+            "pip install matplotlib"
+        ) from None
+    with matplotlib.style.context(["default", _PAGE]):
+        yield
+
+
+def write_figure(figure: "Figure", path: Path) -> None:
+    """Writes a figure as PNG; a file that is there is replaced, and folders are made."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", backend="agg")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_together({path: lambda file: file.write(content.getvalue())})
 
 
 def running_mean(steps: np.ndarray, values: np.ndarray, window: float) -> np.ndarray:
-    """At each step the mean of the values not further than half a window from it.
+    """Mean, at each step, of the values at most half a window away.
 
-    Before the first half window, where losses fall fast, the window is as wide as it can be with
-    the step in its middle; at the end it ends with the last step.
+    In the first half window, where losses fall fast, the window is as wide as it can be with the
+    step in its middle; at the end it ends with the last step.
 
     Args:
         steps: float64 [n], ascending.
         values: float64 [n].
-        window: in steps.
+        window: width in steps.
 
     Returns:
         float64 [n].
@@ -148,25 +201,150 @@ def running_mean(steps: np.ndarray, values: np.ndarray, window: float) -> np.nda
     return (sums[last] - sums[first]) / (last - first)
 
 
-def _loss_panel(title: str, runs: Sequence[Run], keys: tuple[str, ...], window: float) -> Panel:
-    raw = [curve for run in runs for curve in run.curve("pale", *keys)]
-    smooth = [
-        replace(curve, style="line", values=running_mean(curve.steps, curve.values, window))
-        for curve in raw
-    ]
-    validation = [curve for run in runs for curve in run.curve("rings", "validation", *keys)]
-    return Panel(title, [*raw, *smooth, *validation])
+def round_up(value: float) -> float:
+    """Least of … 0.5, 1, 2, 5, 10, 20 … that is not below ``value``, which is positive."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(power * digit for digit in (1, 2, 5, 10) if power * digit >= value)
+
+
+def _read_runs(logs: Sequence[Path]) -> list[Run]:
+    runs = []
+    for number, (name, log) in enumerate(zip(_names(logs), logs, strict=True)):
+        records = read_log(log)
+        if not any("loss" in record for record in records):
+            raise UserError(f"{log} holds no step of a training run")
+        runs.append(Run(name, records, COLORS[number % len(COLORS)]))
+    return runs
+
+
+def _window(runs: Sequence[Run]) -> float:
+    """Width of the running means, in steps."""
+    end = max(record["iteration"] for run in runs for record in run.records)
+    distance = max(end / len(run.curve("loss")[0]) for run in runs)  # between two lines of a log
+    return round_up(max(_WINDOW_PART * end, _WINDOW_LINES * distance))
+
+
+def _page(panels: int, runs: int) -> tuple["Figure", list["Axes"]]:
+    """An empty page with room for a line of legend for each run, and one for the styles."""
+    from matplotlib.figure import Figure
+
+    columns = min(2, panels)
+    rows = -(-panels // columns)
+    width, height = _PANEL_SIZE
+    size = (columns * width, rows * height + _LEGEND_LINE * (runs + 2))
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, [figure.add_subplot(rows, columns, number + 1) for number in range(panels)]
+
+
+def _draw_loss(
+    axes: "Axes", title: str, runs: Sequence[Run], keys: tuple[str, ...], window: float
+) -> None:
+    """Draws a loss of every run: single steps, their running mean, and validation batches."""
+    curves = [(run, *run.curve(*keys)) for run in runs]
+    shown: list[float] = []  # the extremes of what must lie inside the axis
+    for run, steps, values in curves:
+        if len(steps):
+            _draw_curve(axes, steps, values, "step", run.color)
+            shown += np.percentile(values, (_OUTLIERS, 100 - _OUTLIERS)).tolist()
+    for run, steps, values in curves:
+        if len(steps):
+            mean = running_mean(steps, values, window)
+            _draw_curve(axes, steps, mean, "mean", run.color)
+            shown += [mean.min(), mean.max()]
+    for run in runs:
+        steps, values = run.curve("validation", *keys)
+        if len(steps):
+            _draw_curve(axes, steps, values, "rings", run.color)
+            shown += [values.min(), values.max()]
+    low, high = min(shown), max(shown)
+    if low > 0 and high >= _LOGARITHMIC * low:
+        title += ", logarithmic"
+        _make_logarithmic(axes, low / 1.1, high * 1.1)
+    else:
+        room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+        axes.set_ylim(low - room, high + room)
+    _finish_axes(axes, title, runs)
+
+
+def _draw_precision(axes: "Axes", runs: Sequence[Run]) -> None:
+    """Draws AP and AP50 of the evaluations of every run."""
+    highest = 0.0
+    for key, style in (("AP", "dots"), ("AP50", "rings")):
+        for run in runs:
+            steps, values = run.curve("evaluation", key)
+            if len(steps):
+                _draw_curve(axes, steps, values, style, run.color)
+                highest = max(highest, values.max())
+    axes.set_ylim(0, 1.05 * highest or 1.0)
+    _finish_axes(axes, "AP (dots) and AP50 (rings) of the validation split, 0 to 1", runs)
+
+
+def _draw_curve(
+    axes: "Axes", steps: np.ndarray, values: np.ndarray, style: str, color: str
+) -> None:
+    settings = _line(style, color)
+    if len(steps) > _MARKS:
+        settings.pop("marker", None)
+    elif len(steps) == 1:  # a line of one point would not be seen
+        settings["marker"] = "o"
+    axes.plot(steps, values, **settings)
+
+
+def _line(style: str, color: str) -> dict[str, Any]:
+    """Settings of a line. A pale one is not transparent: a run of many steps would hide its own."""
+    from matplotlib.colors import to_rgb
+
+    white = _PALE if style == "step" else 0.0
+    mixed = tuple(part + white * (1 - part) for part in to_rgb(color))
+    return {"color": mixed, **_STYLES[style]}
+
+
+def _make_logarithmic(axes: "Axes", low: float, high: float) -> None:
+    """Makes the axis of the values logarithmic, with numbers a reader can follow."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.set_yscale("log", nonpositive="clip")
+    axes.set_ylim(low, high)
+    digits = (1, 2, 3, 5, 7) if high < 20 * low else (1, 2, 5) if high < 200 * low else (1,)
+    axes.yaxis.set_major_locator(LogLocator(subs=digits))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _finish_axes(axes: "Axes", title: str, runs: Sequence[Run]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(title, loc="left")
+    axes.set_xlim(0, 1.02 * max(record["iteration"] for run in runs for record in run.records))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlabel("step", loc="right")
+
+
+def _draw_legend(figure: "Figure", runs: Sequence[Run], window: float) -> None:
+    """Draws a line for each run above the panels, and one that explains the styles below."""
+    from matplotlib.lines import Line2D
+
+    styles = {
+        "step": "one training step",
+        "mean": f"running mean over {window:,.0f} steps",
+        "rings": "one validation batch",
+    }
+    names = [Line2D([], [], label=_summary(run), **_line("mean", run.color)) for run in runs]
+    keys = [Line2D([], [], label=text, **_line(style, INK)) for style, text in styles.items()]
+    figure.legend(handles=names, loc="outside upper left")
+    figure.legend(handles=keys, loc="outside lower left", ncols=len(keys))
 
 
 def _inside(record: Any, keys: Sequence[str]) -> float | None:
-    """The value at the end of ``keys`` in nested dictionaries; None where there is none."""
+    """Value at the end of ``keys`` in nested dictionaries; None where there is none."""
     for key in keys:
         record = record.get(key) if isinstance(record, dict) else None
     return record
 
 
 def _names(logs: Sequence[Path]) -> list[str]:
-    """The folders of logs, without what they have in common before the first difference."""
+    """Folders of the logs, without the part that all have in common."""
     folders = [log.absolute().parent for log in logs]
     common = Path(os.path.commonpath(folders))
     return [
@@ -175,13 +353,13 @@ def _names(logs: Sequence[Path]) -> list[str]:
 
 
 def _summary(run: Run) -> str:
-    """The legend's words about a run: its name and its best AP."""
-    for curve in run.curve("dots", "evaluation", "AP"):
-        best = int(curve.values.argmax())
-        at = f"{curve.values[best]:.3f} after step {curve.steps[best]:,.0f}"
-        return f"{run.name}: best AP {at}"
-    return run.name
+    """Label of a run in the legend: its name and its best AP."""
+    steps, values = run.curve("evaluation", "AP")
+    if not len(values):
+        return run.name
+    best = int(values.argmax())
+    return f"{run.name}: best AP {values[best]:.3f} after step {steps[best]:,.0f}"
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)
