@@ -1,1 +1,1 @@
-"""What training minimises: one term a file, and for each family of detectors a named dict."""
+"""Losses: for each family of detectors the terms that training minimises, as a named dict."""

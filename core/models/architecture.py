@@ -1,17 +1,29 @@
-"""The ``model`` section of a config: the numbers that a network is made from, read and checked."""
+"""The ``model`` section of a config, read and checked; ``db`` settings that a model cannot use."""
 
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from ..config.errors import UserError
 from ..config.loading import Config
 from ..config.parsing import parse_section
+from ..config.schema import Db
 
-TEST_SIDE = 128  # pixels; test pictures of hourglasses are padded by it, so none may halve further
+logger = logging.getLogger(__name__)
+
+TEST_SIDE = 128  # pixels; hourglasses' test images are padded to multiples, so none may halve more
+
+# Settings that only CornerNet-Saccade has.
+SACCADE_SETTINGS = (
+    *("rand_center", "min_scale", "init_sizes", "ref_dets"),
+    *("att_sizes", "att_ranges", "att_ratios", "att_scales"),
+    *("att_thresholds", "att_nms_ks", "att_max_crops"),
+)
 
 
 class Architecture(Protocol):
-    """What a network without layers of fixed size tells of itself; a frozen dataclass."""
+    """Numbers that a fully convolutional network is made from; a frozen dataclass."""
 
     @property
     def stride(self) -> int:
@@ -24,7 +36,11 @@ class Architecture(Protocol):
         ...
 
     def check(self, where: str) -> None:
-        """Refuses numbers from which no network can be made; ``where`` is for messages."""
+        """Refuses numbers from which no network can be made.
+
+        Args:
+            where: file and section, for messages.
+        """
         ...
 
 
@@ -37,11 +53,11 @@ class HourglassArchitecture:
 
     Attributes:
         stacks: number of hourglasses, one after the other.
-        stem_channels: of the layers before them; each halves the size, and so their number makes
+        stem_channels: of the layers before them; each halves the size, so that their number gives
             the stride.
         channels: of an hourglass' levels, finest first; each level but the first halves the size.
         blocks: in each part of a level, level by level; the last number is that of the coarsest.
-        head_channels: of a stack's features and of all that reads them.
+        head_channels: of a stack's features and of the layers that read them.
     """
 
     stacks: int = 2
@@ -84,7 +100,7 @@ class HourglassArchitecture:
             )
         if self.coarsest_stride > TEST_SIDE:
             raise UserError(
-                f"{where}.stem_channels and {where}.channels halve the picture to 1/"
+                f"{where}.stem_channels and {where}.channels halve the image to 1/"
                 f"{self.coarsest_stride}; 1/{TEST_SIDE} is the most, so give fewer levels"
             )
 
@@ -93,7 +109,7 @@ def require_counts(architecture: Architecture, where: str) -> None:
     """Refuses numbers of channels, blocks and so on below 1, and empty lists of them.
 
     Args:
-        architecture: a dataclass; its words are passed over.
+        architecture: a dataclass; its strings are ignored.
         where: file and section, for messages.
     """
     for name, value in vars(architecture).items():
@@ -121,7 +137,7 @@ def read_architecture(schema: type[AnyArchitecture], config: Config) -> AnyArchi
 
 
 def _check_sizes(config: Config, stride: int, coarsest_stride: int) -> None:
-    """Refuses sizes of pictures and maps that don't fit a network, and says which ones fit."""
+    """Refuses sizes of images and maps that don't fit a network, and says which ones fit."""
     height, width = config.db.input_size
     cells = (-(-height // stride), -(-width // stride))  # each of the stem's layers rounds up
     if any(side % (coarsest_stride // stride) for side in cells):
@@ -137,3 +153,24 @@ def _check_sizes(config: Config, stride: int, coarsest_stride: int) -> None:
             f"db.input_size {[height, width]} the network makes {list(cells)}; set db.output_sizes "
             f"to [{list(cells)}]"
         )
+
+
+def refuse_unused(config: Config, refused: Iterable[str], idle: Iterable[str] = ()) -> None:
+    """Reports ``db`` settings that do nothing in a model and differ from their defaults.
+
+    Args:
+        config: the config.
+        refused: settings by which a user would expect other results, and not get them.
+        idle: settings of steps that the model does not have; they get a notice.
+
+    Raises:
+        UserError: one of the ``refused`` differs from its default.
+    """
+    given, default = vars(config.db), vars(Db())
+    where, model = config.path, config.model_name
+    wrong = [f"db.{key}" for key in refused if given[key] != default[key]]
+    if wrong:
+        raise UserError(f"{where}: {model} has no use for {', '.join(wrong)}; leave that out")
+    ignored = [f"db.{key}" for key in idle if given[key] != default[key]]
+    if ignored:
+        logger.info("%s: %s does not use %s", where, model, ", ".join(ignored))

@@ -25,25 +25,30 @@ from ..layers.resnet import UpsampledResNet18
 from ..losses.centers import center_losses
 from ..structures import CenterMaps
 from ..targets.centers import center_targets
-from .architecture import HourglassArchitecture, read_architecture, require_counts
+from .architecture import (
+    SACCADE_SETTINGS,
+    HourglassArchitecture,
+    read_architecture,
+    refuse_unused,
+    require_counts,
+)
 from .detector import Detector
 from .imagenet import RESNET18, load_imagenet_weights_
-from .unused import SACCADES, refuse_unused
 
 
 @dataclass(frozen=True)
 class OnHourglass(HourglassArchitecture):
-    """The ``model`` section of a config on hourglasses, see :class:`HourglassArchitecture`.
+    """The ``model`` section of a config on hourglasses.
 
     Attributes:
-        backbone: a key of :data:`BACKBONES`; it chooses this section.
+        backbone: the key of :data:`BACKBONES` that chooses this section.
     """
 
     backbone: str = "hourglass"
 
     @property
     def backbone_weights(self) -> None:
-        """There are none to start from."""
+        """File of weights to start from: none."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class OnResNet18:
     """The ``model`` section of a config on ResNet-18.
 
     Attributes:
-        backbone: a key of :data:`BACKBONES`; it chooses this section.
+        backbone: the key of :data:`BACKBONES` that chooses this section.
         up_channels: of the transposed convolutions, each of which doubles the size.
         head_channels: between the two convolutions of a head.
         backbone_weights: file of torchvision's ResNet-18 weights; None: training starts from
@@ -79,7 +84,11 @@ class OnResNet18:
         return 32
 
     def check(self, where: str) -> None:
-        """Refuses numbers from which no network can be made; ``where`` is for messages."""
+        """Refuses counts below 1.
+
+        Args:
+            where: file and section, for messages.
+        """
         require_counts(self, where)
 
 
@@ -113,7 +122,7 @@ class CenterHourglass(StackedHourglass):
 
         Args:
             images: [B, 3, height, width], normalised.
-            cells: where sizes and offsets are wanted; None: in all cells.
+            cells: those whose sizes and offsets are wanted; None: all.
         """
         outputs = super().forward(images)
         stacks = range(0 if self.training else len(outputs) - 1, len(outputs))
@@ -121,7 +130,7 @@ class CenterHourglass(StackedHourglass):
 
 
 class CenterResNet18(nn.Module):
-    """ResNet-18, brought back up to a quarter of the picture's size, and heads for centres.
+    """ResNet-18, upsampled to a quarter of the image's size, and heads for centres.
 
     Args:
         num_classes: number of object classes C.
@@ -137,14 +146,14 @@ class CenterResNet18(nn.Module):
         )
 
     def forward(self, images: Tensor, cells: Cells | None = None) -> list[CenterMaps]:
-        """Gives the maps of its one stack; arguments as :meth:`CenterHourglass.forward`."""
+        """Gives the maps of its one stack; arguments as for :meth:`CenterHourglass.forward`."""
         return [center_maps(self, self.backbone(images), 0, cells)]
 
 
 def center_heads(
     channels: int, hidden_channels: int, num_classes: int, stacks: int
 ) -> list[nn.ModuleList]:
-    """Heads for heatmap, size and offset, each with one entry a stack."""
+    """Makes the heads for heatmap, size and offset, each with one entry a stack."""
 
     def heads(outputs: int, bias: float | None = None) -> nn.ModuleList:
         return nn.ModuleList(
@@ -157,7 +166,7 @@ def center_heads(
 def center_maps(
     network: CenterHourglass | CenterResNet18, features: Tensor, stack: int, cells: Cells | None
 ) -> CenterMaps:
-    """What the heads of a stack make of its features [B, channels, H, W]."""
+    """Gives the maps of a stack from its features [B, channels, H, W]."""
     heatmap = network.hm[stack](features)
     read = cells_in(heatmap, cells)
     size, offset = (head[stack](features, read) for head in (network.wh, network.reg))
@@ -173,9 +182,8 @@ BACKBONES: dict[str, tuple[type[OnHourglass | OnResNet18], Callable[[int, Any], 
 
 def build(config: Config, num_classes: int) -> Detector:
     """Builds CenterNet with fresh weights; errors as :func:`core.models.build`."""
-    refuse_unused(
-        config, refused=["merge_bbox"], idle=["ae_threshold", "num_dets", "weight_exp", *SACCADES]
-    )
+    idle = ["ae_threshold", "num_dets", "weight_exp", *SACCADE_SETTINGS]
+    refuse_unused(config, refused=["merge_bbox"], idle=idle)
     backbone = str(config.model.get("backbone", "hourglass"))
     if backbone not in BACKBONES:
         raise UserError(
@@ -197,7 +205,7 @@ def build(config: Config, num_classes: int) -> Detector:
 def _detector(
     config: Config, num_classes: int, network: nn.Module, architecture: OnHourglass | OnResNet18
 ) -> Detector:
-    """Puts the functions of a detector of centres around its network."""
+    """Builds a detector of centres around its network."""
     db = config.db
     sample = partial(
         sample_centers,

@@ -17,7 +17,7 @@ from .detector import Detector
 
 @dataclass(frozen=True)
 class Architecture(HourglassArchitecture):
-    """The ``model`` section of a config, see :class:`HourglassArchitecture`.
+    """The ``model`` section of a config: hourglasses, and the corner pooling modules.
 
     Attributes:
         pooling_channels: of the maps that are pooled.
@@ -35,7 +35,7 @@ class CornerNet(nn.Module):
         num_classes: number of object classes C.
         architecture: widths and depths.
         block: of the hourglasses.
-        upsample: what doubles a map in the hourglasses.
+        upsample: of the hourglasses: makes the module that doubles a map.
         head_kernel: side of the kernel of the heads' first convolution.
     """
 
@@ -80,8 +80,8 @@ class CornerNet(nn.Module):
 
         Args:
             images: [B, 3, height, width], normalised.
-            tl_cells, br_cells: where embeddings and offsets of either corner are wanted; None: in
-                all cells.
+            tl_cells, br_cells: cells of either corner whose embeddings and offsets are wanted;
+                None: all.
         """
         outputs = self.hg(images)
         stacks = range(0 if self.training else len(outputs) - 1, len(outputs))
@@ -92,7 +92,7 @@ class CornerNet(nn.Module):
     def corner_maps(
         self, features: Tensor, stack: int, tl_cells: Cells | None, br_cells: Cells | None
     ) -> CornerMaps:
-        """The maps of one stack from its features [B, head_channels, H, W]."""
+        """Gives the maps of one stack from its features [B, head_channels, H, W]."""
         top_left = self.tl_modules[stack](features)
         bottom_right = self.br_modules[stack](features)
         tl_heatmap, br_heatmap = self.tl_heats[stack](top_left), self.br_heats[stack](bottom_right)

@@ -1,10 +1,10 @@
-"""CornerNet-Saccade: detection by closer looks (Law et al. 2019, arXiv:1904.08900, section 3).
+"""CornerNet-Saccade: detection in crops (Law et al. 2019, arXiv:1904.08900, section 3).
 
-What differs from CornerNet: three shallow hourglasses (hourglass-54) look at small views; attention
-maps on the hourglasses' merged maps say where a closer look is worth while.
+Unlike CornerNet, it runs three shallow hourglasses (hourglass-54) on small views of the image, and
+attention maps on the hourglasses' merged maps tell which regions to crop next.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,15 +20,14 @@ from ..losses.saccade import saccade_losses
 from ..structures import CornerMaps, SaccadeMaps
 from ..targets.saccade import saccade_targets
 from . import cornernet
-from .cornernet_saccade_settings import saccade_problems
+from .architecture import read_architecture, refuse_unused
 from .corners import class_head_keys, corner_decoder, decoded_cells
 from .detector import Detector
-from .unused import refuse_unused
 
 
 @dataclass(frozen=True)
 class Architecture(cornernet.Architecture):
-    """The ``model`` section of a config, see :class:`core.models.cornernet.Architecture`."""
+    """The ``model`` section of a config, with the fields of :class:`.cornernet.Architecture`."""
 
     stacks: int = 3
     channels: tuple[int, ...] = (256, 384, 384, 512)
@@ -67,20 +66,21 @@ class CornerNetSaccade(cornernet.CornerNet):
 
         Args:
             images: [B, 3, height, width], normalised.
-            tl_cells, br_cells: see :meth:`core.models.cornernet.CornerNet.forward`.
+            tl_cells, br_cells: cells of either corner whose embeddings and offsets are wanted;
+                None: all.
             attention: whether the attention maps are wanted; without them ``attention`` is empty.
         """
         outputs = self.hg(images)
         maps = []
         for stack in range(0 if self.training else len(outputs) - 1, len(outputs)):
             features, merged = outputs[stack]
-            looks: list[Tensor] = []
+            attended: list[Tensor] = []
             if attention:
                 heads = self.att_modules[stack].children()
                 finest = merged[-self.levels :]
-                looks = [head(level) for head, level in zip(heads, finest, strict=True)]
+                attended = [head(level) for head, level in zip(heads, finest, strict=True)]
             corners = self.corner_maps(features, stack, tl_cells, br_cells)
-            maps.append(SaccadeMaps(corners, looks))
+            maps.append(SaccadeMaps(corners, attended))
         return maps
 
 
@@ -91,7 +91,7 @@ def build(config: Config, num_classes: int) -> Detector:
         refused=["merge_bbox", "test_scales", "test_resolution"],
         idle=["test_flipped", "test_nms", "weight_exp", "rand_crop", "border"],
     )
-    architecture = cornernet.read_architecture(Architecture, config)
+    architecture = read_architecture(Architecture, config)
     db, stacks = config.db, architecture.stacks
     levels = len(db.att_ranges)
     strides = tuple(architecture.stride * 2**level for level in reversed(range(levels)))
@@ -142,7 +142,7 @@ def build(config: Config, num_classes: int) -> Detector:
 def decode_saccade(
     outputs: list[SaccadeMaps], *, corners: Callable[[CornerMaps], Tensor]
 ) -> SaccadePrediction:
-    """What inference needs of the last stack.
+    """Decodes the maps of the last stack.
 
     Args:
         outputs: one entry a stack.
@@ -177,3 +177,85 @@ def _settings(db: Db, strides: tuple[int, ...]) -> SaccadeSettings:
         max_crops=db.att_max_crops,
         detections_too=db.ref_dets,
     )
+
+
+def saccade_problems(
+    db: Db,
+    doublings: int,
+    sizes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+) -> Iterator[str]:
+    """Checks the settings of saccades, each by itself and against the others.
+
+    Args:
+        db: the settings.
+        doublings: number of times that an hourglass doubles a map.
+        sizes: height and width, in cells, of the attention maps that the network makes.
+        strides: pixels a cell of each of them.
+
+    Yields:
+        Messages, each starting with the setting's key.
+    """
+    levels, side = len(db.att_ranges), min(db.input_size)
+    if not 1 <= levels <= doublings:
+        yield (
+            f"att_ranges names {levels} attention maps; the network has merged maps for 1 to "
+            f"{doublings}"
+        )
+    for key, values in (("att_nms_ks", (db.att_nms_ks,)), ("att_scales", db.att_scales)):
+        if any(len(value) != levels for value in values):
+            yield f"{key} must give one number for each of the {levels} db.att_ranges"
+    if len(db.att_scales) != len(db.att_thresholds):
+        yield (
+            f"att_scales names {len(db.att_scales)} rounds and db.att_thresholds "
+            f"{len(db.att_thresholds)}; give each one entry a round"
+        )
+    if any(window < 1 or window % 2 == 0 for window in db.att_nms_ks):
+        yield f"att_nms_ks {list(db.att_nms_ks)} must be odd"
+    if any(zoom <= 0 for zooms in db.att_scales for zoom in zooms):
+        yield "att_scales must hold numbers above 0"
+    if any(not 0 <= threshold < 1 for threshold in db.att_thresholds):
+        yield "att_thresholds must be at least 0 and below 1"
+    if db.att_max_crops < 0:
+        yield "att_max_crops must be at least 0"
+    if not db.init_sizes or not all(1 <= size <= side for size in db.init_sizes):
+        yield f"init_sizes {list(db.init_sizes)} must be 1 to {side}, the view's side, each"
+    yield from _problems_of_ranges(db.att_ranges, side)
+    for low, high in db.att_ranges:
+        if max(low, db.min_scale, 1) > min(high, side - 1):
+            yield (
+                f"att_ranges has [{low}, {high}], and with db.min_scale {db.min_scale} and "
+                f"db.input_size {list(db.input_size)} no size of an object is left in it"
+            )
+    yield from _problems_of_maps(db, sizes, strides)
+
+
+def _problems_of_maps(
+    db: Db, sizes: Sequence[tuple[int, int]], strides: Sequence[int]
+) -> Iterator[str]:
+    """Checks what the settings say of the attention maps against what the network makes."""
+    for key, given, actual in (
+        ("att_sizes", db.att_sizes, sizes),
+        ("att_ratios", db.att_ratios, strides),
+    ):
+        if given is not None and given != actual:
+            yield (
+                f"{key} says {_listed(given)}, and from db.input_size {list(db.input_size)} the "
+                f"network makes {_listed(actual)}; leave it out"
+            )
+
+
+def _problems_of_ranges(ranges: Sequence[tuple[int, int]], side: int) -> Iterator[str]:
+    """Checks that every object of a view with sides of ``side`` pixels has one map."""
+    lows, highs = [low for low, _ in ranges], [high for _, high in ranges]
+    given = f"att_ranges {_listed(ranges)}"
+    if lows != sorted(set(lows), reverse=True):
+        yield f"{given} must go from large objects to small ones"
+    elif ranges and (lows[-1] != 0 or highs[0] < side - 1):
+        yield f"{given} must reach from 0 to {side - 1} pixels, the largest object of a view"
+    elif any(high < low for high, low in zip(highs[1:], lows, strict=False)):
+        yield f"{given} leave a gap: objects of that size would be in no attention map"
+
+
+def _listed(pairs: Sequence[object]) -> list[object]:
+    return [list(pair) if isinstance(pair, tuple) else pair for pair in pairs]

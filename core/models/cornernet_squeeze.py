@@ -1,7 +1,7 @@
 """CornerNet-Squeeze: CornerNet for real time (Law et al. 2019, arXiv:1904.08900, section 4).
 
-What differs from CornerNet: the stem halves once more and the hourglasses once less; these are made
-of fire modules and double maps by transposed convolutions; the heads are 1x1 convolutions.
+Unlike CornerNet's, its stem halves once more and its hourglasses once less; these are made of fire
+modules and double maps by transposed convolutions; the heads are 1x1 convolutions.
 """
 
 from dataclasses import dataclass
@@ -11,13 +11,14 @@ from ..config.loading import Config
 from ..layers.fire import Fire
 from ..layers.hourglass import transposed_upsample
 from . import cornernet
+from .architecture import read_architecture
 from .corners import corner_detector
 from .detector import Detector
 
 
 @dataclass(frozen=True)
 class Architecture(cornernet.Architecture):
-    """The ``model`` section of a config, see :class:`core.models.cornernet.Architecture`."""
+    """The ``model`` section of a config, with the fields of :class:`.cornernet.Architecture`."""
 
     stem_channels: tuple[int, ...] = (128, 256, 256)
     channels: tuple[int, ...] = (256, 256, 384, 384, 512)
@@ -34,7 +35,7 @@ class Architecture(cornernet.Architecture):
 
 def build(config: Config, num_classes: int) -> Detector:
     """Builds CornerNet-Squeeze with fresh weights; errors as :func:`core.models.build`."""
-    architecture = cornernet.read_architecture(Architecture, config)
+    architecture = read_architecture(Architecture, config)
     network = cornernet.CornerNet(
         num_classes, architecture, block=Fire, upsample=transposed_upsample, head_kernel=1
     )

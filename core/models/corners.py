@@ -1,4 +1,4 @@
-"""What every detector of corners has around its network: samples, targets, losses, decoding."""
+"""The functions around the network of a detector of corners: samples, targets, decoding …"""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,24 +15,24 @@ from ..inference.corners import detect_corners
 from ..losses.corners import corner_losses
 from ..structures import CornerMaps
 from ..targets.corners import corner_targets
+from .architecture import SACCADE_SETTINGS, refuse_unused
 from .detector import Detector
-from .unused import SACCADES, refuse_unused
 
 
 def corner_detector(
     config: Config, num_classes: int, network: nn.Module, *, stride: int, stacks: int
 ) -> Detector:
-    """Puts the functions of a detector of corners around its network.
+    """Builds a detector of corners around its network.
 
     Args:
-        config: whose ``db`` section says how to sample, encode, decode and detect.
+        config: its ``db`` section configures samples, targets, decoding and inference.
         num_classes: number of object classes C.
         network: gives a list of :class:`core.structures.CornerMaps`.
         stride: pixels a cell of the network's maps.
         stacks: number of stacks, each with heatmap heads of its own.
     """
     db = config.db
-    refuse_unused(config, refused=["test_resolution"], idle=["test_nms", *SACCADES])
+    refuse_unused(config, refused=["test_resolution"], idle=["test_nms", *SACCADE_SETTINGS])
     decode = corner_decoder(db, no_border=False, where=config.path)
     sample = partial(
         sample_corners,
@@ -75,12 +75,12 @@ def corner_detector(
 
 
 def corner_decoder(db: Db, *, no_border: bool, where: str) -> Callable[[CornerMaps], Tensor]:
-    """:func:`decode_corners` with the settings of a config's ``db`` section.
+    """Gives :func:`decode_corners` the settings of a config's ``db`` section.
 
     Args:
         db: the section.
-        no_border: see there.
-        where: the file, for messages.
+        no_border: refuse pairs with a corner in the first or last row or column of cells.
+        where: file, for messages.
 
     Raises:
         UserError: more detections are asked for than there are pairs of corners.
@@ -101,7 +101,7 @@ def corner_decoder(db: Db, *, no_border: bool, where: str) -> Callable[[CornerMa
 
 
 def decoded_cells(db: Db) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Where :func:`corner_decoder` reads embeddings and offsets, as inputs of the network."""
+    """Inputs of the network that find the cells which :func:`corner_decoder` reads."""
     find = partial(peak_cells, k=db.top_k, kernel=db.nms_kernel)
     return {"tl_cells": find, "br_cells": find}
 

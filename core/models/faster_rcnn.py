@@ -5,7 +5,8 @@ training loop seeds before every chunk of a step.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 
+from ..config.errors import UserError
 from ..config.loading import Config, Db
 from ..config.parsing import parse_section
 from ..data.samples import sample_unchanged
@@ -30,14 +32,13 @@ from ..layers.regions import (
 )
 from ..layers.vgg import vgg_features
 from ..targets.regions import region_targets
+from .architecture import SACCADE_SETTINGS, refuse_unused
 from .detector import Detector
-from .faster_rcnn_architecture import Architecture
 from .imagenet import VGG16, load_imagenet_weights_
-from .unused import SACCADES, refuse_unused
 
 _MAP = "0"  # torchvision's name for the only map of a backbone
 
-# Settings of detectors of keypoints: their sizes, crops, heatmaps and ways of detecting.
+# ``db`` settings of detectors of keypoints: sizes, crops, heatmaps and inference.
 _REFUSED = (
     *("input_size", "output_sizes", "gaussian_bump", "gaussian_iou", "gaussian_radius"),
     *("rand_scales", "rand_scale_min", "rand_scale_max", "rand_scale_step"),
@@ -45,8 +46,118 @@ _REFUSED = (
 )
 _IDLE = (
     *("rand_crop", "border", "test_flipped", "top_k", "nms_kernel"),
-    *("ae_threshold", "num_dets", "weight_exp", *SACCADES),
+    *("ae_threshold", "num_dets", "weight_exp", *SACCADE_SETTINGS),
 )
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The ``model`` section of a config; by default VGG16 and the paper's numbers.
+
+    Attributes:
+        channels: of the backbone's convolutions, block by block; each block but the first halves
+            the size, and so their number makes the stride.
+        batch_norm: whether a batch norm follows each of them.
+        backbone_weights: file of torchvision's VGG16 weights, for the convolutions and the two
+            linear layers; None: training starts from scratch.
+        shorter_side: pixels; an image is scaled so that its shorter side has this length,
+        longer_side: unless its longer side would then be longer than this.
+        anchor_scales: square roots of the anchors' areas, in strides.
+        anchor_ratios: heights of the anchors by their widths.
+        rpn_positive_iou, rpn_negative_iou: overlap with an object from which on an anchor is
+            trained as one, and below which as none; the best anchors of an object always are.
+        rpn_samples, rpn_positive_fraction: anchors an image that are trained, and the most of them
+            that are positive.
+        rpn_nms_threshold: overlap above which a proposal suppresses another.
+        rpn_min_size: pixels; a proposal with a shorter side is dropped.
+        train_pre_nms, train_post_nms: best proposals before and after the suppression, in training.
+        test_pre_nms, test_post_nms: the same in detection.
+        pooled_size: cells a side of a proposal's features.
+        sampling_ratio: samples a side of each of these cells.
+        head_channels: of the two linear layers.
+        roi_iou: overlap with an object from which on a proposal is trained as one.
+        roi_samples, roi_positive_fraction: as ``rpn_samples``, of proposals.
+        min_score: of a detection.
+    """
+
+    channels: tuple[tuple[int, ...], ...] = (
+        (64, 64),
+        (128, 128),
+        (256, 256, 256),
+        (512, 512, 512),
+        (512, 512, 512),
+    )
+    batch_norm: bool = False
+    backbone_weights: str | None = None
+    shorter_side: int = 600
+    longer_side: int = 1000
+    anchor_scales: tuple[float, ...] = (8.0, 16.0, 32.0)
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    rpn_positive_iou: float = 0.7
+    rpn_negative_iou: float = 0.3
+    rpn_samples: int = 256
+    rpn_positive_fraction: float = 0.5
+    rpn_nms_threshold: float = 0.7
+    rpn_min_size: float = 16.0
+    train_pre_nms: int = 12000
+    train_post_nms: int = 2000
+    test_pre_nms: int = 6000
+    test_post_nms: int = 300
+    pooled_size: int = 7
+    sampling_ratio: int = 2
+    head_channels: int = 4096
+    roi_iou: float = 0.5
+    roi_samples: int = 128
+    roi_positive_fraction: float = 0.25
+    min_score: float = 0.05
+
+    @property
+    def stride(self) -> int:
+        """Pixels a cell of the map."""
+        return int(2 ** (len(self.channels) - 1))
+
+    def check(self, where: str) -> None:
+        """Refuses numbers from which no network can be made.
+
+        Args:
+            where: file and section, for messages.
+
+        Raises:
+            UserError: a number is out of its range.
+        """
+        for name in _FRACTIONS:
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{where}.{name} {getattr(self, name)} must be from 0 to 1")
+        for name in _NUMBERS:
+            if _least(getattr(self, name)) <= 0:
+                raise UserError(f"{where}.{name} must hold numbers above 0")
+        if self.rpn_negative_iou > self.rpn_positive_iou:
+            raise UserError(
+                f"{where}.rpn_negative_iou {self.rpn_negative_iou} must not be above "
+                f"{where}.rpn_positive_iou {self.rpn_positive_iou}"
+            )
+        if self.shorter_side > self.longer_side or self.shorter_side < self.stride:
+            raise UserError(
+                f"{where}.shorter_side {self.shorter_side} must be from {self.stride}, a cell of "
+                f"the map, to {where}.longer_side {self.longer_side}"
+            )
+
+
+# Fields from 0 to 1, and fields above 0; the others are no numbers.
+_FRACTIONS = (
+    *("rpn_positive_iou", "rpn_negative_iou", "rpn_positive_fraction", "rpn_nms_threshold"),
+    *("roi_iou", "roi_positive_fraction", "min_score"),
+)
+_NUMBERS = tuple(
+    name
+    for name in vars(Architecture())
+    if name not in {*_FRACTIONS, "batch_norm", "backbone_weights"}
+)
+
+
+def _least(value: float | Sequence[Any]) -> float:
+    """The smallest number in nested lists, or 0 for an empty one."""
+    return min(map(_least, value), default=0) if isinstance(value, Sequence) else value
 
 
 class FasterRCNN(nn.Module):
@@ -56,7 +167,7 @@ class FasterRCNN(nn.Module):
 
     Args:
         num_classes: number of object classes C.
-        architecture: see there.
+        architecture: widths, anchors and numbers of samples.
         db: its ``nms_threshold`` and ``max_per_image`` are for the detections.
     """
 
@@ -106,11 +217,11 @@ class FasterRCNN(nn.Module):
 
         Args:
             images: [B, 3, height, width], normalised.
-            targets: see :func:`core.targets.regions.region_targets`.
+            targets: as :func:`core.targets.regions.region_targets` gives them.
 
         Returns:
             ``loss_objectness``, ``loss_rpn_box_reg``, ``loss_classifier`` and ``loss_box_reg``; or
-            of each picture ``boxes`` float32 [n, 4], ``scores`` [n], best first, ``labels`` [n].
+            of each image ``boxes`` float32 [n, 4], ``scores`` [n], best first, ``labels`` [n].
         """
         if targets is None:
             assert not self.training, "training needs targets"
@@ -120,18 +231,18 @@ class FasterRCNN(nn.Module):
             height, width = (max(sides) for sides in zip(*sizes, strict=True))
             images = without_padding(images[:, :, :height, :width], sizes)
         features = {_MAP: self.backbone(images).float()}
-        pictures = ImageList(images, sizes)
+        image_list = ImageList(images, sizes)
         if targets is None:
-            regions, _ = self.rpn(pictures, features)
+            regions, _ = self.rpn(image_list, features)
             return self.roi_heads(features, regions, sizes)[0]
         with self._sampling(images.device):
-            regions, losses = self.rpn(pictures, features, targets)
+            regions, losses = self.rpn(image_list, features, targets)
             regions = at_least_one_region(regions, sizes)
             return {**losses, **self.roi_heads(features, regions, sizes, targets)[1]}
 
     @contextlib.contextmanager
     def _sampling(self, device: torch.device) -> Iterator[None]:
-        """Within it, torchvision's parts give losses in evaluation mode too.
+        """Context in which torchvision's parts give losses, in evaluation mode too.
 
         A validation then draws its samples from a seed of its own: it repeats, and the training's
         draws do not depend on it.
@@ -152,17 +263,17 @@ class FasterRCNN(nn.Module):
 
 
 def without_padding(images: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
-    """Images [B, 3, h, w] with 0, the mean colour, beside their pictures of ``sizes``."""
+    """Sets to 0, the mean colour, all of images [B, 3, h, w] that lies beyond their ``sizes``."""
     if len(set(sizes)) == 1:
         return images
     padding = torch.ones_like(images[:, :1], dtype=torch.bool)
-    for picture, (height, width) in zip(padding, sizes, strict=True):
-        picture[:, :height, :width] = False
+    for rows, (height, width) in zip(padding, sizes, strict=True):
+        rows[:, :height, :width] = False
     return images.masked_fill(padding, 0)
 
 
 def given_losses(losses: dict[str, Tensor], targets: Any) -> dict[str, Tensor]:
-    """The loss terms that the network gave; ``targets`` were for it."""
+    """Passes on the loss terms that the network computed itself from the targets."""
     return losses
 
 
@@ -170,7 +281,7 @@ def build(config: Config, num_classes: int) -> Detector:
     """Builds Faster R-CNN with fresh weights; errors as :func:`core.models.build`.
 
     Of the config's ``db`` section ``data_aug``, ``rand_color``, ``lighting``, ``nms_threshold`` and
-    ``max_per_image`` are used: pictures are neither cropped nor detected at several scales, and the
+    ``max_per_image`` are used: images are neither cropped nor tested at several scales, and the
     suppression is torchvision's. Other settings are refused, or get a notice.
     """
     refuse_unused(config, _REFUSED, _IDLE)

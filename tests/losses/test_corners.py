@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from core.losses.associative_embedding import associative_embedding_loss
-from core.losses.corners import corner_losses
-from core.losses.offset import offset_loss
+from core.losses.corners import corner_losses, offset_loss
 from core.structures import CornerMaps
 from core.targets.corners import CornerTargets
 

@@ -34,7 +34,7 @@ def name(request):
         ),
         (
             {"channels": [16] * 7, "blocks": [1] * 7},
-            "halve the picture to 1/256; 1/128 is the most, so give fewer levels",
+            "halve the image to 1/256; 1/128 is the most, so give fewer levels",
         ),
         (
             {"channels": [16] * 6, "blocks": [1] * 6},

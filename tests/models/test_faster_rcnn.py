@@ -11,7 +11,7 @@ from core import models
 from core.config.loading import config_from_dict, load_config
 from core.layers.anchors import AnchorGrid
 from core.layers.vgg import vgg_features
-from core.models.faster_rcnn_architecture import Architecture
+from core.models.faster_rcnn import Architecture
 from core.structures import collate
 from core.targets.color import apply_color
 from tests.support.model_builders import small_config, small_detector

@@ -9,8 +9,7 @@ from torchvision.models.vgg import make_layers
 from core.config.errors import UserError
 from core.config.loading import config_from_dict
 from core.data.color import MEAN, STD
-from core.models.faster_rcnn import FasterRCNN
-from core.models.faster_rcnn_architecture import Architecture
+from core.models.faster_rcnn import Architecture, FasterRCNN
 from core.models.imagenet import VGG16, for_normalized_bgr, load_imagenet_weights_
 from tests.support.model_builders import small_detector
 

@@ -12,7 +12,7 @@ from core.config.errors import UserError
 from core.config.loading import config_from_dict, load_config
 from core.data.samples import sample_unchanged
 from core.inference.centers import Geometry
-from core.models.faster_rcnn_architecture import Architecture
+from core.models.faster_rcnn import Architecture
 from tests.support.model_builders import GOLDEN, small_config, small_detector
 
 # Every number is another one, so that none can stand in another's place.

@@ -1,4 +1,4 @@
-"""Settings that a model passes over: refused, or with a notice, and none without a word."""
+"""Settings that a model does not use: refused or reported, and none ignored silently."""
 
 from dataclasses import fields, replace
 
@@ -34,7 +34,7 @@ REFUSED = {
         ("CornerNet_Saccade", "test_resolution"),
     ],
 )
-def test_settings_that_a_model_would_pass_over_are_refused(name, key):
+def test_settings_that_would_change_results_are_refused(name, key):
     with pytest.raises(UserError) as error:
         small_detector(name, **{key: REFUSED[key]})
     message = f"{name}.json: {name} has no use for db.{key}; leave that out"
@@ -59,8 +59,8 @@ class Seen(Db):
 
 
 @pytest.mark.parametrize("name", sorted(models.MODELS))
-def test_every_setting_is_used_or_said_to_be_unused(name, monkeypatch):
-    """A new setting that a model passes over without a word fails here."""
+def test_every_setting_is_used_or_reported(name, monkeypatch):
+    """A new setting that a model silently ignores fails here."""
     unused = set()
 
     def note(config, refused, idle=()):
@@ -80,5 +80,5 @@ def test_every_setting_is_used_or_said_to_be_unused(name, monkeypatch):
     seen.seen.clear()
     models.build(replace(config, db=seen), 3)
     settings = {field.name for field in fields(Db)}
-    elsewhere = {"categories", "use_crowd", "reference_scoring"}  # data set, COCO results
+    elsewhere = {"categories", "use_crowd", "reference_scoring"}  # dataset, COCO results
     assert settings - seen.seen - elsewhere == unused - elsewhere
