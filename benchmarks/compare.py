@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.operators import table
 from core import models
-from core.checkpoint.snapshot import newest_snapshot
+from core.checkpoint.run_directory import RunDirectory
 from core.config.errors import UserError
 from core.config.errors import run as run_script
 from core.config.loading import Config, load_config
@@ -74,7 +74,7 @@ def newest_iteration(config: Config) -> int:
         UserError: there is none.
     """
     cache_dir = config.system.cache_dir
-    newest = newest_snapshot(cache_dir, config.name)
+    newest = RunDirectory(cache_dir, config.name).newest()
     if newest is None:
         raise UserError(f"{config.name} has no snapshot in {cache_dir}; leave --trained out")
     return newest[1]

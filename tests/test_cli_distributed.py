@@ -11,6 +11,7 @@ import torch
 
 import train
 from core.checkpoint import snapshot as checkpoint
+from core.checkpoint.run_directory import RunDirectory
 from core.config import errors
 from core.config.errors import UserError
 from core.distributed.launch import launch
@@ -27,7 +28,7 @@ def losses(root):
 
 
 def weights(root):
-    return checkpoint.read_weights(checkpoint.snapshot_path(root / "cache", NAME, 4))
+    return checkpoint.read_weights(RunDirectory(root / "cache", NAME).snapshot(4))
 
 
 @pytest.fixture(scope="module")

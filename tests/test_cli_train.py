@@ -17,6 +17,7 @@ import torch
 
 import train
 from core.checkpoint import snapshot as checkpoint
+from core.checkpoint.run_directory import RunDirectory
 from core.config import errors
 from core.config.errors import UserError
 from core.train.log import read_log
@@ -43,7 +44,7 @@ def root(trained, tmp_path):
 
 
 def snapshot(root, iteration, name=NAME):
-    return checkpoint.snapshot_path(root / "cache", name, iteration)
+    return RunDirectory(root / "cache", name).snapshot(iteration)
 
 
 def test_a_run_leaves_snapshots_and_a_log(trained):
@@ -254,7 +255,7 @@ def test_an_ended_run_says_how_to_go_on(root, what):
         "SIGTERM was received" if what == "SIGTERM" else r"DataLoader worker \(pid.* (is|exited)"
     )
     assert re.search(message, output)
-    newest = checkpoint.newest_snapshot(root / "cache", NAME)
+    newest = RunDirectory(root / "cache", NAME).newest()
     assert newest is not None
     command = output.splitlines()[-1]
     assert f"python train.py {root}/configs/{NAME}.json --iter {newest[1]} " in command

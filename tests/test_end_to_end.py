@@ -12,6 +12,7 @@ import torch
 import evaluate
 import train
 from core.checkpoint import snapshot as checkpoint
+from core.checkpoint.run_directory import RunDirectory
 from core.config import errors
 from core.evaluation.coco import METRICS
 from core.models.loading import load_detector
@@ -28,7 +29,7 @@ def losses(root):
 
 def weights_and_state(root):
     """All tensors of the snapshot of step 4, the optimiser's too."""
-    path = checkpoint.snapshot_path(root / "cache", NAME, 4)
+    path = RunDirectory(root / "cache", NAME).snapshot(4)
     tensors = dict(checkpoint.read_weights(path))
     state = checkpoint.load_training_state(path)["optimizer"]["state"]
     for number, values in state.items():

@@ -1,8 +1,13 @@
-"""The snapshots of a run: which is whole, which keep the state of the training, who writes them."""
+"""The folder of a run: its snapshots and its log, and the thread that writes them.
+
+``<cache_dir>/nnet/<name>/`` holds the snapshots of a run (:mod:`core.checkpoint.snapshot`), the
+weights with its highest AP as ``<name>_best.pkl``, and its log.
+"""
 
 import logging
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,79 +16,97 @@ from torch import Tensor, nn
 
 from ..config.errors import UserError
 from . import snapshot as checkpoint
-from .files import sha256_of
-from .snapshot import Meta, read_meta, snapshot_path, training_path
+from .files import remove_unfinished
+from .snapshot import Meta, corruption, iterations_in, training_path
 
 logger = logging.getLogger(__name__)
 
 
-def latest_valid(cache_dir: str | Path, name: str) -> int | None:
-    """The newest iteration of a run that can be resumed as it was saved; None: none was saved.
+@dataclass(frozen=True)
+class RunDirectory:
+    """The folder in which the snapshots and the log of a run are, or would be.
 
-    Newer ones, which were cut short or altered, are told in a line each.
-
-    Raises:
-        UserError: there are snapshots, and none of them is whole.
+    Attributes:
+        cache_dir: folder of all runs, ``system.cache_dir``.
+        name: name of the run's config.
     """
-    iteration = None
-    for iteration in reversed(checkpoint.iterations(cache_dir, name)):
-        path = snapshot_path(cache_dir, name, iteration)
-        problem = damage(path)
-        if problem is None:
-            return iteration
-        logger.warning("%s is passed over: %s", path, problem)
-    folder = checkpoint.run_folder(cache_dir, name)
-    if iteration is not None:
-        raise UserError(
-            f"no snapshot in {folder} is whole; move them away to start anew, or start from the "
-            "weights of one with --weights FILE"
-        )
-    logger.info("there is no snapshot in %s to resume from: starting from step 1", folder)
-    return None
 
+    cache_dir: str | Path
+    name: str
 
-def damage(path: Path) -> str | None:
-    """What keeps the snapshot ``path`` from being resumed as it was saved; None: nothing does."""
-    try:
-        meta = read_meta(path)
-        if meta is None:
-            return "nothing beside it says what it is of"
-        for file in (path, training_path(path)):
-            digest = meta.sha256.get(file.name.removeprefix(path.stem))
-            if digest is None:
-                return f"it was saved without a checksum of {file.name}"
-            if not file.is_file():
-                return f"{file.name} is not there any more"
-            if sha256_of(file) != digest:
-                return f"{file.name} was cut short or altered"
-    except (UserError, OSError) as error:
-        return str(error)
-    return None
+    @property
+    def path(self) -> Path:
+        """The folder itself; it exists once something was written."""
+        return Path(self.cache_dir) / "nnet" / self.name
 
+    def snapshot(self, iteration: int) -> Path:
+        """Path of the weights of an iteration."""
+        return self.path / f"{self.name}_{iteration}.pkl"
 
-def forget_training_states(path: Path, keep: int) -> None:
-    """Deletes a run's training states but those of the ``keep`` newest snapshots up to ``path``.
+    @property
+    def best(self) -> Path:
+        """Path of the weights with the highest AP."""
+        return self.path / f"{self.name}_best.pkl"
 
-    What a later snapshot has, left by an earlier run, stays.
-    """
-    name, _, newest = path.stem.rpartition("_")
-    cache_dir = path.parent.parent.parent
-    states = [
-        training_path(snapshot_path(cache_dir, name, iteration))
-        for iteration in checkpoint.iterations(cache_dir, name)
-        if iteration <= int(newest)
-    ]
-    for state in [state for state in states if state.is_file()][:-keep]:
-        state.unlink(missing_ok=True)
+    @property
+    def log(self) -> Path:
+        """Path of the log, a JSON object a line."""
+        return self.path / "log.jsonl"
+
+    def iterations(self) -> list[int]:
+        """Iterations of the snapshots, ascending."""
+        return iterations_in(self.path, self.name)
+
+    def newest(self) -> tuple[Path, int] | None:
+        """The snapshot with the highest iteration and that iteration; None when there is none."""
+        iterations = self.iterations()
+        return (self.snapshot(iterations[-1]), iterations[-1]) if iterations else None
+
+    def latest_valid(self) -> int | None:
+        """Newest iteration that can be resumed as it was saved; None when nothing was saved.
+
+        Logs a line for each newer snapshot, which was cut short or altered.
+
+        Raises:
+            UserError: there are snapshots, and none of them is valid.
+        """
+        iterations = self.iterations()
+        for iteration in reversed(iterations):
+            path = self.snapshot(iteration)
+            problem = corruption(path)
+            if problem is None:
+                return iteration
+            logger.warning("%s is passed over: %s", path, problem)
+        if iterations:
+            raise UserError(
+                f"no snapshot in {self.path} is valid; move them away to start anew, or start from "
+                "the weights of one with --weights FILE"
+            )
+        logger.info("there is no snapshot in %s to resume from: starting from step 1", self.path)
+        return None
+
+    def remove_unfinished(self) -> None:
+        """Removes what processes that were killed while they wrote left behind."""
+        remove_unfinished(self.path)
+
+    def forget_training_states(self, iteration: int, keep: int) -> None:
+        """Deletes training states but those of the ``keep`` newest snapshots up to ``iteration``.
+
+        Those of later snapshots, left by an earlier run, stay.
+        """
+        states = [training_path(self.snapshot(x)) for x in self.iterations() if x <= iteration]
+        for state in [state for state in states if state.is_file()][:-keep]:
+            state.unlink(missing_ok=True)
 
 
 class SnapshotWriter:
     """Writes a run's snapshots while it goes on; within a context that waits for the last of them.
 
-    A snapshot that cannot be written is told in a line, and the one before stays as it is.
+    A snapshot that cannot be written is an error in the log, and the one before stays as it is.
 
     Args:
-        keep: newest snapshots that keep their training state.
+        directory: folder of the run.
+        keep: number of newest snapshots that keep their training state.
         saved: iteration of the newest snapshot of the run, if there is one already.
 
     Attributes:
@@ -91,8 +114,9 @@ class SnapshotWriter:
         failed: whether the last one could not be written.
     """
 
-    def __init__(self, keep: int, saved: int | None = None) -> None:
-        self.keep, self.saved, self.failed = keep, saved, False
+    def __init__(self, directory: RunDirectory, keep: int, saved: int | None = None) -> None:
+        self.directory, self.keep = directory, keep
+        self.saved, self.failed = saved, False
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "SnapshotWriter":
@@ -107,18 +131,29 @@ class SnapshotWriter:
         if kind is not KeyboardInterrupt:
             self.wait()
 
-    def write(self, path: Path, network: nn.Module, state: Mapping[str, Any], meta: Meta) -> None:
-        """Starts to write a snapshot, once the one before is written; arguments as they are now.
+    def write(
+        self, iteration: int, network: nn.Module, state: Mapping[str, Any], meta: Meta
+    ) -> None:
+        """Starts to write a snapshot, once the one before is written.
 
-        The arguments are those of :func:`core.checkpoint.snapshot.save_snapshot`.
+        What is written are the arguments as they are now, copied before this returns.
+
+        Args:
+            iteration: steps behind the weights.
+            network: module whose weights are written.
+            state: state of the training, of tensors and plain Python values.
+            meta: description of the snapshot.
         """
         self.wait()
         copies = _copied(network.state_dict()), _copied(state)
-        self._thread = threading.Thread(target=self._write, args=(path, *copies, meta), daemon=True)
+        path = self.directory.snapshot(iteration)
+        self._thread = threading.Thread(
+            target=self._write, args=(iteration, path, *copies, meta), daemon=True
+        )
         self._thread.start()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Waits until all is written, but no longer than so many seconds; gives whether it is."""
+        """Waits until everything is written, at most ``seconds``; returns whether it is."""
         if self._thread is not None:
             self._thread.join(seconds)
             if self._thread.is_alive():
@@ -127,7 +162,12 @@ class SnapshotWriter:
         return True
 
     def _write(
-        self, path: Path, weights: dict[str, Tensor], state: dict[str, Any], meta: Meta
+        self,
+        iteration: int,
+        path: Path,
+        weights: dict[str, Tensor],
+        state: dict[str, Any],
+        meta: Meta,
     ) -> None:
         try:
             checkpoint.save_snapshot(path, weights, state, meta)
@@ -135,20 +175,20 @@ class SnapshotWriter:
             self.failed = True
             logger.error(
                 "step %d was not saved (%s: %s) in %s; the newest snapshot is that of step %s",
-                meta.iteration,
+                iteration,
                 type(error).__name__,
                 error,
                 path.parent,
                 self.saved,
             )
             return
-        self.saved, self.failed = meta.iteration, False
+        self.saved, self.failed = iteration, False
         logger.info("saved %s", path)
-        forget_training_states(path, self.keep)
+        self.directory.forget_training_states(iteration, self.keep)
 
 
 def _copied(value: Any) -> Any:
-    """A value with copies of all its tensors, on the CPU."""
+    """Copies a value with all its tensors, to the CPU."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):

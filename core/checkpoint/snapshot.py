@@ -1,13 +1,15 @@
-"""Snapshots: weights in the reference's own format, what they are of, and how to train on.
+"""Snapshots: weights in the reference's own format, what describes them, and the training's state.
 
 ``<cache_dir>/nnet/<name>/`` holds, for a run ``name`` and an iteration,
 
 - ``<name>_<iteration>.pkl``: the weights, a bare state dict with keys ``module.…``;
-- ``<name>_<iteration>.json``: see :class:`core.checkpoint.meta.Meta`;
-- ``<name>_<iteration>.train.pt``: the state of the training, whatever the caller gave, with the
-  newest snapshots (:mod:`core.checkpoint.run_directory`);
+- ``<name>_<iteration>.json``: their description, a :class:`Meta`;
+- ``<name>_<iteration>.train.pt``: the state of the training, whatever the caller gave, for the
+  newest snapshots;
 
 and ``<name>_best.pkl`` with its ``.json``, the weights with the highest AP on the validation split.
+:class:`core.checkpoint.run_directory.RunDirectory` gives these paths; the functions here take that
+of the weights.
 
 Nothing here runs code that a file brings along: every file is read with ``weights_only=True``.
 """
@@ -17,6 +19,7 @@ import json
 import platform
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,42 +27,56 @@ import torch
 from torch import Tensor, nn
 
 from ..config.errors import UserError
-from .differences import differences
-from .files import read_torch_file, write_together
-from .meta import Meta, meta_path, read_meta, require_unaltered
+from .files import read_torch_file, sha256_of, write_together
 
 _PREFIX = "module."  # what the reference's wrapper of the network puts before every key
+_SHOWN = 3  # keys of each kind that a message names
 
 
-def run_folder(cache_dir: str | Path, name: str) -> Path:
-    """Where the snapshots and the log of a run are, or would be."""
-    return Path(cache_dir) / "nnet" / name
+@dataclass(frozen=True)
+class Meta:
+    """Description of a snapshot.
+
+    Attributes:
+        name: the config's name.
+        iteration: steps behind these weights.
+        class_names: names of the labels 0 … C-1.
+        config: its sections, for :func:`core.config.loading.config_from_dict`.
+        versions: of Python and PyTorch, by name.
+        metrics: COCO's, on the validation split, for the weights with the highest AP. Files that
+            were written before this name was chosen call them ``figures``.
+        sha256: of the snapshot's other files, by the end of their names.
+    """
+
+    name: str
+    iteration: int
+    class_names: tuple[str, ...]
+    config: dict[str, Any]
+    versions: dict[str, str]
+    metrics: dict[str, float | None] | None = None
+    sha256: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
 
-def snapshot_path(cache_dir: str | Path, name: str, iteration: int) -> Path:
-    """Where the weights of an iteration are, or would be."""
-    return run_folder(cache_dir, name) / f"{name}_{iteration}.pkl"
+def versions() -> dict[str, str]:
+    """Versions that a description names."""
+    return {"python": platform.python_version(), "torch": str(torch.__version__)}
+
+
+def meta_path(path: Path) -> Path:
+    """Path of the description of the weights ``path``."""
+    return path.with_suffix(".json")
 
 
 def training_path(path: Path) -> Path:
-    """Where the training state of the snapshot ``path`` is, or would be."""
+    """Path of the training state of the weights ``path``."""
     return path.with_suffix(".train.pt")
 
 
-def best_path(cache_dir: str | Path, name: str) -> Path:
-    """Where the weights with the highest AP of a run are, or would be."""
-    return run_folder(cache_dir, name) / f"{name}_best.pkl"
-
-
-def newest_snapshot(cache_dir: str | Path, name: str) -> tuple[Path, int] | None:
-    """The snapshot with the highest iteration and that iteration; None when there is none."""
-    there = iterations(cache_dir, name)
-    return (snapshot_path(cache_dir, name, there[-1]), there[-1]) if there else None
-
-
-def iterations(cache_dir: str | Path, name: str) -> list[int]:
-    """Iterations of the snapshots of a run, ascending."""
-    return _iterations(snapshot_path(cache_dir, name, 0))
+def iterations_in(folder: Path, name: str) -> list[int]:
+    """Iterations of the snapshots of the run ``name`` that are in a folder, ascending."""
+    pattern = re.compile(rf"{re.escape(name)}_(\d+)\.pkl")
+    matches = (pattern.fullmatch(file.name) for file in folder.glob("*.pkl"))
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def save_snapshot(
@@ -70,15 +87,15 @@ def save_snapshot(
 ) -> None:
     """Writes the files of a snapshot.
 
-    Each is written whole beside its place before any takes it, and the weights come last: where
-    there is a ``.pkl``, the others belong to it, whenever the process was killed.
+    Each is written completely to a temporary file before any takes its place, and the weights come
+    last: where there is a ``.pkl``, the others belong to it, whenever the process was killed.
 
     Args:
-        path: from :func:`snapshot_path` or :func:`best_path`; folders are made.
-        network: whose state dict is saved; or a state dict.
+        path: path of the weights; folders are made.
+        network: module whose state dict is saved; or a state dict.
         training_state: for :func:`load_training_state`; tensors and plain Python values only.
             None: weights that nobody trains on.
-        meta: see :class:`Meta`; its sha256 are filled in.
+        meta: description; its sha256 are filled in.
 
     Raises:
         OSError: a file could not be written; what was there before is still there.
@@ -100,30 +117,86 @@ def save_snapshot(
     write_together({**writers, meta_path(path): describe}, digests)
 
 
-def versions() -> dict[str, str]:
-    """Versions that a snapshot remembers."""
-    return {"python": platform.python_version(), "torch": str(torch.__version__)}
-
-
 def require_snapshot(path: Path) -> None:
-    """Sees that there are weights at ``path``.
+    """Checks that there are weights at ``path``.
 
     Raises:
         UserError: there are none; the message lists those of the same run.
     """
     if not path.is_file():
-        there = ", ".join(map(str, _iterations(path)))
+        iterations = iterations_in(path.parent, path.stem.rpartition("_")[0])
+        there = ", ".join(map(str, iterations))
         raise UserError(
             f"there is no snapshot {path}; in that folder there is "
             + (f"one of each of the iterations {there}" if there else "none")
         )
 
 
+def read_meta(path: str | Path) -> Meta | None:
+    """Reads the description of the weights ``path``; None when they stand alone.
+
+    Raises:
+        UserError: the description cannot be read.
+    """
+    file = meta_path(Path(path))
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if "figures" in content:
+            content["metrics"] = content.pop("figures")
+        return Meta(**{**content, "class_names": tuple(content["class_names"])})
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise UserError(
+            f"{file} does not describe a snapshot ({type(error).__name__}: {error}); "
+            "without that file, the weights are taken alone"
+        ) from None
+
+
+def corruption(path: Path) -> str | None:
+    """Problem that keeps a snapshot from being resumed as it was saved; None when it is valid."""
+    try:
+        meta = read_meta(path)
+        if meta is None:
+            return f"there is no {meta_path(path).name} that describes it"
+        for file in (path, training_path(path)):
+            digest = meta.sha256.get(file.name.removeprefix(path.stem))
+            if digest is None:
+                return f"it was saved without a checksum of {file.name}"
+            if not file.is_file():
+                return f"{file.name} is not there any more"
+            if sha256_of(file) != digest:
+                return f"{file.name} was cut short or altered"
+    except (UserError, OSError) as error:
+        return str(error)
+    return None
+
+
+def require_unaltered(path: Path, *others: Path) -> None:
+    """Checks that files are what was saved, where the description has a checksum of them.
+
+    Args:
+        path: the weights of a snapshot.
+        others: more of its files.
+
+    Raises:
+        UserError: one was cut short or altered.
+    """
+    meta = read_meta(path)
+    for file in (path, *others):
+        digest = None if meta is None else meta.sha256.get(file.name.removeprefix(path.stem))
+        if digest is not None and file.is_file() and sha256_of(file) != digest:
+            raise UserError(
+                f"{path} is corrupt: {file.name} was cut short or altered since it was saved; take "
+                "another one, as train.py --resume does"
+            )
+
+
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Reads weights, ours, the reference's or CenterNet's.
 
     Args:
-        path: a bare state dict, or a dictionary that holds one as ``state_dict``.
+        path: file with a bare state dict, or with a dictionary that holds one as ``state_dict``.
 
     Returns:
         Tensors on the CPU by key, without the leading ``module.``.
@@ -143,6 +216,16 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return {key.removeprefix(_PREFIX): value for key, value in content.items()}
 
 
+def load_training_state(path: str | Path) -> dict[str, Any] | None:
+    """Reads the training state of the weights ``path``; None when they have none.
+
+    Raises:
+        UserError: the file is cut short, or has code in it.
+    """
+    state_path = training_path(Path(path))
+    return read_torch_file(state_path) if state_path.is_file() else None
+
+
 def load_weights(
     network: nn.Module,
     path: str | Path,
@@ -154,17 +237,17 @@ def load_weights(
 
     Args:
         network: takes the weights.
-        path: see :func:`read_weights`.
+        path: a file that :func:`read_weights` reads.
         class_head_keys: prefixes of the keys whose shape depends on the number of classes.
         fine_tune: leave class heads of another shape as they are, freshly initialised.
-        verify: see that the weights are what was saved, where there is a checksum.
+        verify: compare the file with its checksum, where there is one.
 
     Returns:
         The keys that were left as they are; none unless ``fine_tune``.
 
     Raises:
-        UserError: see :func:`read_weights` and :func:`require_unaltered`; or the weights are
-            another network's: the message lists the differences.
+        UserError: the file is missing, corrupt or no weights; or they are another network's: the
+            message lists the differences.
     """
     path = Path(path)
     if verify:
@@ -180,25 +263,60 @@ def load_weights(
     return heads
 
 
-def load_training_state(path: str | Path) -> dict[str, Any] | None:
-    """The training state that was saved with the snapshot ``path``; None for bare weights.
+@dataclass(frozen=True)
+class Differences:
+    """Keys in which weights differ from a network's; as a string, the end of a message.
 
-    Raises:
-        UserError: the file is cut short, or has code in it.
+    Attributes:
+        missing: keys that the weights lack.
+        unexpected: keys that the network lacks.
+        reshaped: keys that both have, and their two shapes.
     """
-    state_path = training_path(Path(path))
-    return read_torch_file(state_path) if state_path.is_file() else None
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    reshaped: Mapping[str, str]
+
+    @property
+    def count(self) -> int:
+        """Number of keys that differ."""
+        return len(self.missing) + len(self.unexpected) + len(self.reshaped)
+
+    def __str__(self) -> str:
+        shapes = tuple(f"{key} {shapes}" for key, shapes in self.reshaped.items())
+        kinds = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": shapes}
+        return "; ".join(_some(kind, items) for kind, items in kinds.items() if items)
 
 
-def _iterations(path: Path) -> list[int]:
-    """Iterations of the snapshots of the run whose file ``path`` is, ascending."""
-    run = re.escape(path.stem.rpartition("_")[0])
-    matches = (re.fullmatch(rf"{run}_(\d+)\.pkl", file.name) for file in path.parent.glob("*.pkl"))
-    return sorted(int(match[1]) for match in matches if match)
+def differences(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Differences:
+    """Compares the keys and shapes of weights with a network's own.
+
+    Args:
+        own: the network's state dict.
+        weights: a state dict.
+    """
+    return Differences(
+        missing=tuple(key for key in own if key not in weights),
+        unexpected=tuple(key for key in weights if key not in own),
+        reshaped={
+            key: f"{_shape(weights[key])} instead of {_shape(own[key])}"
+            for key in own
+            if key in weights and own[key].shape != weights[key].shape
+        },
+    )
+
+
+def _some(kind: str, items: tuple[str, ...]) -> str:
+    more = ", …" if len(items) > _SHOWN else ""
+    return f"{len(items)} {kind}: {', '.join(items[:_SHOWN])}{more}"
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
 
 
 def _origin(path: Path) -> str:
     meta = read_meta(path)
     if meta is None:
-        return "nothing beside it says what it is of"
+        return f"there is no {meta_path(path).name} that describes it"
     return f"it is of {meta.name}, {len(meta.class_names)} classes, iteration {meta.iteration}"

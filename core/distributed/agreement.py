@@ -12,11 +12,14 @@ from ..data.coco import CocoDetection
 from ..data.loader import LOST_WORKER, lost_worker_hint
 from ..data.unreadable import UnreadableImages
 from ..structures import Batch
-from ..train.guards import Stopped
 from .ranks import Ranks
 from .signals import Signals
 
 _DYING = 0.1  # seconds; a worker closes its pipes a moment before its death is told
+
+
+class Stopped(RuntimeError):
+    """Training ended early: the message says why; every complete step before it was saved."""
 
 
 class Stream:
@@ -33,7 +36,7 @@ class Stream:
         self, batches: Iterable[Batch], dataset: CocoDetection, signals: Signals, ranks: Ranks
     ) -> None:
         self._batches, self._signals, self._ranks = iter(batches), signals, ranks
-        self._unreadable = UnreadableImages(dataset, tell=ranks.is_main)
+        self._unreadable = UnreadableImages(dataset, warn=ranks.is_main)
         self._started = False
 
     def take(self) -> Batch:

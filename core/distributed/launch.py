@@ -36,13 +36,12 @@ def is_launcher(options: argparse.Namespace) -> bool:
     return bool(options.distributed) and not dist.is_torchelastic_launched()
 
 
-def launch(options: argparse.Namespace, script: str, words: list[str]) -> int:
-    """Starts ``script words`` for every device of this machine and waits until all have ended.
+def launch(options: argparse.Namespace, command: list[str]) -> int:
+    """Starts a command for every device of this machine and waits until all have ended.
 
     Args:
         options: from :func:`add_distributed_arguments`, and ``device``.
-        script: a Python file.
-        words: of its command line.
+        command: a Python file, or ``--module`` and a module's name; and its arguments.
 
     Returns:
         The exit code of the process that failed first, 1 after a signal; else 0.
@@ -56,7 +55,7 @@ def launch(options: argparse.Namespace, script: str, words: list[str]) -> int:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
     where = _meeting_place(options)
     try:
-        run(parse_args([f"--nproc-per-node={processes}", *where, script, *words]))
+        run(parse_args([f"--nproc-per-node={processes}", *where, *command]))
     except ChildFailedError as failed:
         _, failure = failed.get_first_failure()
         return failure.exitcode if failure.exitcode > 0 else 1

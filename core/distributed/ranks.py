@@ -20,7 +20,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..config.errors import UserError
-from ..models.device import make_current
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +168,8 @@ class Ranks:
         """
         if self.world_size == 1:
             return self
-        make_current(device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # NCCL would take GPU 0 on every rank
         chosen = backend or ("nccl" if device.type == "cuda" else "gloo")
         backends = f"cpu:gloo,{device.type}:{chosen}" if device.type != "cpu" else "gloo"
         if seconds is None:

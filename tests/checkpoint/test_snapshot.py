@@ -1,5 +1,6 @@
 """Snapshots: round trip, the reference's format, atomic writing, and every kind of bad file."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from core.checkpoint import snapshot as checkpoint
+from core.checkpoint.run_directory import RunDirectory
 from core.checkpoint.snapshot import Meta
 from core.config.errors import UserError
 
@@ -31,7 +33,7 @@ META = Meta("Tiny", 7, ("cat", "dog", "hen"), {"system": {"seed": 1}}, checkpoin
 def saved(tmp_path: Path) -> tuple[Path, Network]:
     """A snapshot of iteration 7 and the network it is of."""
     network = Network()
-    path = checkpoint.snapshot_path(tmp_path, "Tiny", 7)
+    path = RunDirectory(tmp_path, "Tiny").snapshot(7)
     checkpoint.save_snapshot(path, network, {"iteration": 7, "rng": torch.arange(9)}, META)
     return path, network
 
@@ -77,16 +79,7 @@ def test_foreign_weights(tmp_path, form, zipped):
     assert checkpoint.load_training_state(path) is None
 
 
-def test_newest_snapshot(tmp_path):
-    assert checkpoint.newest_snapshot(tmp_path, "Tiny") is None
-    folder = tmp_path / "nnet" / "Tiny"
-    folder.mkdir(parents=True)
-    for name in ("Tiny_9.pkl", "Tiny_10.pkl", "Tiny_11.json", "Tiny-a_12.pkl", "Tiny_x.pkl"):
-        (folder / name).touch()
-    assert checkpoint.newest_snapshot(tmp_path, "Tiny") == (folder / "Tiny_10.pkl", 10)
-
-
-def test_a_failed_write_keeps_the_old_snapshot_whole(saved, monkeypatch):
+def test_a_failed_write_keeps_the_old_snapshot(saved, monkeypatch):
     path, _ = saved
     before = {file: file.read_bytes() for file in path.parent.iterdir()}
     calls = []
@@ -115,7 +108,7 @@ def test_weights_take_their_place_last(saved, monkeypatch):
 
     monkeypatch.setattr(os, "replace", record)
     checkpoint.save_snapshot(path, Network(), {}, META)
-    # The old weights are gone before their new companions come.
+    # The old weights are gone before the files that belong to the new ones come.
     assert [there for _, there in order] == [False] * 3
     assert order[-1][0] == path
 
@@ -208,6 +201,18 @@ def test_a_broken_description_is_a_mistake_not_a_crash(saved, text):
     path.with_suffix(".json").write_text(text)
     with pytest.raises(UserError, match=r"Tiny_7\.json does not describe"):
         checkpoint.read_meta(path)
+
+
+def test_metrics_are_read_from_old_files_too(saved):
+    """Whose key for them is ``figures``."""
+    path, network = saved
+    meta = dataclasses.replace(META, metrics={"AP": 0.5})
+    checkpoint.save_snapshot(path, network, None, meta)
+    content = json.loads(path.with_suffix(".json").read_text())
+    assert content["metrics"] == {"AP": 0.5}
+    content["figures"] = content.pop("metrics")
+    path.with_suffix(".json").write_text(json.dumps(content))
+    assert checkpoint.read_meta(path) == meta
 
 
 def test_text_is_no_snapshot(tmp_path):

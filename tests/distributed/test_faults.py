@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import train
-from core.checkpoint.run_directory import latest_valid
+from core.checkpoint.run_directory import RunDirectory
 from tests.support.jobs import TORCHRUN, Job, family, logged_steps
 from tests.support.machines import ADDRESSES, Machines
 from tests.support.same_run import differences
@@ -77,7 +77,7 @@ def test_sigterm_to_the_agent_saves(root):
     job.process.send_signal(signal.SIGTERM)
     assert job.end(60) != 0
     assert "training stopped: SIGTERM was received" in job.output
-    assert latest_valid(root / "cache", NAME) == logged_steps(job.log)
+    assert RunDirectory(root / "cache", NAME).latest_valid() == logged_steps(job.log)
     go_on(root)
     assert logged_steps(job.log) == STEPS
     assert differences(root, WHOLE, NAME) == []
@@ -118,7 +118,7 @@ def test_a_cut_network_ends_both_machines(root, meeting):
     assert ("was killed" in jobs[1].output) == (code != 1)
     for rank, job in enumerate(jobs):
         assert f"error: rank {rank} lost the other processes: Timed out" in job.output
-    saved = latest_valid(root / "cache", NAME)
+    saved = RunDirectory(root / "cache", NAME).latest_valid()
     assert saved is not None and saved >= 3
     go_on(root)
     assert differences(root, WHOLE, NAME) == []

@@ -3,7 +3,8 @@
 import torch
 
 from core.checkpoint import snapshot as checkpoint
-from core.train.log import FILE_NAME, read_log
+from core.checkpoint.run_directory import RunDirectory
+from core.train.log import read_log
 
 
 def differences(root, name, other):
@@ -21,7 +22,7 @@ def _different_losses(root, *names):
 def _losses(root, name):
     """Everything in a log that the pictures and the weights decide, by step."""
     found = {}
-    for line in read_log(checkpoint.snapshot_path(root / "cache", name, 0).with_name(FILE_NAME)):
+    for line in read_log(RunDirectory(root / "cache", name).log):
         told = [line.get(kind) for kind in ("validation", "evaluation")]
         told += [line.get(kind) for kind in ("loss", "terms", "learning_rate", "gradient_norm")]
         found.setdefault(line["iteration"], []).append(told)
@@ -29,11 +30,11 @@ def _losses(root, name):
 
 
 def _different_snapshots(root, *names):
-    one, other = (set(checkpoint.iterations(root / "cache", name)) for name in names)
+    one, other = (set(RunDirectory(root / "cache", name).iterations()) for name in names)
     if missing := one - other:  # a signal may have left more of them
         yield f"no snapshots of {sorted(missing)}"
     for iteration in sorted(one & other):
-        paths = [checkpoint.snapshot_path(root / "cache", name, iteration) for name in names]
+        paths = [RunDirectory(root / "cache", name).snapshot(iteration) for name in names]
         if not _equal(*map(checkpoint.read_weights, paths)):
             yield f"weights of step {iteration}"
     if one and not missing:

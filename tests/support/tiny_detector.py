@@ -7,6 +7,7 @@ import torch
 
 from core import models
 from core.checkpoint import snapshot as checkpoint
+from core.checkpoint.run_directory import RunDirectory
 from core.config.loading import load_config
 
 MODEL = {
@@ -49,7 +50,7 @@ def write_snapshot(
             value *= 100  # heatmaps with peaks
         elif "_tags.0.1." in key:
             value.zero_()  # any two corners make a pair
-    path = checkpoint.snapshot_path(root / "cache", name, iteration)
+    path = RunDirectory(root / "cache", name).snapshot(iteration)
     meta = checkpoint.Meta(name, iteration, class_names, config.as_dict(), checkpoint.versions())
     checkpoint.save_snapshot(path, network, {}, meta)
     return path

@@ -2,7 +2,7 @@
 
 import json
 
-from core.checkpoint import snapshot as checkpoint
+from core.checkpoint.run_directory import RunDirectory
 from core.train.log import read_log
 from tests.support.tiny_training import DB, MODEL, words, write_training
 
@@ -63,4 +63,4 @@ def losses(root, name):
 
 def snapshot(root, name, iteration=4):
     """Weights of the last step, or of another one."""
-    return checkpoint.snapshot_path(root / "cache", name, iteration)
+    return RunDirectory(root / "cache", name).snapshot(iteration)

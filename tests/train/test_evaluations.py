@@ -10,6 +10,7 @@ import torch
 import evaluate
 import train
 from core.checkpoint import snapshot as checkpoint
+from core.checkpoint.run_directory import RunDirectory
 from core.config.errors import UserError
 from core.config.loading import load_config
 from core.evaluation import while_training
@@ -69,22 +70,22 @@ def test_evaluations_leave_training_as_it_is(root, workers, caplog):
     best = max(line["evaluation"]["AP"] for line in lines)
     first = next(line for line in lines if line["evaluation"]["AP"] == best)
     assert first["best"] and first["seconds"] > 0
-    meta = checkpoint.read_meta(checkpoint.best_path(root / "cache", SEEN))
-    assert (meta.iteration, meta.figures) == (first["iteration"], first["evaluation"])
+    meta = checkpoint.read_meta(RunDirectory(root / "cache", SEEN).best)
+    assert (meta.iteration, meta.metrics) == (first["iteration"], first["evaluation"])
     assert f"step {meta.iteration}: AP {best:.3f}" in caplog.text
 
-    snapshot = str(checkpoint.best_path(root / "cache", SEEN))
+    snapshot = str(RunDirectory(root / "cache", SEEN).best)
     assert evaluate.main(words(root, "--snapshot", snapshot, name=SEEN)) == 0
     metrics = root / "results" / SEEN / str(meta.iteration) / "validation" / "metrics.json"
     content = json.loads(metrics.read_text())
-    assert {name: content[name] for name in meta.figures} == meta.figures
+    assert {name: content[name] for name in meta.metrics} == meta.metrics
     assert train.main(words(root, "--iter", "4", name=SEEN)) == 0
 
 
 def test_the_best_that_a_killed_process_had_moved_is_still_to_beat(root, monkeypatch):
     write_config(root, SEEN, eval_iter=1)
     assert train.main(words(root, name=SEEN)) == 0
-    best = checkpoint.best_path(root / "cache", SEEN)
+    best = RunDirectory(root / "cache", SEEN).best
     meta, known, known_before = checkpoint.read_meta(best), [], while_training._highest_before
     for file in (best, checkpoint.meta_path(best)):
         file.rename(file.with_name(f".{file.name}.4711.old.unfinished"))
@@ -92,7 +93,7 @@ def test_the_best_that_a_killed_process_had_moved_is_still_to_beat(root, monkeyp
         while_training, "_highest_before", lambda *given: known.append(known_before(*given))
     )
     assert train.main(words(root, "--iter", "4", name=SEEN)) == 0
-    assert checkpoint.read_meta(best) == meta and known == [meta.figures["AP"]]
+    assert checkpoint.read_meta(best) == meta and known == [meta.metrics["AP"]]
 
 
 @pytest.mark.parametrize("moment", ["before the figures", "after the best was kept"])
@@ -123,10 +124,10 @@ def test_an_evaluation_that_was_cut_off_is_made_up(root, moment, step, monkeypat
         assert train.main(words(root, "--resume", name=cut)) == 0
         assert differences(root, f"{SEEN}-whole", cut) == []
         best = [
-            checkpoint.read_meta(checkpoint.best_path(root / "cache", name))
+            checkpoint.read_meta(RunDirectory(root / "cache", name).best)
             for name in (f"{SEEN}-whole", cut)
         ]
-        assert best[0].iteration == best[1].iteration and best[0].figures == best[1].figures
+        assert best[0].iteration == best[1].iteration and best[0].metrics == best[1].metrics
 
 
 def train_together(ranks, root, name):

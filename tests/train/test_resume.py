@@ -12,10 +12,9 @@ import torch
 
 import evaluate
 import train
-from core.checkpoint import files, meta
-from core.checkpoint import run_directory as snapshots
+from core.checkpoint import files
 from core.checkpoint import snapshot as checkpoint
-from core.checkpoint.run_directory import damage
+from core.checkpoint.run_directory import RunDirectory
 from core.config.errors import UserError
 from core.train.log import read_log
 from tests.support.some_ranks import run_processes
@@ -23,7 +22,7 @@ from tests.support.tiny_training import NAME, words, write_training
 
 
 def path(root, iteration):
-    return checkpoint.snapshot_path(root / "cache", NAME, iteration)
+    return RunDirectory(root / "cache", NAME).snapshot(iteration)
 
 
 def losses(root):
@@ -85,20 +84,20 @@ def test_another_number_of_processes_goes_on_with_the_same_steps(tmp_path):
         assert mine == pytest.approx(theirs, rel=1e-4), step
 
 
-def test_resume_passes_over_a_damaged_snapshot(tmp_path, caplog):
+def test_resume_passes_over_a_corrupt_snapshot(tmp_path, caplog):
     write_training(tmp_path)
     assert train.main(words(tmp_path)) == 0
     expected = losses(tmp_path), saved(tmp_path, 4)
     content = bytearray(path(tmp_path, 4).read_bytes())
     content[len(content) // 2] ^= 1
     path(tmp_path, 4).write_bytes(content)
-    with pytest.raises(UserError, match=r"_4\.pkl is damaged.*--resume"):
+    with pytest.raises(UserError, match=r"_4\.pkl is corrupt.*--resume"):
         train.main(words(tmp_path, "--iter", "4"))
     assert train.main(words(tmp_path, "--resume")) == 0
     assert f"{path(tmp_path, 4)} is passed over" in caplog.text
     assert losses(tmp_path) == expected[0]
     assert all(torch.equal(value, expected[1][key]) for key, value in saved(tmp_path, 4).items())
-    assert damage(path(tmp_path, 4)) is None
+    assert checkpoint.corruption(path(tmp_path, 4)) is None
 
 
 def test_weights_are_checked_also_where_they_stand_alone(tmp_path):
@@ -116,7 +115,7 @@ def test_weights_are_checked_also_where_they_stand_alone(tmp_path):
         (evaluate.main, ("--testiter", "1")),
         (evaluate.main, ("--snapshot", weights)),
     ):
-        with pytest.raises(UserError, match=r"_1\.pkl is damaged.*altered since it was saved"):
+        with pytest.raises(UserError, match=r"_1\.pkl is corrupt.*altered since it was saved"):
             main(words(tmp_path, *more))
 
 
@@ -125,10 +124,9 @@ def test_every_file_is_checked_once(tmp_path, more, expected, monkeypatch):
     write_training(tmp_path, max_iter=2)
     assert train.main(words(tmp_path)) == 0
     checked = []
-    for module in (meta, snapshots):
-        monkeypatch.setattr(
-            module, "sha256_of", lambda file: [checked.append(file), files.sha256_of(file)][1]
-        )
+    monkeypatch.setattr(
+        checkpoint, "sha256_of", lambda file: [checked.append(file), files.sha256_of(file)][1]
+    )
     assert train.main(words(tmp_path, *more)) == 0
     assert len(checked) == len(set(checked)) == expected
 
@@ -184,7 +182,7 @@ def test_a_full_disk_is_told_and_the_last_snapshot_stays_whole(tmp_path, world_s
     told = capfd.readouterr().err
     assert told.count("was not saved (OSError: [Errno 27] File too large)") == 2
     assert "the newest snapshot is that of step 2" in told and "--iter 2" in told
-    assert damage(path(tmp_path, 2)) is None
+    assert checkpoint.corruption(path(tmp_path, 2)) is None
     names = {file.name for file in path(tmp_path, 2).parent.iterdir()}
     assert not [name for name in names if "_3" in name or "_4" in name or name.startswith(".")]
 
