@@ -1,20 +1,22 @@
-"""The colours of a training picture as one matrix.
+"""The change of colour of a training image as one matrix.
 
 Brightness, contrast, saturation, PCA lighting and the normalisation are each affine in the pixel,
 so their composition is a 3x3 matrix and a bias. It is drawn here, in the worker, and applied to the
-uint8 image where the network runs (:mod:`core.targets.color`). All channels are in the order BGR.
+uint8 image where the network runs (:func:`apply_color`). All channels are in the order BGR.
 """
 
 from collections.abc import Iterable
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
 MEAN = np.array([0.40789654, 0.44719302, 0.47026115], np.float32)  # of COCO's pixels in 0..1
 STD = np.array([0.28863828, 0.27408164, 0.27809835], np.float32)
 
-# Principal components of the colours of ImageNet (Krizhevsky et al. 2012, section 4.1): found for
-# RGB, applied to BGR in the reference and so here.
+# Principal components of the colours of ImageNet (Krizhevsky et al. 2012, section 4.1). They were
+# computed for RGB; the reference applies them to BGR, and so does this.
 EIG_VAL = np.array([0.2141788, 0.01817699, 0.00341571], np.float32)
 EIG_VEC = np.array(
     [
@@ -26,18 +28,18 @@ EIG_VEC = np.array(
 )
 
 LUMA = np.array([0.114, 0.587, 0.299])  # gray = LUMA . (blue, green, red)
-JITTER = 0.4  # brightness, contrast and saturation change by a factor of 1 ± JITTER at most
+JITTER = 0.4  # brightness, contrast and saturation change by a factor from 1 - JITTER to 1 + JITTER
 LIGHTING = 0.1  # standard deviation of the lighting, in units of an eigenvalue
 
 
 def normalized(matrix: np.ndarray) -> np.ndarray:
-    """Puts the scaling to 0..1 before a change of colour, and mean and deviation after it.
+    """Adds the scaling to 0..1 before a change of colour, and mean and deviation after it.
 
     Args:
-        matrix: [3, 4], acts on BGR in 0..1: new = ``matrix[:, :3] @ bgr + matrix[:, 3]``.
+        matrix: [3, 4], maps BGR in 0..1 to ``matrix[:, :3] @ bgr + matrix[:, 3]``.
 
     Returns:
-        float32 [3, 4], acts on BGR in 0..255.
+        float32 [3, 4], for BGR in 0..255.
     """
     matrix = matrix.astype(np.float64)
     scaled = np.concatenate([matrix[:, :3] / 255, matrix[:, 3:] - MEAN[:, None]], axis=1)
@@ -48,7 +50,7 @@ NORMALIZE = normalized(np.eye(3, 4))
 
 
 def jitter(gray_mean: float, order: Iterable[int], shifts: np.ndarray) -> np.ndarray:
-    """Brightness, contrast and saturation in a given order.
+    """Composes brightness, contrast and saturation in a given order.
 
     With a = 1 + shift, brightness is ``a x``, contrast ``a x + (1 - a) gray_mean`` and saturation
     ``a x + (1 - a) gray``. Gray and its mean are those of the image before any of the three.
@@ -59,7 +61,7 @@ def jitter(gray_mean: float, order: Iterable[int], shifts: np.ndarray) -> np.nda
         shifts: float [3], indexed by these numbers.
 
     Returns:
-        float64 [3, 4], acts on BGR in 0..1.
+        float64 [3, 4], for BGR in 0..1.
     """
     to_mean = np.array([0.0, 0.0, 0.0, gray_mean])
     to_gray = np.array([*LUMA, 0.0])
@@ -75,19 +77,19 @@ def jitter(gray_mean: float, order: Iterable[int], shifts: np.ndarray) -> np.nda
 
 
 def lighting_shift(alpha: np.ndarray) -> np.ndarray:
-    """What PCA lighting with strengths ``alpha`` [3] adds to every pixel in 0..1: [3]."""
+    """Computes what PCA lighting of strengths ``alpha`` [3] adds to a pixel in 0..1: [3]."""
     return EIG_VEC @ (EIG_VAL * alpha)
 
 
 def color_matrix(
     image: np.ndarray, rng: np.random.Generator, *, lighting: bool = True
 ) -> np.ndarray:
-    """Draws the change of colour of one picture and composes it with the normalisation.
+    """Draws the change of colour of one image and composes it with the normalisation.
 
     Args:
-        image: uint8 [h, w, 3], BGR, as the network will see it but for its colours.
-        rng: source of the order, the shifts and the lighting.
-        lighting: whether PCA lighting is added.
+        image: uint8 [h, w, 3], BGR, after crop, resize and flip.
+        rng: draws the order, the shifts and the lighting.
+        lighting: add PCA lighting.
 
     Returns:
         float32 [3, 4]: normalised pixel = ``color[:, :3] @ pixel + color[:, 3]``, pixel in 0..255.
@@ -97,3 +99,21 @@ def color_matrix(
     if lighting:
         matrix[:, 3] += lighting_shift(rng.normal(0, LIGHTING, 3))
     return normalized(matrix)
+
+
+def apply_color(images: Tensor, color: Tensor) -> Tensor:
+    """Applies to every image its own affine map of the pixel.
+
+    Three multiply-adds, rather than a matrix product, which a GPU may round to TF32 or bfloat16.
+
+    Args:
+        images: uint8 [B, 3, h, w].
+        color: float32 [B, 3, 4]: new pixel = ``color[:, :3] @ pixel + color[:, 3]``.
+
+    Returns:
+        float32 [B, 3, h, w].
+    """
+    blue, green, red, bias = color[..., None, None].unbind(2)  # each [B, 3, 1, 1]
+    result = torch.addcmul(bias, blue, images[:, 0:1])
+    result.addcmul_(green, images[:, 1:2])
+    return result.addcmul_(red, images[:, 2:3])

@@ -1,7 +1,7 @@
-"""Geometry of a training picture: crop, resize, clip, flip, on the image and its boxes together.
+"""Transforms of an image with its boxes: crop, resize, clip, flip; and the end of every sample.
 
 Images are uint8 [height, width, 3], boxes float32 [n, 4]; sizes are (height, width) and points
-(y, x), in pixels. No function changes what it is given; a crop may be a view of its image.
+(y, x), in pixels. No function changes its arguments; a crop may be a view of its image.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ Size = tuple[int, int]
 
 
 def crop_border(border: int, side: int) -> int:
-    """How far the centre of a crop keeps from the edges: ``border``, halved until it leaves room.
+    """Computes how far a crop's centre stays from the edges: ``border``, halved until it fits.
 
     Args:
-        border: the distance wanted, at least 1.
-        side: height or width of the picture.
+        border: the wanted distance, at least 1.
+        side: height or width of the image.
 
     Returns:
         b >= 0 with ``side - b > b``.
@@ -37,17 +37,17 @@ def draw_crop(
     border: int,
     rng: np.random.Generator,
 ) -> tuple[Size, tuple[int, int]]:
-    """Draws a window: the view times one of the scales, about a centre away from the borders.
+    """Draws size and centre of a crop: the view times a scale, with the centre off the edges.
 
     Args:
-        image_size: of the picture.
-        view_size: what the window will be resized to.
-        scales: to choose from; above 1 the picture appears smaller.
-        border: see :func:`crop_border`.
-        rng: three numbers are drawn from it.
+        image_size: height and width of the image.
+        view_size: the size that the crop will be resized to.
+        scales: scales to choose from; a scale above 1 makes the image appear smaller.
+        border: wanted distance of the centre from the edges, as in :func:`crop_border`.
+        rng: draws three numbers.
 
     Returns:
-        size and centre of the window.
+        Size and centre of the crop.
     """
     scale = scales[int(rng.integers(len(scales)))]
     size = (int(view_size[0] * scale), int(view_size[1] * scale))
@@ -62,16 +62,16 @@ def draw_crop(
 def crop(
     image: np.ndarray, boxes: np.ndarray, size: Size, center: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts a window out of an image; what lies outside the image is black.
+    """Crops an image about a centre; what lies outside the image is black.
 
-    The window reaches half its size, rounded down, to each side of its centre: the last row or
-    column of a window of odd size stays black, as in the reference. Boxes move along, unclipped.
+    The crop reaches half its size, rounded down, to each side of its centre: the last row or column
+    of a crop of odd size stays black, as in the reference. Boxes move along and are not clipped.
 
     Args:
         image: uint8 [h, w, 3].
         boxes: float32 [n, 4].
-        size: of the window.
-        center: a point of the image that comes to lie at ``size // 2``.
+        size: height and width of the crop.
+        center: the point of the image that lies at ``size // 2`` in the crop.
     """
     before, inside, after = [], [], []
     for side, length, point in zip(image.shape[:2], size, center, strict=True):
@@ -90,12 +90,12 @@ def crop(
 
 
 def resize(image: np.ndarray, boxes: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """Resizes an image bilinearly, and its boxes along.
+    """Resizes an image bilinearly, with its boxes.
 
     Args:
         image: uint8 [h, w, 3].
         boxes: float32 [n, 4].
-        size: height and width wanted.
+        size: new height and width.
     """
     ratios = np.array([size[1] / image.shape[1], size[0] / image.shape[0]] * 2)
     resized = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
@@ -103,19 +103,19 @@ def resize(image: np.ndarray, boxes: np.ndarray, size: Size) -> tuple[np.ndarray
 
 
 def clip_boxes(boxes: np.ndarray, size: Size) -> np.ndarray:
-    """Moves the corners [n, 4] into the pixels of an image of ``size``: 0 .. side - 1."""
+    """Clips boxes [n, 4] to the pixels of an image of ``size``: 0 .. side - 1."""
     height, width = size
     limits = np.array([width - 1, height - 1] * 2, np.float32)
     return np.clip(boxes, np.float32(0), limits)
 
 
 def has_area(boxes: np.ndarray) -> np.ndarray:
-    """Which boxes [n, 4] have a width and a height above 0: bool [n]."""
+    """Returns True for boxes [n, 4] with a width and a height above 0: bool [n]."""
     return (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
 
 
 def flip(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mirrors an image [h, w, 3] left to right; x becomes w - x - 1 in its boxes [n, 4]."""
+    """Flips an image [h, w, 3] left to right; x becomes w - x - 1 in its boxes [n, 4]."""
     last = np.float32(image.shape[1] - 1)
     flipped = boxes.copy()
     flipped[:, [0, 2]] = last - boxes[:, [2, 0]]
@@ -131,15 +131,15 @@ def finish_sample(
     color: bool,
     lighting: bool,
 ) -> Sample:
-    """Mirrors every second picture and draws its change of colour.
+    """Flips every second image and draws its change of colour: the last step of every sample.
 
     Args:
         image: uint8 [height, width, 3], BGR.
         boxes: float32 [n, 4], pixels of ``image``.
         labels: int [n].
-        rng: source of every draw; None: neither mirrored nor changed in colour.
-        color: whether to change brightness, contrast, saturation and, with ``lighting``, lighting.
-        lighting: see ``color``.
+        rng: draws flip and colours; None changes neither.
+        color: change brightness, contrast and saturation.
+        lighting: with ``color``, add PCA lighting too.
     """
     if rng is not None and rng.random() < 0.5:
         image, boxes = flip(image, boxes)
@@ -147,3 +147,26 @@ def finish_sample(
     if rng is not None and color:
         matrix = color_matrix(image, rng, lighting=lighting)
     return Sample(image.transpose(2, 0, 1), boxes, labels.astype(np.int64), matrix)
+
+
+def linear_taps(
+    positions: np.ndarray, source: np.ndarray | int, target: np.ndarray | int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Computes which two pixels of a line make each pixel of the resized line, and their weights.
+
+    New pixel = ``(1 - weight) line[first] + weight line[second]``; pixels have their centres at
+    half numbers, and a line that gets shorter is not smoothed before. This is
+    ``cv2.INTER_LINEAR``, and ``F.interpolate(mode="bilinear")``.
+
+    Args:
+        positions: int, numbers of new pixels; those outside 0..target-1 repeat the ends.
+        source, target: lengths of the lines, at least 1, of a shape that fits ``positions``.
+
+    Returns:
+        first, second: int64, pixels of the source; weight: float32; all of one shape.
+    """
+    point = (positions + 0.5) * (source / target) - 0.5
+    point = np.clip(point, 0, source - 1)
+    first = point.astype(np.int64)
+    second = np.minimum(first + 1, source - 1)
+    return first, second, (point - first).astype(np.float32)

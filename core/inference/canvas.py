@@ -5,8 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.color import NORMALIZE
-from ..targets.color import apply_color
+from ..data.color import NORMALIZE, apply_color
 
 
 def resize_by(image: np.ndarray, scale: float) -> np.ndarray:

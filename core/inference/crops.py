@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.transforms import Size
-from ..layers.bilinear import linear_taps
+from ..data.transforms import Size, linear_taps
 
 _SMALLEST_WINDOW = 2  # pixels; a window of one would be empty, see plan_crops
 
@@ -93,14 +92,16 @@ def cut_crops(picture: Tensor, crops: Crops, view_size: Size) -> Tensor:
 
 
 def _taps(crops: Crops, axis: int, length: int, device: torch.device) -> Tensor:
-    """Of one axis of every view: two pixels, the second's share, what is seen.
+    """Of one axis of every view: two pixels, the second's weight, what is seen.
 
     float32 [4, N, length]: one copy to the device; numbers of pixels are exact up to 2^24.
     """
     start, stop = crops.start[:, axis, None], crops.stop[:, axis, None]
     seen_start, seen_stop = crops.seen_start[:, axis, None], crops.seen_stop[:, axis, None]
     positions = np.arange(length)
-    first, second, share = linear_taps(positions - seen_start, stop - start, seen_stop - seen_start)
+    first, second, weight = linear_taps(
+        positions - seen_start, stop - start, seen_stop - seen_start
+    )
     seen = (positions >= seen_start) & (positions < seen_stop)
-    parts = np.stack((start + first, start + second, share, seen))
+    parts = np.stack((start + first, start + second, weight, seen))
     return torch.from_numpy(parts.astype(np.float32)).to(device)

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.color import NORMALIZE
+from ..data.color import NORMALIZE, apply_color
 from ..data.transforms import Size
 from ..decode.corners import REJECTED
 from ..decode.soft_nms import SCORE, Method, best_detections, suppress
 from ..structures import Detections
-from ..targets.color import apply_color
 from .crops import Crops, cut_crops, plan_crops
 from .locations import (
     attention_locations,

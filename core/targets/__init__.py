@@ -1,1 +1,1 @@
-"""Training targets and colour, rendered from a batch where the network runs."""
+"""Training targets, rendered from a batch where the network runs."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from core.data import color
-from core.targets.color import apply_color
+from core.data.color import apply_color
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "augment.npz")
 IMAGE = GOLDEN["c_image"]

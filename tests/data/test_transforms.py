@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional as F
 
 from core.data import transforms
 
@@ -76,3 +78,26 @@ def test_a_crop_far_larger_than_the_picture_is_mostly_black():
     x0, y0, x1, y1 = boxes[0].astype(int)
     assert (window[y0:y1, x0:x1] == 255).all()
     assert (window > 0).sum() == image.size
+
+
+@pytest.mark.parametrize(("source", "target"), [(7, 7), (5, 23), (23, 5), (1, 4), (4, 1), (9, 10)])
+def test_linear_taps_equal_interpolate(source, target):
+    line = np.random.default_rng(source).random(source)
+    first, second, weight = transforms.linear_taps(np.arange(target), source, target)
+    assert first.dtype == second.dtype == np.int64 and weight.dtype == np.float32
+    expected = F.interpolate(torch.from_numpy(line)[None, None], size=target, mode="linear")[0, 0]
+    np.testing.assert_allclose(
+        (1 - weight) * line[first] + weight * line[second], expected, atol=1e-6
+    )
+
+
+def test_linear_taps_of_many_lengths_and_outside_positions():
+    source, target = np.array([[3], [8]]), np.array([[6], [4]])
+    first, second, weight = transforms.linear_taps(np.arange(-2, 9), source, target)
+    for row in range(2):
+        inside = np.clip(np.arange(-2, 9), 0, target[row, 0] - 1)
+        expected = transforms.linear_taps(inside, int(source[row, 0]), int(target[row, 0]))
+        outside = (np.arange(-2, 9) < 0) | (np.arange(-2, 9) >= target[row, 0])
+        for got, wanted in zip((first, second, weight), expected, strict=True):
+            np.testing.assert_array_equal(got[row][~outside], wanted[~outside])
+        assert (first[row] >= 0).all() and (second[row] < source[row]).all()

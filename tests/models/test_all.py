@@ -6,9 +6,10 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from core.checkpoint import snapshot as checkpoint
+from core.checkpoint.run_directory import RunDirectory
+from core.data.color import apply_color
 from core.models import MODELS
 from core.structures import collate
-from core.targets.color import apply_color
 from tests.support.model_builders import (
     SMALL,
     formula,
@@ -87,7 +88,7 @@ def test_the_loss_is_a_pinned_number(name):
 def test_saved_and_loaded(name, tmp_path):
     detector, other = small_detector(name), small_detector(name, seed=1)
     losses(detector, picture_batch(name, 2))  # moves the running statistics
-    path = checkpoint.snapshot_path(tmp_path, name, 3)
+    path = RunDirectory(tmp_path, name).snapshot(3)
     meta = checkpoint.Meta(name, 3, ("a", "b", "c"), small_config(name).as_dict(), {})
     checkpoint.save_snapshot(path, detector.network, None, meta)
     assert checkpoint.load_weights(other.network, path, other.class_head_keys) == []

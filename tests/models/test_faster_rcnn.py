@@ -9,11 +9,11 @@ from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 
 from core import models
 from core.config.loading import config_from_dict, load_config
+from core.data.color import apply_color
 from core.layers.anchors import AnchorGrid
 from core.layers.vgg import vgg_features
 from core.models.faster_rcnn import Architecture
 from core.structures import collate
-from core.targets.color import apply_color
 from tests.support.model_builders import small_config, small_detector
 
 NAME = "FasterRCNN"

@@ -1,17 +1,16 @@
-"""The training picture of CornerNet-Saccade (CornerNet-Lite, arXiv:1904.08900, section 3)."""
+"""Training samples of CornerNet-Saccade (CornerNet-Lite, arXiv:1904.08900, section 3)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from ...layers.bilinear import linear_taps
 from ...structures import Sample
 from .. import transforms
-from ..transforms import Size, finish_sample
+from ..transforms import Size, finish_sample, linear_taps
 
-_JITTER = 15  # pixels that an object in the middle of a crop is moved by, less one
-_MIN_OVERLAP = 0.5  # share of a box that must lie in the crop for it to be trained
+_JITTER = 15  # an object in the middle of a crop is moved by fewer pixels than this
+_MIN_OVERLAP = 0.5  # part of a box that must lie in the crop for the box to be trained
 
 
 def sample_saccade(
@@ -28,24 +27,25 @@ def sample_saccade(
     color: bool,
     lighting: bool,
 ) -> Sample:
-    """Resizes a picture so that one object gets a size drawn for it, and crops about that object.
+    """Resizes an image so that one object gets a size drawn for it, and crops about that object.
 
     Args:
         image: uint8 [h, w, 3], BGR.
         boxes: float32 [n, 4], pixels of ``image``.
         labels: int64 [n].
-        rng: source of every draw; None: the whole picture, as large as fits, colours unchanged.
+        rng: draws everything; None: the whole image, as large as fits, without flip or
+            change of colour.
         input_size: height and width of the result, in pixels.
-        scales: to choose from for a picture without objects.
+        scales: scales to choose from for an image without objects.
         ranges: lowest and highest longer side of the objects of each attention map, coarse first.
         min_side: longer side of the smallest object that is trained, in pixels of the result.
-        centered: whether in every second crop the object stands near the middle.
-        color: whether to change brightness, contrast, saturation and, with ``lighting``, lighting.
-        lighting: see ``color``.
+        centered: in every second crop, put the object near the middle.
+        color: change brightness, contrast and saturation.
+        lighting: with ``color``, add PCA lighting too.
 
     Returns:
-        The sample. Boxes are clipped to what is seen of the picture; those that are left with no
-        width or height are dropped, those that are small or mostly out of sight are not usable.
+        The sample. Boxes are clipped to the visible part of the image; those without width or
+        height are then dropped, and those that are small or mostly outside are not usable.
     """
     boxes = boxes.astype(np.float32)
     size = image.shape[:2]
@@ -61,10 +61,10 @@ def sample_saccade(
         box = None if reference is None else scaled[reference]
         center = draw_center(scaled_size, input_size, box, centered, rng)
 
-    image, seen = resized_crop(image, scaled_size, center, input_size)
-    clipped = _into_crop(scaled, center, input_size, seen)
-    left_over = transforms.has_area(clipped)
-    kept, clipped = kept[left_over], clipped[left_over]
+    image, visible = resized_crop(image, scaled_size, center, input_size)
+    clipped = _into_crop(scaled, center, input_size, visible)
+    inside_crop = transforms.has_area(clipped)
+    kept, clipped = kept[inside_crop], clipped[inside_crop]
     overlap = _area(clipped) / _area(boxes[kept] * np.float32(scale))
     sample = finish_sample(image, clipped, labels[kept], rng, color=color, lighting=lighting)
     sides = sample.boxes[:, 2:].astype(int) - sample.boxes[:, :2].astype(int)
@@ -80,15 +80,15 @@ def draw_scale(
     input_size: Size,
     rng: np.random.Generator,
 ) -> tuple[float, int | None]:
-    """Draws the zoom of a picture: one object gets a side within the range that its own side is in.
+    """Draws the scale of an image, so that one object gets a side in the range of its own side.
 
     Args:
         boxes: float32 [n, 4] with a width and a height.
-        scales, ranges, min_side, input_size: see :func:`sample_saccade`.
-        rng: two numbers are drawn from it, or one where there is no object.
+        scales, ranges, min_side, input_size: settings of :func:`sample_saccade`.
+        rng: draws two numbers, or one if there is no object.
 
     Returns:
-        the zoom, and the number of the object; None where there is none.
+        The scale, and the number of the object or None if there is none.
     """
     if not len(boxes):
         return scales[int(rng.integers(len(scales)))], None
@@ -109,15 +109,15 @@ def draw_center(
     """Draws the centre of a crop that shows an object, whole if it fits.
 
     Args:
-        scaled_size: of the resized picture; along a side that fits, the crop shows all of it.
-        input_size: of the crop.
-        box: float32 [4], the object; None: any crop within the picture.
-        centered: see :func:`sample_saccade`.
-        rng: a number is drawn from it, if ``centered``, and for each side that does not fit one or,
-            about an object in the middle, three.
+        scaled_size: height and width of the resized image; a side that fits is shown whole.
+        input_size: height and width of the crop.
+        box: float32 [4], the object; None for any crop inside the image.
+        centered: setting of :func:`sample_saccade`.
+        rng: draws one number if ``centered``, and for each side that does not fit one number, or
+            three for an object in the middle.
 
     Returns:
-        (y, x) in pixels of the resized picture.
+        (y, x) in pixels of the resized image.
     """
     middle = centered and rng.random() < 0.5 and box is not None
     center = [0, 0]
@@ -133,7 +133,7 @@ def draw_center(
             center[axis] = int(rng.integers(int(first), int(last) + 1))
         else:
             limits = [0, whole - view]
-            if box is not None:  # of a longer object, some part
+            if box is not None:  # an object longer than the crop is shown in part
                 limits = sorted((int(max(high - view, 0)), int(min(whole - view, low))))
             center[axis] = int(rng.integers(limits[0], limits[1] + 1)) + view // 2
     return center[0], center[1]
@@ -142,16 +142,17 @@ def draw_center(
 def resized_crop(
     image: np.ndarray, scaled_size: Size, center: tuple[int, int], size: Size
 ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """What :func:`transforms.crop` cuts out of a resized image, without resizing the rest of it.
+    """Crops a resized image as :func:`transforms.crop` does, without resizing the rest of it.
 
     Args:
         image: uint8 [h, w, 3].
-        scaled_size: to which the image is resized.
+        scaled_size: height and width of the resized image.
         center: (y, x) of the crop in the resized image.
-        size: of the crop.
+        size: height and width of the crop.
 
     Returns:
-        uint8 [*size, 3], black outside the image; (x0, y0, x1, y1) of what is image.
+        The crop, uint8 [*size, 3], black outside the image, and (x0, y0, x1, y1) of its visible
+        part of the image.
     """
     taps, place = [], []
     for side, scaled, point, length in zip(image.shape, scaled_size, center, size, strict=False):
@@ -166,11 +167,11 @@ def resized_crop(
 
 
 def _into_crop(
-    boxes: np.ndarray, center: tuple[int, int], size: Size, seen: tuple[int, int, int, int]
+    boxes: np.ndarray, center: tuple[int, int], size: Size, visible: tuple[int, int, int, int]
 ) -> np.ndarray:
-    """Boxes [n, 4] of a resized image, moved into a crop and clipped to what is seen there."""
+    """Moves boxes [n, 4] of a resized image into a crop and clips them to its visible part."""
     offset = np.array([center[1] - size[1] // 2, center[0] - size[0] // 2] * 2, np.float32)
-    left, top, right, bottom = seen
+    left, top, right, bottom = visible
     return np.clip(boxes - offset, [left, top] * 2, [right - 1, bottom - 1] * 2).astype(np.float32)
 
 
@@ -179,14 +180,14 @@ def _lerp_rows_and_columns(
     rows: tuple[np.ndarray, np.ndarray, np.ndarray],
     columns: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> np.ndarray:
-    """float32 [len(rows), len(columns), 3], read from uint8 [h, w, 3] at :func:`linear_taps`."""
-    first, second, share = columns
+    """Interpolates uint8 [h, w, 3] at :func:`linear_taps`: float32 [rows, columns, 3]."""
+    first, second, weight = columns
     low = first[0]
     image = image[:, low : second[-1] + 1]
     upper = image[rows[0]].astype(np.float32)
     upper += (image[rows[1]] - upper) * rows[2][:, None, None]
     result = upper[:, first - low]
-    result += (upper[:, second - low] - result) * share[:, None]
+    result += (upper[:, second - low] - result) * weight[:, None]
     return result
 
 
