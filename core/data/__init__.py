@@ -1,1 +1,1 @@
-"""Data sets: COCO annotation files as packed arrays, their splits, a generator and a checker."""
+"""Datasets: COCO annotation files, their splits and images, training samples, and batches."""

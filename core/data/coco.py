@@ -1,7 +1,7 @@
-"""COCO annotation files as packed arrays, which worker processes share without growing.
+"""COCO annotation files as packed arrays, which worker processes read without copying them.
 
-A Python object per picture or box would be copied into every forked worker as soon as the worker
-touches its reference count; a few large arrays are never copied.
+A Python object per image or box would be copied into every forked worker as soon as the worker
+changes its reference count; a few large arrays are never copied.
 """
 
 import logging
@@ -15,7 +15,8 @@ from .records import Records, find_mistakes, read_records
 
 logger = logging.getLogger(__name__)
 
-# The 80 categories of COCO detection (Lin et al. 2014) in the order of their ids.
+# The 80 categories of COCO detection (Lin et al. 2014) in the order of their ids: names for weights
+# that come without any.
 COCO_CLASS_NAMES = (
     *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
     *("traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat"),
@@ -30,34 +31,35 @@ COCO_CLASS_NAMES = (
     "toothbrush",
 )
 
-# Pixels by which a box may pass the border without being counted: files round their numbers.
+# Pixels by which a box may cross the border without being counted: files round their numbers.
 _ROUNDING = 0.01
 
 
 class CocoDetection:
-    """The pictures and boxes of one COCO annotation file.
+    """The images and boxes of one COCO annotation file.
 
-    Labels 0 … C-1 are the file's category ids in ascending order. Pictures keep the file's order.
+    Labels 0 … C-1 are the file's category ids in ascending order. Images keep the file's order.
 
     Args:
-        annotation_file: a COCO file; without ``annotations`` (a test split) pictures have no boxes.
-        image_dir: the folder that the file's ``file_name`` entries start from.
+        annotation_file: a COCO file; without ``annotations`` (a test split) images have no boxes.
+        image_dir: the folder that the file's ``file_name`` entries are relative to.
         use_crowd: keep the boxes of crowds (``iscrowd``) as objects.
-        categories: the number of categories there should be, or None to take what the file holds.
-        records: the content of ``annotation_file``, where it was read and checked before.
+        categories: expected number of categories; None accepts any.
+        records: the content of ``annotation_file``, if it was read and checked before.
 
     Attributes:
-        annotation_file, image_dir: as given.
+        annotation_file, image_dir: as passed.
         class_names: C names.
         category_ids: int64 [C], ascending.
         image_ids: int64 [N].
         sizes: int32 [N, 2], height and width.
-        has_annotations: whether the file has ``annotations`` at all.
-        repaired: boxes that were clipped to their picture.
-        dropped: boxes without width or height inside their picture, or with numbers not finite.
+        has_annotations: True if the file has ``annotations``, even an empty list.
+        repaired: number of boxes that were clipped to their image.
+        dropped: number of boxes without width or height inside their image, or with numbers that
+            are not finite.
 
     Raises:
-        UserError: the file is missing, not JSON, not in COCO's format, has another number of
+        UserError: the file is missing, not JSON or not in COCO's format, or has another number of
             categories, an image or category id twice, an annotation of an unknown image or
             category, or a ``file_name`` that leaves ``image_dir``.
     """
@@ -88,24 +90,24 @@ class CocoDetection:
         return len(self.image_ids)
 
     def image_path(self, index: int) -> Path:
-        """The file of picture ``index``."""
+        """Returns the path of image ``index``."""
         return self.image_dir / self.file_name(index)
 
     def file_name(self, index: int) -> str:
-        """The file of picture ``index``, from ``image_dir``, as the annotation file names it."""
+        """Returns the file name of image ``index`` as the annotation file gives it."""
         start, end = self._name_ends[index], self._name_ends[index + 1]
         return self._names[start:end].decode("utf-8", "surrogatepass")
 
     def boxes(self, index: int) -> np.ndarray:
-        """float32 [n, 4], the (x0, y0, x1, y1) of the boxes in picture ``index``."""
+        """Returns the boxes (x0, y0, x1, y1) of image ``index``: float32 [n, 4]."""
         return self._boxes[self._box_ends[index] : self._box_ends[index + 1]].copy()
 
     def labels(self, index: int) -> np.ndarray:
-        """int64 [n], the labels of :meth:`boxes`."""
+        """Returns the labels of :meth:`boxes`: int64 [n]."""
         return self._labels[self._box_ends[index] : self._box_ends[index + 1]].copy()
 
     def box_counts(self) -> np.ndarray:
-        """int64 [N], the number of boxes in each picture."""
+        """Returns the number of boxes in each image: int64 [N]."""
         return np.diff(self._box_ends)
 
     def _pack_categories(self, rows: Sequence[Records], expected: int | None) -> None:
@@ -130,37 +132,37 @@ class CocoDetection:
         self._name_ends = np.cumsum([0, *map(len, names)], dtype=np.int64)
 
     def _pack_boxes(self, rows: Sequence[Records]) -> None:
-        pictures = _positions(self.image_ids, [row["image_id"] for row in rows])
-        order = np.argsort(pictures, kind="stable")
-        pictures = pictures[order]
+        owners = _positions(self.image_ids, [row["image_id"] for row in rows])
+        order = np.argsort(owners, kind="stable")
+        owners = owners[order]
         labels = _positions(self.category_ids, [row["category_id"] for row in rows])[order]
         xywh = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)[order]
-        boxes, kept, repaired = repair_boxes(xywh, self.sizes[pictures])
+        boxes, kept, repaired = repair_boxes(xywh, self.sizes[owners])
         self._boxes, self._labels = boxes[kept], labels[kept]
-        counts = np.bincount(pictures[kept], minlength=len(self))
+        counts = np.bincount(owners[kept], minlength=len(self))
         self._box_ends = np.cumsum([0, *counts], dtype=np.int64)
         self.repaired, self.dropped = int(repaired.sum()), int((~kept).sum())
 
     def _summary(self) -> str:
         empty = int((self.box_counts() == 0).sum())
         return (
-            f"{len(self)} pictures ({empty} without boxes), {len(self._boxes)} boxes "
-            f"({self.repaired} clipped to their picture, {self.dropped} without extent dropped), "
+            f"{len(self)} images ({empty} without boxes), {len(self._boxes)} boxes "
+            f"({self.repaired} clipped to their image, {self.dropped} without extent dropped), "
             f"{len(self.class_names)} classes"
         )
 
 
 def repair_boxes(xywh: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Clips boxes to their pictures.
+    """Clips boxes to their images.
 
     Args:
         xywh: float64 [n, 4], (x, y, width, height) as COCO writes them.
-        sizes: int [n, 2], (height, width) of each box's picture.
+        sizes: int [n, 2], (height, width) of each box's image.
 
     Returns:
-        boxes: float32 [n, 4], (x0, y0, x1, y1) inside the picture; undefined where not kept.
-        kept: bool [n], the boxes with finite numbers and some width and height in the picture.
-        repaired: bool [n], the kept boxes that clipping changed by more than a rounding.
+        boxes: float32 [n, 4], (x0, y0, x1, y1) inside the image; undefined where not kept.
+        kept: bool [n], the boxes with finite numbers and some width and height inside the image.
+        repaired: bool [n], the kept boxes that clipping changed by more than rounding does.
     """
     with np.errstate(invalid="ignore", over="ignore"):
         corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
@@ -175,7 +177,7 @@ def repair_boxes(xywh: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _positions(keys: np.ndarray, values: Sequence[int]) -> np.ndarray:
-    """int64 [n]: where each value stands in ``keys``, which hold every value once."""
+    """Finds each value in ``keys``, which hold every value once: positions int64 [n]."""
     order = np.argsort(keys)
     wanted = np.asarray(values, np.int64)
     return order[np.searchsorted(keys, wanted, sorter=order)]

@@ -1,9 +1,9 @@
-"""The memory of a batch's images: shared between processes, and used for one batch after another.
+"""Memory for the images of a batch: shared between processes, and reused for later batches.
 
-Fresh memory is slow: the system clears it page by page as it is touched, which was a quarter of a
-worker's time. So every piece of memory ends with a byte that says whether a batch lies in it. The
-process that makes batches sets it; the one that used a batch clears it, once nothing holds the
-images any more.
+Fresh memory is slow: the system clears it page by page as it is touched, which took a quarter of a
+worker's time. So buffers are reused. The last byte of each says if a batch lies in it: the process
+that makes batches sets it, and the process that used a batch clears it as soon as nothing refers
+to the images any more.
 """
 
 import math
@@ -17,112 +17,116 @@ from torch.utils.data import get_worker_info
 
 from ..structures import Batch
 
-_FREE, _TAKEN = 0, 1
-_SPARE = 2  # free pieces that are kept
+_FREE, _IN_USE = 0, 1
+_MAX_FREE = 2  # free buffers that are kept
 _LARGEST = 2**25 - 2**16  # bytes
 
 
 class ImageMemory:
-    """Pieces of memory for images, of the process that makes batches."""
+    """Buffers for images, owned by the process that makes batches."""
 
     def __init__(self) -> None:
-        self._pieces: list[Tensor] = []
+        self._buffers: list[Tensor] = []
 
-    def take(self, shape: tuple[int, ...]) -> Tensor:
-        """uint8 images of any content, in memory that nothing else uses until it is given back."""
+    def allocate(self, shape: tuple[int, ...]) -> Tensor:
+        """Returns uint8 images of undefined content in a buffer that nothing else uses."""
         needed = math.prod(shape) + 1
-        taken = [piece for piece in self._pieces if piece[-1] == _TAKEN]
-        free = [piece for piece in self._pieces if piece[-1] != _TAKEN and len(piece) >= needed]
-        piece = free.pop(0) if free else _new_piece(needed)
-        piece[-1] = _TAKEN
-        self._pieces = [*taken, piece, *free[:_SPARE]]  # the next time, that used last comes first
-        return piece[: needed - 1].view(shape)
+        in_use = [buffer for buffer in self._buffers if buffer[-1] == _IN_USE]
+        rest = [buffer for buffer in self._buffers if buffer[-1] != _IN_USE]
+        free = [buffer for buffer in rest if len(buffer) >= needed]
+        buffer = free.pop(0) if free else _new_buffer(needed)
+        buffer[-1] = _IN_USE
+        self._buffers = [*in_use, buffer, *free[:_MAX_FREE]]  # most recently used first
+        return buffer[: needed - 1].view(shape)
 
 
-def give_back(images: Tensor) -> None:
-    """Ends the use of images from :meth:`ImageMemory.take` that were not handed over."""
-    _piece(images)[-1] = _FREE
+def release(images: Tensor) -> None:
+    """Marks the buffer of images from :meth:`ImageMemory.allocate` as free."""
+    _buffer_of(images)[-1] = _FREE
 
 
-def hand_over(batch: Batch) -> "Batch | Parcel":
-    """A batch, its images from :meth:`ImageMemory.take`, for the process that will use it.
+def release_after_use(batch: Batch) -> "Batch | BatchMessage":
+    """Prepares a batch for the process that uses it, which releases the buffer when it is done.
+
+    Args:
+        batch: with images from :meth:`ImageMemory.allocate`.
 
     Returns:
-        the batch, which gives its memory back by itself; in a worker a parcel that becomes it.
+        A batch that releases its buffer by itself; in a worker, a message that is unpickled as one.
     """
-    parcel = Parcel(batch)
-    return parcel if get_worker_info() else parcel.open()
+    message = BatchMessage(batch)
+    return message if get_worker_info() else message.unpack()
 
 
-class Parcel:
-    """A batch on its way from a worker: pickled here, it is unpickled as a :class:`Batch`.
+class BatchMessage:
+    """A batch on its way out of a worker: pickled here, it is unpickled as a :class:`Batch`.
 
     The images travel as a handle of their shared memory, all else by value: a handle costs a
-    connection between the processes, more than small tensors are worth.
+    connection between the processes, which small tensors are not worth.
     """
 
     def __init__(self, batch: Batch) -> None:
-        self.piece, self.shape = _piece(batch.images), tuple(batch.images.shape)
-        self.rest = {
+        self.buffer, self.shape = _buffer_of(batch.images), tuple(batch.images.shape)
+        self.others = {
             name: tensor.numpy()
             for name, tensor in vars(batch).items()
             if tensor is not None and name != "images"
         }
 
     def __reduce__(self) -> tuple:
-        return _unpacked, (self.piece, self.shape, self.rest)
+        return _unpack, (self.buffer, self.shape, self.others)
 
-    def open(self) -> Batch:
-        """The batch, which gives its memory back once nothing holds its images."""
-        return _unpacked(self.piece, self.shape, self.rest)
+    def unpack(self) -> Batch:
+        """Returns the batch, which releases its buffer once nothing refers to its images."""
+        return _unpack(self.buffer, self.shape, self.others)
 
 
-def _unpacked(piece: Tensor, shape: tuple[int, ...], rest: dict[str, np.ndarray]) -> Batch:
-    # Every tensor of these images, also a view, holds this array: it goes with the last of them.
-    array = piece.numpy()
-    weakref.finalize(array, _release, piece, os.getpid()).atexit = False
+def _unpack(buffer: Tensor, shape: tuple[int, ...], others: dict[str, np.ndarray]) -> Batch:
+    # Every tensor of these images, and every view, refers to this array: it goes with the last.
+    array = buffer.numpy()
+    weakref.finalize(array, _release_in, os.getpid(), buffer).atexit = False
     images = torch.from_numpy(array)[: math.prod(shape)].view(shape)
-    return Batch(images=images, **{name: torch.from_numpy(value) for name, value in rest.items()})
+    return Batch(images=images, **{name: torch.from_numpy(value) for name, value in others.items()})
 
 
-def _release(piece: Tensor, process: int) -> None:
-    if os.getpid() == process:  # a forked process drops what its parent may still hold
-        piece[-1] = _FREE
+def _release_in(process: int, buffer: Tensor) -> None:
+    if os.getpid() == process:  # a forked process drops batches that its parent may still use
+        buffer[-1] = _FREE
 
 
-def shared(image: np.ndarray) -> Tensor:
-    """A copy of an image, in a worker such that the process that it goes to can map it.
+def shared_copy(image: np.ndarray) -> Tensor:
+    """Copies an image; a worker's copy can be mapped by the process that receives it.
 
     Args:
         image: uint8, of any shape.
     """
-    piece = _new_piece(max(1, image.size))
-    copy = piece[: image.size].view(image.shape)
+    buffer = _new_buffer(max(1, image.size))
+    copy = buffer[: image.size].view(image.shape)
     copy.numpy()[...] = image
     return copy
 
 
 def keep_freed_memory() -> None:
-    """Has the allocator keep the memory of pictures that are done with, for those to come.
+    """Makes the allocator keep the memory of freed images for those to come.
 
-    glibc returns large blocks to the system at once; how large is large, it learns from what was
-    freed before. 32 MB is the most that it learns, and none of it is touched.
+    glibc returns large blocks to the system at once, and learns what is large from the blocks that
+    were freed before. 32 MB is the most that it learns, and none of it is touched.
     """
     np.empty(_LARGEST, np.uint8)
 
 
-def _piece(images: Tensor) -> Tensor:
-    """The whole memory that images lie in: uint8 [bytes], the mark last."""
+def _buffer_of(images: Tensor) -> Tensor:
+    """Returns the whole buffer that images lie in: uint8 [bytes], the mark last."""
     return torch.empty(0, dtype=torch.uint8).set_(images.untyped_storage())
 
 
-def _new_piece(size: int) -> Tensor:
-    """uint8 [size], in a worker such that the training process can map it instead of a copy."""
+def _new_buffer(size: int) -> Tensor:
+    """Allocates uint8 [size]; the process that receives a worker's buffer maps it, not a copy."""
     if get_worker_info() is None:
         return torch.empty(size, dtype=torch.uint8)
     if not hasattr(os, "memfd_create"):
         return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(size))
-    # Not in /dev/shm, to which containers give 64 MB by default: a file without a name, in memory.
+    # Containers give /dev/shm 64 MB by default; a file without a name, in memory, is not in it.
     file = os.memfd_create("images")
     try:
         os.ftruncate(file, size)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..config.errors import UserError
 from .coco import CocoDetection
-from .image_memory import shared
+from .image_memory import shared_copy
 
 
 def decode_image(data: bytes) -> np.ndarray | None:
@@ -95,7 +95,7 @@ class ImageFiles(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         image = read_image(self.dataset.image_path(index))
-        return shared(np.empty((0, 0, 3), np.uint8) if image is None else image)
+        return shared_copy(np.empty((0, 0, 3), np.uint8) if image is None else image)
 
 
 def decoded_images(

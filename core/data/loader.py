@@ -1,8 +1,8 @@
 """Batches from worker processes: an endless stream that can start anywhere and repeats exactly.
 
-A sample is a pure function of (seed, epoch, index), and a batch one of its number in the stream.
-So batches are the same for any number of workers, and a resumed run goes on where it stopped
-without replaying anything.
+A sample is a pure function of (seed, epoch, index), and a batch of its number in the stream. So
+batches are the same for any number of workers, and a resumed run continues where it stopped without
+making the batches before.
 """
 
 import gc
@@ -20,28 +20,34 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..structures import Batch, Sample, collate
 from .coco import CocoDetection
-from .image_memory import ImageMemory, Parcel, give_back, hand_over, keep_freed_memory
+from .image_memory import (
+    BatchMessage,
+    ImageMemory,
+    keep_freed_memory,
+    release,
+    release_after_use,
+)
 from .images import read_image
 from .samples import SampleFunction
-from .unreadable import most_tolerated
+from .unreadable import max_unreadable
 
-Position = tuple[int, int]  # epoch, number of the picture in its dataset
+Position = tuple[int, int]  # epoch, number of the image in its dataset
 Item = tuple[Sample, int, list[int]]
 
 LOST_WORKER = "DataLoader worker (pid"  # what PyTorch's error begins with
 
-# What PyTorch's error names when the system may have ended a worker because memory ran out.
+# What PyTorch's error says when the system may have ended a worker because memory ran out.
 _OUT_OF_MEMORY = ("Killed", "Bus error", "exited unexpectedly")
 _MEMORY_HINT = " If nobody ended it, memory ran out: lower system.workers or system.prefetch_size"
 
 
 class TrainingImages(Dataset[Item]):
-    """The pictures of a dataset as samples, by (epoch, index).
+    """The images of a dataset as samples, by (epoch, index).
 
     Args:
-        dataset: where the pictures, boxes and labels are.
+        dataset: images with their boxes and labels.
         sample: makes a sample from image, boxes, labels and a generator.
-        seed: of the generator that a sample is drawn with; None: samples are not augmented.
+        seed: seed of each sample's generator; None for samples without augmentation.
     """
 
     def __init__(
@@ -56,17 +62,17 @@ class TrainingImages(Dataset[Item]):
     def __getitem__(self, position: Position) -> Item:
         """Makes one sample.
 
-        A picture that cannot be decoded is replaced by the next one of the dataset. If more in a
-        row are unreadable than a run tolerates, the sample is black and empty, and the batch's
-        list of them ends the run (:class:`core.data.unreadable.UnreadableImages`).
+        The next image of the dataset takes the place of one that cannot be decoded. If more images
+        in a row are unreadable than a run tolerates, the sample is black and empty; their numbers
+        in the batch then end the run (:class:`core.data.unreadable.UnreadableImages`).
 
         Returns:
-            the sample, the number of the picture it shows, those of the pictures passed over.
+            The sample, the number of its image, and the numbers of the images that were skipped.
         """
         epoch, index = position
         rng = None if self.seed is None else np.random.default_rng((self.seed, epoch, index))
         unreadable: list[int] = []
-        for step in range(min(max(most_tolerated(len(self)) + 1, 100), len(self))):
+        for step in range(min(max(max_unreadable(len(self)) + 1, 100), len(self))):
             number = (index + step) % len(self)
             image = read_image(self.dataset.image_path(number))
             if image is not None:
@@ -76,71 +82,73 @@ class TrainingImages(Dataset[Item]):
         nothing = np.zeros((64, 64, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, int)
         return self.sample(*nothing, rng), index, unreadable
 
-    def __getitems__(self, positions: list[Position]) -> Batch | Parcel:
+    def __getitems__(self, positions: list[Position]) -> Batch | BatchMessage:
         """Makes a batch; the loader calls this in place of ``self[position]`` one by one."""
         samples: list[Sample] = []
         numbers: list[int] = []
         unreadable: list[int] = []
         images = torch.empty((len(positions), 3, 0, 0), dtype=torch.uint8)
         for row, position in enumerate(positions):
-            sample, number, passed_over = self[position]
+            sample, number, skipped = self[position]
             images = self._with_room(images, row, sample.image.shape)
-            # Written to its place at once, the sample's own copy is freed for the next one's use:
+            # Copied into the batch at once, so that the next sample reuses this one's memory:
             # fresh memory costs a worker more time than filling it.
             _, height, width = sample.image.shape
-            place = images.numpy()[row]
-            cv2.split(sample.image.transpose(1, 2, 0), list(place[:, :height, :width]))
-            place[:, height:] = 0
-            place[:, :, width:] = 0
-            samples.append(replace(sample, image=place[:, :height, :width]))
+            target = images.numpy()[row]
+            cv2.split(sample.image.transpose(1, 2, 0), list(target[:, :height, :width]))
+            target[:, height:] = 0
+            target[:, :, width:] = 0
+            samples.append(replace(sample, image=target[:, :height, :width]))
             numbers.append(number)
-            unreadable += passed_over
-        return hand_over(collate(samples, numbers, unreadable, images))
+            unreadable += skipped
+        return release_after_use(collate(samples, numbers, unreadable, images))
 
     def _with_room(self, images: Tensor, filled: int, shape: tuple[int, ...]) -> Tensor:
-        """``images``, or where a picture of ``shape`` does not fit into their rows, larger ones.
+        """Returns ``images``, or a larger copy if an image of ``shape`` does not fit into a row.
 
         Args:
             images: uint8 [B, 3, height, width].
-            filled: rows to copy; in the copy they are padded with 0.
+            filled: number of rows to copy; the copy pads them with 0.
             shape: (3, height, width).
         """
         height, width = images.shape[2:]
         if shape[1] <= height and shape[2] <= width:
             return images
-        larger = self.memory.take((len(images), 3, max(height, shape[1]), max(width, shape[2])))
+        larger_shape = len(images), 3, max(height, shape[1]), max(width, shape[2])
+        larger = self.memory.allocate(larger_shape)
         if filled:
             larger[:filled] = 0
             larger[:filled, :, :height, :width] = images[:filled]
-            give_back(images)
+            release(images)
         return larger
 
 
 class ShuffledStream(Sampler[list[Position]]):
-    """Batches of positions: one permutation of the pictures after the other, drawn from the seed.
+    """Batches of positions: one permutation of the images after the other, drawn from the seed.
 
     Args:
-        pictures: number of pictures N.
-        batch_size: positions a batch; a batch may reach into the next epoch.
-        seed: of the permutations; None: the pictures' own order in every epoch.
+        num_images: number of images N.
+        batch_size: positions in a batch, which may reach into the next epoch.
+        seed: seed of the permutations; None keeps the order of the images in every epoch.
         start: number of the first batch.
-        rows: which positions of every batch to give; None: all. Of several ranks each makes its
-            rows of the one batch.
+        rows: the positions of every batch to give, all by default. Each of several ranks makes its
+            rows of the same batch.
     """
 
     def __init__(
         self,
-        pictures: int,
+        num_images: int,
         batch_size: int,
         seed: int | None,
         start: int,
         rows: slice | None = None,
     ) -> None:
-        self.pictures, self.batch_size, self.seed, self.start = pictures, batch_size, seed, start
+        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
+        self.start = start
         self.rows = slice(None) if rows is None else rows
 
     def __iter__(self) -> Iterator[list[Position]]:
-        epoch, offset = divmod(self.start * self.batch_size, self.pictures)
+        epoch, offset = divmod(self.start * self.batch_size, self.num_images)
         positions = itertools.chain(
             ((epoch, int(index)) for index in self.order(epoch)[offset:]),
             ((later, int(i)) for later in itertools.count(epoch + 1) for i in self.order(later)),
@@ -149,11 +157,12 @@ class ShuffledStream(Sampler[list[Position]]):
             yield list(itertools.islice(positions, self.batch_size))[self.rows]
 
     def order(self, epoch: int) -> np.ndarray:
-        """The numbers of the pictures in the order of an epoch: int64 [N]."""
+        """Returns the numbers of the images in the order of an epoch: int64 [N]."""
         if self.seed is None:
-            return np.arange(self.pictures)
-        # No sample has the number N, so no sample shares its random numbers with the order.
-        return np.random.default_rng((self.seed, epoch, self.pictures)).permutation(self.pictures)
+            return np.arange(self.num_images)
+        # No image has the number N, so no sample has the same random numbers as the order.
+        seed = (self.seed, epoch, self.num_images)
+        return np.random.default_rng(seed).permutation(self.num_images)
 
 
 def training_loader(
@@ -168,27 +177,27 @@ def training_loader(
     rows: slice | None = None,
     pin_memory: bool = False,
 ) -> DataLoader[Item]:
-    """An endless stream of augmented batches in shuffled order.
+    """Makes an endless stream of augmented batches in shuffled order.
 
     Args:
-        dataset: where the pictures are.
-        sample: see :class:`TrainingImages`; picklable where workers are spawned.
-        batch_size: pictures a batch, of all ranks together.
-        seed: of order and augmentation.
-        workers: processes that make batches; 0: they are made where they are used.
-        prefetch: about how many batches wait, ready or in work.
+        dataset: images with their boxes and labels.
+        sample: makes a sample, as in :class:`TrainingImages`; picklable if workers are spawned.
+        batch_size: images in a batch, of all ranks together.
+        seed: seed of order and augmentation.
+        workers: number of processes that make batches; 0 to make them in this one.
+        prefetch: about how many batches are prepared ahead.
         start_iteration: number of the first batch, counted from 0.
-        rows: those of every batch that this process makes, see :class:`ShuffledStream`.
-        pin_memory: whether batches come in page-locked memory.
+        rows: the rows of every batch that this process makes, all by default.
+        pin_memory: put batches into page-locked memory.
 
     Returns:
-        a loader of :class:`core.structures.Batch`; every ``iter`` of it starts at
-        ``start_iteration``. The end of a worker, by whatever cause, raises RuntimeError within
+        A loader of :class:`core.structures.Batch`; every ``iter`` of it starts at
+        ``start_iteration``. If a worker ends, for any reason, it raises RuntimeError within
         seconds.
     """
     order = ShuffledStream(len(dataset), batch_size, seed, start_iteration, rows)
-    pictures = TrainingImages(dataset, sample, seed)
-    return _loader(pictures, order, workers, prefetch, pin_memory)
+    images = TrainingImages(dataset, sample, seed)
+    return _loader(images, order, workers, prefetch, pin_memory)
 
 
 def validation_loader(
@@ -202,30 +211,30 @@ def validation_loader(
     rows: slice | None = None,
     pin_memory: bool = False,
 ) -> DataLoader[Item]:
-    """An endless stream of batches, not augmented, in the dataset's order over and over.
+    """Makes an endless stream of batches without augmentation, in the dataset's order.
 
     The arguments are those of :func:`training_loader`.
     """
     order = ShuffledStream(len(dataset), batch_size, None, start_iteration, rows)
-    pictures = TrainingImages(dataset, sample)
-    return _loader(pictures, order, workers, prefetch, pin_memory)
+    images = TrainingImages(dataset, sample)
+    return _loader(images, order, workers, prefetch, pin_memory)
 
 
 def lost_worker_hint(error: str) -> str:
-    """Text to append to PyTorch's message about a lost worker; empty if memory is not the cause."""
+    """Returns a hint to append to PyTorch's error; empty if memory is not the likely cause."""
     return _MEMORY_HINT if any(name in error for name in _OUT_OF_MEMORY) else ""
 
 
 def _loader(
-    pictures: TrainingImages, order: ShuffledStream, workers: int, prefetch: int, pin_memory: bool
+    images: TrainingImages, order: ShuffledStream, workers: int, prefetch: int, pin_memory: bool
 ) -> DataLoader[Item]:
     if not workers:
         keep_freed_memory()
     return DataLoader(
-        pictures,
+        images,
         batch_sampler=order,
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=_unchanged,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # or it would draw from the global one
@@ -234,13 +243,13 @@ def _loader(
     )
 
 
-def _as_it_is(batch: Any) -> Any:
+def _unchanged(batch: Any) -> Any:
     return batch
 
 
 def _start_worker(worker: int) -> None:
-    """One thread a worker, and no part in Ctrl-C: signals to the run's group are for the run."""
+    """Limits a worker to one thread, and keeps signals to the run's process group from it."""
     cv2.setNumThreads(0)
     keep_freed_memory()
     os.setpgid(0, 0)
-    gc.freeze()  # a collection would write to, and so copy, all objects that the run shares with it
+    gc.freeze()  # a collection would write to, and so copy, all objects inherited from the run

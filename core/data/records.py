@@ -1,4 +1,4 @@
-"""COCO annotation files as JSON: reading them, and finding what is wrong in their records."""
+"""COCO annotation files as JSON: reading them, and finding mistakes in their records."""
 
 import json
 import re
@@ -10,13 +10,13 @@ from ..config.errors import UserError
 
 Records = Mapping[str, Any]
 
-# A path that starts at a root, at a drive, or climbs out of its folder, on any system.
+# A path that starts at a root or a drive, or leaves its folder by .., on any system.
 _OUTSIDE = re.compile(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\0")
 _INT64 = 2**63
 
 
 class Mistake(NamedTuple):
-    """A record that cannot be used: its table and row in the file, and what is wrong with it."""
+    """A record that cannot be used: its table and row in the file, and a message saying why."""
 
     table: str
     row: int
@@ -24,14 +24,14 @@ class Mistake(NamedTuple):
 
 
 def read_records(annotation_file: Path) -> dict[str, Any]:
-    """Reads a COCO annotation file; segmentations are left out, for they fill most of it.
+    """Reads a COCO annotation file without its segmentations, which fill most of it.
 
     Returns:
-        ``images`` and ``categories``: lists of dicts. ``annotations``: one too, or None in a file
-        without annotations (a test split).
+        ``images`` and ``categories``, lists of dicts; ``annotations``, a list of dicts, or None for
+        a file without annotations (a test split).
 
     Raises:
-        UserError: no such file, not JSON (with line and column), or not in COCO's format.
+        UserError: the file is missing, not JSON (with line and column), or not in COCO's format.
     """
     try:
         text = annotation_file.read_bytes().decode("utf-8-sig")
@@ -56,8 +56,8 @@ def read_records(annotation_file: Path) -> dict[str, Any]:
         "categories": content.get("categories", []),
     }
     for table, rows in records.items():
-        listed = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
-        if not listed and not (table == "annotations" and rows is None):
+        is_table = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+        if not is_table and not (table == "annotations" and rows is None):
             raise UserError(f'{annotation_file}: not a COCO file: "{table}" must list objects')
     return records
 
@@ -65,7 +65,7 @@ def read_records(annotation_file: Path) -> dict[str, Any]:
 def find_mistakes(records: Records) -> Iterator[Mistake]:
     """Finds the records that cannot be used, in the order of the file.
 
-    Boxes that lie outside their picture are none of them: they are repaired or dropped on packing.
+    Boxes that reach out of their image are not among them: packing clips or drops those.
     """
     categories, images = records["categories"], records["images"]
     yield from _identity_mistakes("categories", "category", categories)
@@ -87,7 +87,7 @@ def find_mistakes(records: Records) -> Iterator[Mistake]:
 
 
 def without_mistakes(records: Records, mistakes: Sequence[Mistake]) -> dict[str, Any]:
-    """The records that can be used: those without a mistake whose image and category are left."""
+    """Selects the records that have no mistake and whose image and category have none."""
     bad = {(mistake.table, mistake.row) for mistake in mistakes}
     images, categories = (
         [record for row, record in enumerate(records[table]) if (table, row) not in bad]

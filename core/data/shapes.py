@@ -1,10 +1,10 @@
-"""Writes the embedded data set: JPEG files of plain shapes with COCO annotations.
+"""Generates a dataset: JPEG files of plain shapes over textured backgrounds, with COCO annotations.
 
     python -m core.data.shapes OUT --train 6000 --val 200 --size 127 --seed 317
 
-gives ``OUT/annotations/instances_{train,val}.json`` and ``OUT/images/{train,val}/``. Picture i of a
-split depends on the seed, the size, the split and i alone. ``--size 383 --mostly-small`` makes
-small shapes in large pictures, for detectors that look closer.
+writes ``OUT/annotations/instances_{train,val}.json`` and ``OUT/images/{train,val}/``. Image i of a
+split depends only on the seed, the size, the split and i. ``--size 383 --mostly-small`` makes small
+shapes in large images, for detectors that zoom in.
 """
 
 import argparse
@@ -25,26 +25,24 @@ CLASS_NAMES = ("ellipse", "rectangle", "triangle", "star", "ring", "cross")
 
 MIN_SIDE = 10  # pixels of the shorter side of the smallest shape
 MAX_SHAPES = 3
-EMPTY_SHARE = 0.04  # pictures without any shape
-MIN_VISIBLE = 0.75  # share of a shape that later shapes leave visible
-MIN_CONTRAST = 90  # distance in BGR from what a shape covers
+EMPTY_SHARE = 0.04  # fraction of images without any shape
+MIN_VISIBLE = 0.75  # fraction of a shape that later shapes leave visible
+MIN_CONTRAST = 90  # distance in BGR of a shape from the pixels that it covers
 _OVERSAMPLING = 8  # sub-pixels a side, for smooth edges
-_TRIES = 20  # places tried for one shape
+_TRIES = 20  # places tried for a shape
 
 SPLITS = ("train", "val")
-_MARK = "shapes.json"  # says that a folder was written here and may be written again
+_MARK = "shapes.json"  # marks a folder that this generator wrote and may overwrite
 _JPEG_QUALITY = 95
 
 
-def main(arguments: list[str]) -> int:
-    """The command line; returns the exit code."""
+def main(argv: list[str]) -> int:
+    """Runs the command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m core.data.shapes", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("out", type=Path, help="folder to write; made if it is not there")
-    parser.add_argument(
-        "--train", type=int, default=6000, help="pictures to train on (%(default)s)"
-    )
-    parser.add_argument("--val", type=int, default=200, help="pictures to evaluate (%(default)s)")
+    parser.add_argument("out", type=Path, help="folder to write; made if it does not exist")
+    parser.add_argument("--train", type=int, default=6000, help="training images (%(default)s)")
+    parser.add_argument("--val", type=int, default=200, help="validation images (%(default)s)")
     parser.add_argument("--size", type=int, default=127, help="pixels a side (%(default)s)")
     parser.add_argument("--seed", type=int, default=317, help="%(default)s")
     parser.add_argument(
@@ -52,7 +50,7 @@ def main(arguments: list[str]) -> int:
         action="store_true",
         help="as many shapes of 10 to 20 pixels as of 20 to 40",
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     counts = {"train": options.train, "val": options.val}
     write_shapes(options.out, counts, options.size, options.seed, options.mostly_small)
     return 0
@@ -61,14 +59,14 @@ def main(arguments: list[str]) -> int:
 def write_shapes(
     out: Path, counts: dict[str, int], size: int, seed: int, mostly_small: bool = False
 ) -> None:
-    """Writes pictures and annotations of each split under ``out``.
+    """Writes images and annotations of each split under ``out``.
 
     Args:
         out: a new or empty folder, or one that this function wrote before.
-        counts: number of pictures of the splits ``train`` and ``val``.
-        size: pixels a side.
-        seed: of all draws, 0 or more.
-        mostly_small: see :func:`draw_picture`.
+        counts: number of images of the splits ``train`` and ``val``.
+        size: side of an image in pixels.
+        seed: seed of all draws, 0 or more.
+        mostly_small: draw mostly small shapes, as :func:`draw_image` does.
 
     Raises:
         UserError: a number is out of range, or ``out`` holds something else.
@@ -82,12 +80,12 @@ def write_shapes(
     _claim(out)
     for split, count in counts.items():
         _write_split(out, split, count, size, seed, mostly_small)
-    pictures = ", ".join(f"{count} {split}" for split, count in counts.items())
-    logger.info("%s: wrote %s pictures of %d classes", out, pictures, len(CLASS_NAMES))
+    images = ", ".join(f"{count} {split}" for split, count in counts.items())
+    logger.info("%s: wrote %s images of %d classes", out, images, len(CLASS_NAMES))
 
 
 def _claim(out: Path) -> None:
-    """Marks ``out`` as ours, unless it holds somebody's files."""
+    """Marks ``out`` as written by this generator, unless it holds other files."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; name a folder to write to")
     if out.is_dir() and any(out.iterdir()) and not (out / _MARK).is_file():
@@ -103,15 +101,15 @@ def _write_split(
     image_dir.mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for index in tqdm(range(count), desc=f"{split} pictures", disable=None):
+    for index in tqdm(range(count), desc=f"{split} images", disable=None):
         rng = np.random.default_rng((seed, SPLITS.index(split), index))
-        picture = draw_picture(size, rng, mostly_small)
+        drawn = draw_image(size, rng, mostly_small)
         name = f"{index:06d}.jpg"
         quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-        if not cv2.imwrite(str(image_dir / name), picture.image, quality):
+        if not cv2.imwrite(str(image_dir / name), drawn.image, quality):
             raise UserError(f"{image_dir / name} cannot be written")
         images.append({"id": index, "file_name": name, "height": size, "width": size})
-        for box, label, area in zip(picture.boxes, picture.labels, picture.areas, strict=True):
+        for box, label, area in zip(drawn.boxes, drawn.labels, drawn.areas, strict=True):
             xywh = [*box[:2], *(box[2:] - box[:2])]
             annotations.append(
                 {
@@ -135,15 +133,15 @@ def _write_split(
     annotation_file.write_text(json.dumps(content), encoding="utf-8")
 
 
-class Picture(NamedTuple):
-    """A drawn picture.
+class DrawnImage(NamedTuple):
+    """An image of shapes.
 
     Attributes:
         image: uint8 [size, size, 3], BGR.
         boxes: float32 [n, 4], (x0, y0, x1, y1) around the full extent of each shape.
         labels: int64 [n], into :data:`CLASS_NAMES`.
         areas: float32 [n], pixels that each shape covers, hidden parts included.
-        visible: float32 [n], the share of each shape that no later shape hides.
+        visible: float32 [n], the fraction of each shape that no later shape hides.
     """
 
     image: np.ndarray
@@ -153,19 +151,19 @@ class Picture(NamedTuple):
     visible: np.ndarray
 
 
-def draw_picture(size: int, rng: np.random.Generator, mostly_small: bool = False) -> Picture:
-    """Draws one picture: a background and up to :data:`MAX_SHAPES` shapes that may overlap.
+def draw_image(size: int, rng: np.random.Generator, mostly_small: bool = False) -> DrawnImage:
+    """Draws one image: a background and up to :data:`MAX_SHAPES` shapes that may overlap.
 
     Args:
-        size: pixels a side, at least twice :data:`MIN_SIDE`.
+        size: side of the image in pixels, at least twice :data:`MIN_SIDE`.
         rng: draws everything.
-        mostly_small: as many shapes of 10 to 20 pixels as of 20 to 40, and so on, as in photos.
+        mostly_small: draw as many shapes of 10 to 20 pixels as of 20 to 40 and so on, as in photos.
     """
     canvas = _background(size, rng)
     count = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(1, MAX_SHAPES + 1))
     boxes, labels = [], []
-    covers: list[np.ndarray] = []  # of each shape, the share of every pixel that it covers
-    hidden: list[np.ndarray] = []  # of each shape, the share that later shapes hide
+    covers: list[np.ndarray] = []  # for each shape, the fraction of every pixel that it covers
+    hidden: list[np.ndarray] = []  # for each shape, the fraction that later shapes hide
     for _ in range(count):
         label = int(rng.integers(len(CLASS_NAMES)))
         polygons = _polygons(CLASS_NAMES[label], rng)
@@ -181,7 +179,7 @@ def draw_picture(size: int, rng: np.random.Generator, mostly_small: bool = False
                 labels.append(label)
                 break
     noise = rng.normal(0, rng.uniform(1, 6), canvas.shape)
-    return Picture(
+    return DrawnImage(
         image=np.clip(canvas + noise, 0, 255).astype(np.uint8),
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         labels=np.array(labels, np.int64),
@@ -191,12 +189,12 @@ def draw_picture(size: int, rng: np.random.Generator, mostly_small: bool = False
 
 
 def rasterise(polygons: list[np.ndarray], box: np.ndarray, size: int) -> np.ndarray:
-    """float32 [size, size]: the share of every pixel that a shape covers.
+    """Rasterises a shape: float32 [size, size], the fraction of every pixel that it covers.
 
     Args:
-        polygons: outlines float [k, 2] in the unit square; what lies inside two is a hole.
-        box: (x0, y0, x1, y1), where the unit square goes.
-        size: pixels a side.
+        polygons: outlines float [k, 2] in the unit square; a point inside two is in a hole.
+        box: (x0, y0, x1, y1), to which the unit square is stretched.
+        size: side of the image in pixels.
     """
     left, top = np.floor(box[:2]).astype(int)
     right, bottom = np.ceil(box[2:]).astype(int)
@@ -219,7 +217,7 @@ def _visible(cover: np.ndarray, hidden: np.ndarray) -> float:
 
 
 def _place(size: int, rng: np.random.Generator, mostly_small: bool = False) -> np.ndarray:
-    """A box of 10 pixels to half the picture a side, somewhere in the picture."""
+    """Draws a box inside the image, with sides from 10 pixels to half the image."""
     shortest, longest = MIN_SIDE, size / 2
     if mostly_small:
         longer = shortest * (longest / shortest) ** rng.random()
@@ -232,7 +230,7 @@ def _place(size: int, rng: np.random.Generator, mostly_small: bool = False) -> n
 
 
 def _polygons(name: str, rng: np.random.Generator) -> list[np.ndarray]:
-    """Outlines of a shape turned a little, stretched to fill the unit square."""
+    """Makes the outlines of a shape, turned a little and stretched to fill the unit square."""
     if name in ("ellipse", "ring"):
         circle = _on_circle(np.linspace(0, 2 * np.pi, 96, endpoint=False))
         outlines = [circle, 0.55 * circle] if name == "ring" else [circle]
@@ -263,7 +261,10 @@ def _rotation(angle: float) -> np.ndarray:
 
 
 def _paint(canvas: np.ndarray, cover: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A colour [3] that stands out from what the shape covers: the first good one, or the best."""
+    """Draws a colour [3] that stands out from the pixels that the shape covers.
+
+    Of twelve it is the first with enough contrast, or else the one with the most.
+    """
     rows, columns = np.nonzero(cover > 0)
     behind = canvas[rows, columns]
     colors = rng.uniform(0, 255, (12, 3)).astype(np.float32)
@@ -274,7 +275,7 @@ def _paint(canvas: np.ndarray, cover: np.ndarray, rng: np.random.Generator) -> n
 
 
 def _background(size: int, rng: np.random.Generator) -> np.ndarray:
-    """float32 [size, size, 3]: a gradient between two colours, clouds, grain or stripes."""
+    """Draws a gradient, plain or with clouds, grain or stripes: float32 [size, size, 3]."""
     first, second = rng.uniform(20, 235, (2, 3))
     second = first + (second - first) * rng.uniform(0.1, 0.5)
     across = np.linspace(-0.5, 0.5, size)
@@ -293,7 +294,7 @@ def _background(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _clouds(size: int, cells: int, rng: np.random.Generator) -> np.ndarray:
-    """float32 [size, size, 3]: smooth noise with ``cells`` random values a side."""
+    """Draws smooth noise from ``cells`` x ``cells`` random values: float32 [size, size, 3]."""
     coarse = rng.normal(size=(cells, cells, 3)).astype(np.float32)
     return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
 

@@ -1,4 +1,4 @@
-"""The folders of a data set: which annotation file and pictures a split's name means."""
+"""The folders of a dataset: the annotation file and the images that a split's name stands for."""
 
 import os
 from collections import defaultdict
@@ -20,16 +20,16 @@ _SHOWN = 8  # names in a message
 
 
 def open_split(system: System, db: Db, split: str) -> CocoDetection:
-    """Opens a split of the data set that a config names.
+    """Opens a split of the dataset that a config names.
 
     Args:
         system: ``<data_dir>/<dataset_dir>`` holds ``annotations/instances_<split>.json`` (or
             ``image_info_<split>.json``, without annotations) and ``images/<split>/``.
-        db: ``use_crowd`` and ``categories``, see :class:`CocoDetection`.
+        db: says which boxes to use and how many categories to expect.
         split: a name of :data:`REFERENCE_SPLITS`, or the split's own name.
 
     Raises:
-        UserError: a folder, the annotation file or a picture is missing (the message says what
+        UserError: a folder, the annotation file or an image is missing (the message lists what
             there is instead), or the annotation file cannot be used.
     """
     annotation_file, image_dir = split_paths(system, split)
@@ -37,14 +37,14 @@ def open_split(system: System, db: Db, split: str) -> CocoDetection:
     missing = missing_images(dataset)
     if missing:
         raise UserError(
-            f"{len(missing)} of the {len(dataset)} pictures that {annotation_file} lists are not "
+            f"{len(missing)} of the {len(dataset)} images that {annotation_file} lists are not "
             f"in {image_dir}, which holds {_listing(image_dir)}; missing: {_some(missing)}"
         )
     return dataset
 
 
 def split_paths(system: System, split: str) -> tuple[Path, Path]:
-    """The annotation file and the folder of the pictures of a split; both are there.
+    """Finds the annotation file and the image folder of a split.
 
     Raises:
         UserError: a folder or the annotation file is missing.
@@ -60,20 +60,20 @@ def split_paths(system: System, split: str) -> tuple[Path, Path]:
             f"there is no annotation file {candidates[0]} for split {split!r} (nor "
             f"{candidates[1].name}); {annotation_dir} holds {_listing(annotation_dir)}"
         )
-    _require_folder(image_dir, f"the pictures of split {split!r}")
+    _require_folder(image_dir, f"the images of split {split!r}")
     return annotation_file, image_dir
 
 
 def missing_images(dataset: CocoDetection) -> list[str]:
-    """The file names that the annotation file lists and the folder of the images lacks."""
+    """Lists the file names of the annotation file that the image folder does not hold."""
     by_folder = defaultdict(list)
     for index in range(len(dataset)):
         path = dataset.image_path(index)
         by_folder[path.parent].append((path.name, dataset.file_name(index)))
     missing = []
     for folder, names in by_folder.items():
-        there = set(os.listdir(folder)) if folder.is_dir() else set()
-        missing += [file_name for name, file_name in names if name not in there]
+        present = set(os.listdir(folder)) if folder.is_dir() else set()
+        missing += [file_name for name, file_name in names if name not in present]
     return missing
 
 

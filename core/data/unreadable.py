@@ -1,4 +1,4 @@
-"""Pictures that cannot be decoded: named once, counted, and the end of a run if there are many."""
+"""Images that cannot be decoded: a warning for each, and the end of the run if there are many."""
 
 import logging
 
@@ -8,48 +8,48 @@ from .coco import CocoDetection
 
 logger = logging.getLogger(__name__)
 
-TOLERATED = 0.01  # share of a dataset's pictures
+TOLERATED = 0.01  # fraction of a dataset's images
 
 
-def most_tolerated(pictures: int) -> int:
-    """How many of so many pictures may be unreadable before a run is stopped."""
-    return int(pictures * TOLERATED)
+def max_unreadable(num_images: int) -> int:
+    """Returns how many images of a dataset of ``num_images`` may be unreadable."""
+    return int(num_images * TOLERATED)
 
 
 class UnreadableImages:
-    """Watches the batches of one dataset, where they arrive.
+    """Collects the unreadable images that batches of one dataset report.
 
     Args:
-        dataset: whose pictures the batches show.
-        tell: warn of them; of several ranks, one does.
+        dataset: the dataset that the batches are made from.
+        warn: log a warning for each image; of several ranks, one does.
 
     Attributes:
-        numbers: of the unreadable pictures met so far, in ``dataset``.
+        numbers: numbers in ``dataset`` of the unreadable images so far.
     """
 
-    def __init__(self, dataset: CocoDetection, tell: bool = True) -> None:
-        self.dataset, self.tell = dataset, tell
+    def __init__(self, dataset: CocoDetection, warn: bool = True) -> None:
+        self.dataset, self.warn = dataset, warn
         self.numbers: set[int] = set()
 
     def note(self, batch: Batch) -> None:
-        """Warns of every picture that could not be decoded, the first time it is met.
+        """Warns of every image that could not be decoded, once for each image.
 
         Raises:
-            UserError: more than 1 % of the dataset's pictures are unreadable.
+            UserError: more than 1 % of the dataset's images are unreadable.
         """
         for number in batch.unreadable.tolist():
             if number in self.numbers:
                 continue
             self.numbers.add(number)
-            if not self.tell:
+            if not self.warn:
                 continue
             path = self.dataset.image_path(number)
             problem = "cannot be decoded" if path.is_file() else "does not exist"
-            logger.warning("%s %s; the next picture takes its place", path, problem)
-        if len(self.numbers) > most_tolerated(len(self.dataset)):
+            logger.warning("%s %s; the next image takes its place", path, problem)
+        if len(self.numbers) > max_unreadable(len(self.dataset)):
             raise UserError(
-                f"{len(self.numbers)} of the {len(self.dataset)} pictures of "
+                f"{len(self.numbers)} of the {len(self.dataset)} images of "
                 f"{self.dataset.annotation_file} cannot be read, more than {TOLERATED:.0%}; the "
                 f"first is {self.dataset.image_path(min(self.numbers))}; "
-                "python -m core.data.check CONFIG lists them all"
+                "cornerkit check CONFIG lists them all"
             )

@@ -88,7 +88,7 @@ def test_boxes_are_clipped_or_dropped_and_counted(tmp_path, caplog):
     assert_array_equal(dataset.boxes(0), wanted)
     assert (dataset.repaired, dataset.dropped) == (2, 7)
     assert len(caplog.records) == 1
-    assert "2 clipped to their picture, 7 without extent dropped" in caplog.text
+    assert "2 clipped to their image, 7 without extent dropped" in caplog.text
 
 
 def test_repair_leaves_its_input_and_good_boxes_alone():

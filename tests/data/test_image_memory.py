@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from core.data.coco import CocoDetection
-from core.data.image_memory import ImageMemory, give_back
+from core.data.image_memory import ImageMemory, release
 from core.data.loader import training_loader
 from tests.data.test_loader import SAMPLE, Folder, batches, options, same
 from tests.support.own_process import in_own_process, needs_account, own_megabytes
@@ -77,14 +77,14 @@ def test_a_worker_has_no_more_memory_than_batches_wait_and_are_held(dataset):
 
 def test_memory_grows_with_the_pictures_and_what_is_too_small_goes():
     memory = ImageMemory()
-    small = memory.take(SHAPE)
-    give_back(small)
-    assert memory.take(SHAPE).data_ptr() == small.data_ptr()
-    give_back(small)
-    large = memory.take((4, *SHAPE))
-    give_back(large)
-    assert memory.take(SHAPE).data_ptr() == large.data_ptr()
-    assert len(memory._pieces) == 1
+    small = memory.allocate(SHAPE)
+    release(small)
+    assert memory.allocate(SHAPE).data_ptr() == small.data_ptr()
+    release(small)
+    large = memory.allocate((4, *SHAPE))
+    release(large)
+    assert memory.allocate(SHAPE).data_ptr() == large.data_ptr()
+    assert len(memory._buffers) == 1
 
 
 def test_a_forked_process_that_drops_a_batch_leaves_its_memory_taken(dataset):
@@ -98,7 +98,7 @@ def test_a_forked_process_that_drops_a_batch_leaves_its_memory_taken(dataset):
         memory = stream._dataset_fetcher.dataset.memory
         held.clear()
         gc.collect()
-        os._exit(int(memory._pieces[0][-1]) != 1)
+        os._exit(int(memory._buffers[0][-1]) != 1)
     assert os.waitpid(child, 0)[1] == 0
     for _ in range(3):
         next(stream)

@@ -23,7 +23,7 @@ from core.data.loader import (
     validation_loader,
 )
 from core.data.samples.corners import sample_corners
-from core.data.unreadable import UnreadableImages, most_tolerated
+from core.data.unreadable import UnreadableImages, max_unreadable
 
 SAMPLE = partial(
     sample_corners,
@@ -240,14 +240,14 @@ def test_one_warning_a_picture_and_the_end_above_one_percent(dataset, caplog):
     assert "cannot be decoded" in caplog.records[0].message
     assert "does not exist" in caplog.records[1].message
     note(watch, 200)
-    with pytest.raises(UserError, match="4 of the 300 pictures") as error:
+    with pytest.raises(UserError, match="4 of the 300 images") as error:
         note(watch, 201)
     assert "\n" not in str(error.value)
     assert str(dataset.image_path(7)) in str(error.value)
 
 
 def test_one_percent_is_of_the_whole_database():
-    assert [most_tolerated(n) for n in (1, 99, 100, 364, 100000)] == [0, 0, 1, 3, 1000]
+    assert [max_unreadable(n) for n in (1, 99, 100, 364, 100000)] == [0, 0, 1, 3, 1000]
 
 
 def test_a_killed_worker_ends_the_stream_within_seconds(dataset):

@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 from core.config.errors import UserError
 from core.data import shapes
 from core.data.coco import CocoDetection
-from core.data.shapes import CLASS_NAMES, draw_picture, main, rasterise
+from core.data.shapes import CLASS_NAMES, draw_image, main, rasterise
 
 COUNT, SIZE = 150, 96
 
@@ -77,7 +77,7 @@ def test_no_shape_is_hidden_by_more_than_a_quarter():
     hidden[:3] = 1
     assert shapes._visible(cover, hidden) == 0.25
     rng = np.random.default_rng(1)
-    visible = np.concatenate([draw_picture(SIZE, rng).visible for _ in range(60)])
+    visible = np.concatenate([draw_image(SIZE, rng).visible for _ in range(60)])
     assert 0.75 <= visible.min() < 0.8 and visible.max() == 1
     assert (visible < 0.95).mean() > 0.05
 

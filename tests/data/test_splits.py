@@ -76,7 +76,7 @@ def test_missing_pictures_are_counted_and_named(tmp_path):
     write_coco(tmp_path / "coco")
     (tmp_path / "coco" / "images" / "train" / "sub" / "seven.jpg").unlink()
     said = message(tmp_path)
-    assert "1 of the 3 pictures that" in said and "missing: sub/seven.jpg" in said
+    assert "1 of the 3 images that" in said and "missing: sub/seven.jpg" in said
     assert f"not in {tmp_path}/coco/images/train, which holds sub, thirty.jpg, zwei-ü.jpg" in said
 
 

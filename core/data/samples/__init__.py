@@ -1,7 +1,7 @@
-"""Training samples: what each family of detectors is shown of an image.
+"""Training samples: the crop or resize, flip and colours that each family of detectors uses.
 
 The functions ``sample_<family>`` take an image (uint8 [h, w, 3], BGR), its boxes (float32 [n, 4]),
-its labels (int64 [n]) and the generator of every draw, or None for a sample without augmentation.
+its labels (int64 [n]) and a generator that draws everything, or None for no augmentation.
 """
 
 from collections.abc import Callable

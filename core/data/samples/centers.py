@@ -1,4 +1,4 @@
-"""The training picture of CenterNet (arXiv:1904.07850, section 5), and the warp that makes it."""
+"""Training samples of CenterNet (arXiv:1904.07850, section 5), and the warp that makes them."""
 
 from collections.abc import Sequence
 
@@ -23,31 +23,31 @@ def sample_centers(
     color: bool,
     lighting: bool,
 ) -> Sample:
-    """Scales a window of a picture to the input size, flips it, and draws its change of colour.
+    """Scales a window of an image to the input size, flips it, and draws its change of colour.
 
-    The window has the input's aspect and, at the scale 1, just holds the whole picture.
+    The window has the input's aspect ratio; at scale 1 it just holds the whole image.
 
     Args:
         image: uint8 [h, w, 3], BGR.
         boxes: float32 [n, 4], pixels of ``image``.
         labels: int64 [n].
-        rng: source of every draw; None: the whole picture, colours unchanged.
+        rng: draws everything; None: the whole image, without flip or change of colour.
         input_size: height and width of the result, in pixels.
-        scales: of the window, to choose from.
-        border: how far the window's centre keeps from the edges, in pixels.
-        crop: whether to draw scale and centre; otherwise the whole picture is shown.
-        color: whether to change brightness, contrast, saturation and, with ``lighting``, lighting.
-        lighting: see ``color``.
+        scales: scales of the window to choose from.
+        border: distance of the window's centre from the edges, in pixels.
+        crop: draw scale and centre; otherwise the window holds the whole image.
+        color: change brightness, contrast and saturation.
+        lighting: with ``color``, add PCA lighting too.
 
     Returns:
-        The sample. Boxes may reach beyond the picture; those that lie outside it are dropped.
+        The sample. Boxes may reach beyond its image; those that lie outside it are dropped.
     """
     size = image.shape[:2]
     window = whole_window(size, input_size)
     center: tuple[float, float] = (size[0] / 2, size[1] / 2)
     if rng is not None and crop:
         window, center = transforms.draw_crop(size, window, scales, border, rng)
-    zoom = input_size[1] / max(1, window[1])  # a part of a pixel is cut off to none
+    zoom = input_size[1] / max(1, window[1])  # a fraction of a pixel rounds down to 0
     image = warp(image, center, zoom, input_size)
     boxes = warp_boxes(boxes, center, zoom, input_size)
     kept = transforms.has_area(transforms.clip_boxes(boxes, input_size))
@@ -55,26 +55,30 @@ def sample_centers(
 
 
 def whole_window(size: Size, input_size: Size) -> Size:
-    """Height and width of the smallest window of the input's aspect that holds a picture.
+    """Computes the smallest window of the input's aspect ratio that holds a whole image.
 
     Args:
-        size: of the picture, in pixels.
-        input_size: of the input. Of a square one, the window is as long as the longer side.
+        size: height and width of the image, in pixels.
+        input_size: height and width of the input; if they are equal, the window is a square of the
+            image's longer side.
+
+    Returns:
+        Height and width of the window.
     """
     zoom = max(size[0] / input_size[0], size[1] / input_size[1])
     return max(1, round(input_size[0] * zoom)), max(1, round(input_size[1] * zoom))
 
 
 def warp(image: np.ndarray, center: tuple[float, float], zoom: float, size: Size) -> np.ndarray:
-    """Moves a point of an image into the middle of another one, and scales about it, bilinearly.
+    """Moves a point of an image into the middle of the result and scales about it, bilinearly.
 
     Pixel (u, v) of the result shows the point ((u - width / 2) / zoom + x, (v - height / 2) / zoom
-    + y) of the image, black where there is none.
+    + y) of the image; outside the image it is black.
 
     Args:
         image: uint8 [h, w, 3].
         center: the point (y, x), in pixels.
-        zoom: pixels of the result a pixel of the image.
+        zoom: pixels of the result per pixel of the image.
         size: height and width of the result.
     """
     matrix = np.array([[zoom, 0, _shift(center[1], zoom, size[1])], [0, zoom, 0]])
@@ -85,7 +89,7 @@ def warp(image: np.ndarray, center: tuple[float, float], zoom: float, size: Size
 def warp_boxes(
     boxes: np.ndarray, center: tuple[float, float], zoom: float, size: Size
 ) -> np.ndarray:
-    """Takes boxes [n, 4] along with :func:`warp`: float32 [n, 4]."""
+    """Moves boxes [n, 4] as :func:`warp` moves their image: float32 [n, 4]."""
     shift = [_shift(center[1], zoom, size[1]), _shift(center[0], zoom, size[0])] * 2
     return (boxes * zoom + shift).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""The training picture of CornerNet and CornerNet-Squeeze (CornerNet, section 4.1)."""
+"""Training samples of CornerNet and CornerNet-Squeeze (CornerNet, section 4.1)."""
 
 from collections.abc import Sequence
 
@@ -22,22 +22,22 @@ def sample_corners(
     color: bool,
     lighting: bool,
 ) -> Sample:
-    """Crops, resizes, clips and flips a picture, and draws its change of colour.
+    """Crops, resizes and flips an image, clips its boxes, and draws its change of colour.
 
     Args:
         image: uint8 [h, w, 3], BGR.
         boxes: float32 [n, 4], pixels of ``image``.
         labels: int64 [n].
-        rng: source of every draw; None: no crop, no flip, no change of colour.
+        rng: draws everything; None: no crop, flip or change of colour.
         input_size: height and width of the result, in pixels.
-        scales: of the random crop.
-        border: how far the crop's centre keeps from the edges, in pixels.
-        crop: whether to crop.
-        color: whether to change brightness, contrast, saturation and, with ``lighting``, lighting.
-        lighting: see ``color``.
+        scales: scales of the crop to choose from.
+        border: distance of the crop's centre from the edges, in pixels.
+        crop: crop at all.
+        color: change brightness, contrast and saturation.
+        lighting: with ``color``, add PCA lighting too.
 
     Returns:
-        The sample. Boxes are clipped; those that are left with no width or height are dropped.
+        The sample. Boxes are clipped; those without width or height are then dropped.
     """
     boxes = boxes.astype(np.float32)
     if rng is not None and crop:
