@@ -1,12 +1,12 @@
-"""The detectors side by side: size and work as published, and what they learn of the shapes here.
+"""Compares the detectors: size and work as published, and accuracy on the generated shapes.
 
     python -m benchmarks.compare [--models CornerNet_Squeeze CenterNet] [--trained]
 
-Parameters and GFLOP are those of ``configs/<model>.json`` with 80 classes, of one picture at its
+Parameters and GFLOP are those of ``configs/<model>.json`` with 80 classes, for one image at its
 published input size; a multiplication and an addition count as two. Time and AP are those of
-``configs/<model>-shapes.json``: pictures made, trained and evaluated by the commands of the README,
-one after the other, and pictures a second as ``evaluate.py`` took them. ``--trained`` evaluates the
-newest snapshots that there are instead of training. Prints a Markdown table.
+``configs/<model>-shapes.json``: images are made, and the detector trained and evaluated, by the
+commands of the README, one after the other; images a second are those of ``evaluate.py``.
+``--trained`` evaluates the newest snapshots instead of training. Prints a Markdown table.
 """
 
 import argparse
@@ -27,13 +27,13 @@ from core.config.errors import run as run_script
 from core.config.loading import Config, load_config
 
 COCO_CLASSES = 80
-# Pixels of one picture where it is not db.input_size (height, width), as the papers test.
+# Pixels of one image where it is not db.input_size (height, width), as the papers test.
 TEST_SIZES = {"FasterRCNN": (600, 1000)}
-PICTURES = {
+SHAPES = {  # arguments of core.data.shapes, by dataset folder
     "shapes": [],
     "small_shapes": ["--train", "2000", "--val", "200", "--size", "383", "--mostly-small"],
 }
-PUBLISHED = {  # AP on COCO, and where that is written
+PUBLISHED = {  # AP on COCO, and the paper that gives it
     "CornerNet": "40.6 test-dev, arXiv:1808.01244",
     "CornerNet_Squeeze": "34.4 val, arXiv:1904.08900",
     "CornerNet_Saccade": "43.2 test-dev, arXiv:1904.08900",
@@ -43,7 +43,7 @@ PUBLISHED = {  # AP on COCO, and where that is written
 
 
 def size_and_work(model: str) -> tuple[int, float]:
-    """Parameters of the published network, and GFLOP of one picture in evaluation."""
+    """Counts the parameters of the published network, and GFLOP of one image in evaluation."""
     # Shapes are enough to count by, but Faster R-CNN's depend on what it finds.
     device = torch.device("cpu" if model == "FasterRCNN" else "meta")
     config = load_config(model)
@@ -59,16 +59,16 @@ def size_and_work(model: str) -> tuple[int, float]:
     return parameters, counter.get_total_flops() / 1e9
 
 
-def run(*words: str) -> float:
-    """Runs a Python command as a user would; gives its seconds."""
-    print(f"\n== python {' '.join(words)}", file=sys.stderr, flush=True)
+def run(*arguments: str) -> float:
+    """Runs Python with these arguments as a user would; returns the seconds it took."""
+    print(f"\n== python {' '.join(arguments)}", file=sys.stderr, flush=True)
     start = time.perf_counter()
-    subprocess.run([sys.executable, *words], check=True, stdout=sys.stderr)
+    subprocess.run([sys.executable, *arguments], check=True, stdout=sys.stderr)
     return time.perf_counter() - start
 
 
 def newest_iteration(config: Config) -> int:
-    """The iteration of the newest snapshot of a config.
+    """Finds the iteration of the newest snapshot of a config.
 
     Raises:
         UserError: there is none.
@@ -81,16 +81,16 @@ def newest_iteration(config: Config) -> int:
 
 
 def learn(config: Config, trained: bool) -> list[str]:
-    """Trains and evaluates: minutes of training, AP, AP50, pictures a second.
+    """Trains and evaluates; returns minutes of training, AP, AP50, images a second.
 
     Args:
-        config: of the training.
-        trained: evaluate the newest snapshot instead.
+        config: config of the training.
+        trained: evaluate the newest snapshot, without training.
     """
     system = config.system
     folder = Path(system.data_dir) / system.dataset_dir
     if not folder.exists():
-        run("-m", "core.data.shapes", str(folder), *PICTURES[system.dataset_dir])
+        run("-m", "core.data.shapes", str(folder), *SHAPES[system.dataset_dir])
     minutes = "" if trained else f"{run('train.py', config.name) / 60:.1f}"
     iteration = newest_iteration(config) if trained else system.max_iter
     run("evaluate.py", config.name, "--testiter", str(iteration), "--split", "validation")
@@ -100,25 +100,25 @@ def learn(config: Config, trained: bool) -> list[str]:
     return [minutes, f"{metrics['AP']:.3f}", f"{metrics['AP50']:.3f}", f"{rate:.0f}"]
 
 
-def main(words: list[str]) -> int:
-    """The command line; returns the exit code."""
+def main(argv: list[str]) -> int:
+    """Runs the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=models.MODELS, default=list(models.MODELS))
     parser.add_argument("--trained", action="store_true", help="evaluate the newest snapshots")
-    options = parser.parse_args(words)
+    options = parser.parse_args(argv)
     rows = {}
     for model in options.models:
         parameters, work = size_and_work(model)
         size = "x".join(map(str, TEST_SIZES.get(model, load_config(model).db.input_size)))
-        learnt = learn(load_config(f"{model}-shapes"), options.trained)
+        learned = learn(load_config(f"{model}-shapes"), options.trained)
         rows[f"[{model}](configs/{model}.json)"] = [
             f"{parameters / 1e6:.1f} M",
             f"{work:.0f} at {size}",
             PUBLISHED.get(model, "-"),
-            *learnt,
+            *learned,
         ]
     published = ["parameters", "GFLOP", "published AP"]
-    head = [*published, "minutes to train", "AP", "AP50", "pictures a second"]
+    head = [*published, "minutes to train", "AP", "AP50", "images a second"]
     print(table(head, rows))
     return 0
 

@@ -1,10 +1,10 @@
-"""Decoding and soft-NMS of one picture, as multiples of ``torch.topk`` of its heatmap.
+"""Times decoding and soft-NMS of one image, as multiples of ``torch.topk`` of its heatmap.
 
     python -m benchmarks.decoding [--rounds 30] [--threads N] [--device cpu]
 
-Corners: one picture, 80 classes of 128 x 128 cells, K = 100, kernel 3, 1000 detections. Soft-NMS:
+Corners: one image, 80 classes of 128 x 128 cells, K = 100, kernel 3, 1000 detections. Soft-NMS:
 25 boxes of each of 80 classes, and the cut to the best 100. The yardstick and the functions take
-turns; each figure is a median, and in brackets the fastest, for machines that others use too.
+turns; times are medians, with the fastest in brackets, for machines that others use too.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from core.decode.corners import decode_corners
 from core.decode.soft_nms import keep_best, suppress
 from core.layers.gather import gather_cells
 from core.structures import CornerMaps
-from cpools_ext import soft_nms_reference
+from cpools_ext import native, soft_nms_reference
 from cpools_ext.soft_nms import METHODS
 
 CLASSES, CELLS, TOP_K, BOXES, BEST = 80, 128, 100, 25, 100
@@ -30,7 +30,7 @@ DECODING = {"top_k": TOP_K, "ae_threshold": 0.5, "kernel": 3, "num_dets": 1000, 
 
 
 def noise_maps(device: torch.device) -> CornerMaps:
-    """Maps of noise in which some corners match."""
+    """Makes maps of noise in which some corners match."""
     torch.manual_seed(0)
     heatmaps = torch.randn(2, 1, CLASSES, CELLS, CELLS) * 2 - 4
     embeddings, offsets = torch.randn(2, 1, 1, CELLS, CELLS), torch.rand(2, 1, 2, CELLS, CELLS)
@@ -44,7 +44,7 @@ def noise_maps(device: torch.device) -> CornerMaps:
 
 
 def peaks_by_pooling(heatmap: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The reference's way: probabilities, kept where they equal their max-pooled self."""
+    """Finds peaks the reference's way: probabilities that equal their max-pooled self."""
     scores = heatmap.sigmoid()
     scores = scores * (F.max_pool2d(scores, 3, stride=1, padding=1) == scores).float()
     scores, found = scores.flatten(1).topk(TOP_K)
@@ -52,7 +52,7 @@ def peaks_by_pooling(heatmap: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def decode_by_pooling(maps: CornerMaps) -> Tensor:
-    """The reference's decoding: every value of all pairs of K by K corners, then the best."""
+    """Decodes the reference's way: every value of all pairs of K by K corners, then the best."""
     tl_scores, tl_labels, tl_cells = peaks_by_pooling(maps.tl_heatmap)
     br_scores, br_labels, br_cells = peaks_by_pooling(maps.br_heatmap)
     points, embeddings = [], []
@@ -79,7 +79,7 @@ def decode_by_pooling(maps: CornerMaps) -> Tensor:
 
 
 def noise_boxes() -> tuple[np.ndarray, np.ndarray]:
-    """Detections of one picture, the classes mixed."""
+    """Makes random detections of one image, the classes mixed."""
     rng = np.random.default_rng(0)
     count = CLASSES * BOXES
     corners, sizes = rng.random((count, 2)) * 400, 20 + rng.random((count, 2)) * 150
@@ -88,7 +88,7 @@ def noise_boxes() -> tuple[np.ndarray, np.ndarray]:
 
 
 def suppress_class_by_class(boxes: np.ndarray, labels: np.ndarray, **settings: object) -> None:
-    """The reference's way: a Python loop over the classes around a compiled function."""
+    """Suppresses the reference's way: a Python loop over the classes, and a compiled function."""
     parts = [boxes[labels == label] for label in range(CLASSES)]
     rows = [suppress(part, np.zeros(len(part), np.int64), **settings)[0] for part in parts]
     keep_best(np.concatenate(rows)[:, 4], BEST)
@@ -113,7 +113,7 @@ def suppress_in_numpy(
 
 
 def cases(device: torch.device) -> dict[str, Callable[[], object]]:
-    """What is measured, by name."""
+    """Functions to measure, by name."""
     maps, boxes = noise_maps(device), noise_boxes()
     ours, reference = decode_corners(maps, **DECODING), decode_by_pooling(maps)
     assert torch.allclose(ours[..., 4], reference[..., 4], atol=1e-5), "the two decodings differ"
@@ -137,7 +137,7 @@ def cases(device: torch.device) -> dict[str, Callable[[], object]]:
 
 
 def seconds(function: Callable[[], object], device: torch.device) -> float:
-    """Wall time of a call, the device's work included."""
+    """Measures the wall time of a call, with the device's work."""
     start = time.perf_counter()
     function()
     if device.type == "cuda":
@@ -156,7 +156,9 @@ def main() -> None:
     device = torch.device(options.device)
     heatmap = noise_maps(device).tl_heatmap.flatten(1)
     torch.topk(heatmap, TOP_K)
-    print(f"{device}, {torch.get_num_threads()} threads; soft-NMS is native: {has_native()}")
+    print(
+        f"{device}, {torch.get_num_threads()} threads; native operators: {native.has_kernel('cpu')}"
+    )
     for name, function in cases(device).items():
         function()
         yards, times = [], []
@@ -168,11 +170,6 @@ def main() -> None:
             f"{name:32} {1e3 * middle:8.3f} ms {middle / yard:7.2f} topk  "
             f"[{1e3 * min(times):.3f} ms {min(times) / min(yards):.2f}]"
         )
-
-
-def has_native() -> bool:
-    """Whether soft-NMS has a native kernel here."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key("cpools_ext::soft_nms", "CPU")
 
 
 if __name__ == "__main__":

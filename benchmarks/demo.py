@@ -1,10 +1,10 @@
-"""The whole way in a few minutes: make pictures, train, evaluate, draw; each stage is timed.
+"""Makes images, trains, evaluates and draws in a few minutes; each stage is timed.
 
     python -m benchmarks.demo [--config CornerNet_Squeeze-shapes] [--started SECONDS]
 
 Every stage is a command of the README, run as a user would run it. The last line gives AP, AP50,
-the seconds of all stages, and where the drawn pictures are. ``--started`` is the time (seconds
-since 1970) from which the total counts, for callers that set up an environment first.
+the seconds of all stages together, and the folder of the drawings. ``--started`` is the time
+(seconds since 1970) from which the total counts, for callers that set up an environment first.
 """
 
 import argparse
@@ -26,15 +26,15 @@ def main() -> int:
     system = config.system
     folder = Path(system.data_dir) / system.dataset_dir
     stages = {
-        "pictures": ["-m", "core.data.shapes", str(folder)],
+        "images": ["-m", "core.data.shapes", str(folder)],
         "training": ["train.py", config.name],
         "evaluation": ["evaluate.py", config.name, "--split", "validation", "--debug"],
     }
     seconds = {"set-up": time.time() - options.started}
-    for stage, words in stages.items():
-        print(f"\n== {stage}: python {' '.join(words)}", flush=True)
+    for stage, arguments in stages.items():
+        print(f"\n== {stage}: python {' '.join(arguments)}", flush=True)
         start = time.time()
-        code = subprocess.run([sys.executable, *words]).returncode
+        code = subprocess.run([sys.executable, *arguments]).returncode
         if code:
             print(f"the stage {stage!r} ended with exit code {code}")
             return code
@@ -44,7 +44,7 @@ def main() -> int:
     print("\n" + ", ".join(f"{stage} {spent:.0f} s" for stage, spent in seconds.items()))
     print(
         f"AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f}, {sum(seconds.values()):.0f} seconds, "
-        f"pictures in {results / 'debug'}"
+        f"drawings in {results / 'debug'}"
     )
     return 0
 

@@ -1,16 +1,16 @@
-"""Corner pooling as multiples of ``x.clone()``, decoding and soft-NMS of ``torch.topk``.
+"""Times corner pooling as multiples of ``x.clone()``, decoding and soft-NMS of ``torch.topk``.
 
     python -m benchmarks.operators [--rounds 20] [--threads 1 2] [--chart operators.png]
 
-Four ways: the reference's algorithm, flip + cummax + flip, the fallback in standard PyTorch, and
-ours. The ways take turns with the yardstick, and each figure is the fastest of all rounds, for
-machines that others use too. Prints Markdown tables.
+Compares the reference's algorithm, flip + cummax + flip, the fallback in standard PyTorch, and
+ours. They take turns with the yardstick, and each time is the fastest of all rounds, for machines
+that others use too. Prints Markdown tables; --chart needs matplotlib.
 
-On the CPU always, in two processes: one whose allocator takes every large result fresh from the
-system, as it does with tensors of this size unless told otherwise, so that page faults cost more
-than the work; and one whose allocator uses memory again. On a GPU where there is one; there the
-rate of ours is compared with that of a copy within the device. benchmarks/decoding.py measures
-decoding and soft-NMS, in a process for each number of threads, and on the GPU.
+The CPU is measured in two processes: one whose allocator takes every large result fresh from the
+system, as is its default for tensors of this size, so that page faults cost more than the work; and
+one whose allocator reuses memory. A GPU is measured if there is one, and the rate of ours compared
+with that of a copy within the device. benchmarks/decoding.py measures decoding and soft-NMS, in a
+process for each number of threads, and on the GPU.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from benchmarks.chart import draw_bars
 from benchmarks.pools import POOLS, Pool, both_passes
+from core.tools.plot import drawing_style
 from cpools_ext import DIRECTIONS, corner_pool, corner_pool_sum, native
 
 SHAPE = (4, 128, 128, 128)
@@ -39,7 +40,7 @@ MEMORY = {
 
 
 def seconds(function: Callable[[], object], device: torch.device) -> float:
-    """Time of a call; on a GPU of a call among ten, as the device's own clock has it."""
+    """Measures a call in seconds; on a GPU the mean of ten calls, by the device's own clock."""
     if device.type == "cpu":
         start = time.perf_counter()
         function()
@@ -56,7 +57,7 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
 def fastest(
     ways: dict[str, Callable[[], object]], rounds: int, device: torch.device
 ) -> dict[str, float]:
-    """The fastest time of each way in seconds; they take turns."""
+    """Measures the fastest time of each function in seconds; they take turns."""
     times = dict.fromkeys(ways, float("inf"))
     for _ in range(rounds):
         for name, function in ways.items():
@@ -67,7 +68,7 @@ def fastest(
 def passes_of(
     direction: str, x: Tensor, grad: Tensor
 ) -> dict[str, dict[str, Callable[[], object]]]:
-    """What is measured in a direction: by pass and way."""
+    """Functions to measure for a direction, by pass and way."""
     forward, both = {}, {}
     for name, pool in POOLS.items():
 
@@ -81,30 +82,31 @@ def passes_of(
 
 
 def multiples(x: Tensor, rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Times as multiples of a clone: by pass and way, a figure a direction."""
+    """Measures times as multiples of a clone: by pass and way, one number a direction."""
     grad = torch.randn_like(x)
     result: dict[str, dict[str, list[float]]] = {}
     for direction in DIRECTIONS:
         for name, ways in passes_of(direction, x, grad).items():
             times = fastest({"clone": x.clone, **ways}, rounds, x.device)
             for way in ways:
-                figures = result.setdefault(name, {}).setdefault(way, [])
-                figures.append(times[way] / times["clone"])
+                values = result.setdefault(name, {}).setdefault(way, [])
+                values.append(times[way] / times["clone"])
     return result
 
 
 def pair_multiples(x: Tensor, rounds: int) -> dict[str, list[float]]:
-    """A corner's two poolings and their sum, forward and with the backward pass."""
+    """Measures a corner's two poolings and their sum, forward and with the backward pass."""
     other, grad = torch.randn_like(x), torch.randn_like(x)
 
-    def apart(x: Tensor) -> Tensor:
+    def in_two(x: Tensor) -> Tensor:
         return corner_pool(x, "top") + corner_pool(other, "left")
 
-    def at_once(x: Tensor) -> Tensor:
+    def in_one(x: Tensor) -> Tensor:
         return corner_pool_sum(x, other, "top_left")
 
     rows: dict[str, list[float]] = {}
-    for name, pool in {"two poolings and an addition": apart, "`corner_pool_sum`": at_once}.items():
+    pools = {"two poolings and an addition": in_two, "`corner_pool_sum`": in_one}
+    for name, pool in pools.items():
         ways = {"clone": x.clone, "forward": lambda pool=pool: pool(x)}
         times = fastest({**ways, "both": both_passes(pool, x, grad)}, rounds, x.device)
         rows[name] = [times["forward"] / times["clone"], times["both"] / times["clone"]]
@@ -112,7 +114,7 @@ def pair_multiples(x: Tensor, rounds: int) -> dict[str, list[float]]:
 
 
 def rates(x: Tensor, rounds: int) -> dict[str, list[float]]:
-    """Shares of the rate of a copy within the device: forward and backward, by direction."""
+    """Measures GB/s of a copy, forward and backward, and their ratios to it, by direction."""
     ops = torch.ops.cpools_ext
     moved, copy = 2 * x.nbytes, torch.empty_like(x)
     rows: dict[str, list[float]] = {}
@@ -125,19 +127,19 @@ def rates(x: Tensor, rounds: int) -> dict[str, list[float]]:
         }
         times = fastest(ways, rounds, x.device)
         gigabytes = {name: moved / seconds / 1e9 for name, seconds in times.items()}
-        shares = [gigabytes[name] / gigabytes["copy"] for name in ("forward", "backward")]
-        rows[direction] = [*gigabytes.values(), *shares]
+        ratios = [gigabytes[name] / gigabytes["copy"] for name in ("forward", "backward")]
+        rows[direction] = [*gigabytes.values(), *ratios]
     return rows
 
 
 def table(head: list[str], rows: dict[str, list[str]]) -> str:
-    """A Markdown table."""
+    """Formats a Markdown table."""
     lines = [["", *head], ["---"] * (len(head) + 1), *([name, *row] for name, row in rows.items())]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def spread(values: list[float]) -> str:
-    """The directions' figures as one: the least and the greatest."""
+    """Formats the numbers of the directions as a range from the least to the greatest."""
     low, high = f"{min(values):.2f}", f"{max(values):.2f}"
     return low if low == high else f"{low}-{high}"
 
@@ -151,10 +153,11 @@ def report_cpu(
     pairs: dict[str, list[str]] = {}
     for count in threads:
         torch.set_num_threads(count)
+        number_of_threads = f"{count} thread{'s' * (count > 1)}"
         x = torch.randn(shape)
-        figures = multiples(x, rounds)
-        for name, ways in figures.items():
-            head.append(f"{name}, {count} thread{'s' * (count > 1)}")
+        measured = multiples(x, rounds)
+        for name, ways in measured.items():
+            head.append(f"{name}, {number_of_threads}")
             for way, values in ways.items():
                 rows.setdefault(way, []).append(spread(values))
         for way, both in pair_multiples(x, rounds).items():
@@ -162,10 +165,10 @@ def report_cpu(
         if chart is not None and count == threads[0]:
             worst = {
                 name: {way: max(each) for way, each in ways.items()}
-                for name, ways in figures.items()
+                for name, ways in measured.items()
             }
-            title = f"Corner pooling of {shape}, CPU, 1 thread: times a clone (slowest direction)"
-            draw_bars(chart, title, worst)
+            title = f"Corner pooling of {shape}, CPU, {number_of_threads}"
+            draw_bars(chart, f"{title}: times a clone (slowest direction)", worst)
     clone = fastest({"clone": x.clone}, rounds, x.device)["clone"]
     print(
         f"CPU, {memory} memory, float32 {shape}, multiples of `x.clone()` "
@@ -180,20 +183,21 @@ def report_cuda(shape: tuple[int, ...], rounds: int) -> None:
     """Prints the tables of the GPU."""
     device = torch.device("cuda")
     print(f"{torch.cuda.get_device_name()}, multiples of `x.clone()`, {shape}\n")
-    figures = multiples(torch.randn(shape, device=device), rounds)
-    ways = {way: [spread(figures[name][way]) for name in figures] for way in POOLS}
-    print(table(list(figures), ways))
+    measured = multiples(torch.randn(shape, device=device), rounds)
+    ways = {way: [spread(measured[name][way]) for name in measured] for way in POOLS}
+    print(table(list(measured), ways))
     pairs = pair_multiples(torch.randn(shape, device=device), rounds)
     print("A corner's two maps\n")
     print(
-        table(list(figures), {way: [spread([each]) for each in row] for way, row in pairs.items()})
+        table(list(measured), {way: [spread([each]) for each in row] for way, row in pairs.items()})
     )
     head = ["copy GB/s", "forward GB/s", "backward GB/s", "forward / copy", "backward / copy"]
     for dtype in (torch.float32, torch.bfloat16):
         large = (16, *shape[1:])  # larger than the cache
-        shares = rates(torch.randn(large, device=device).to(dtype), rounds)
+        measured_rates = rates(torch.randn(large, device=device).to(dtype), rounds)
         print(f"{dtype} {large}\n")
-        print(table(head, {name: [f"{each:.2f}" for each in row] for name, row in shares.items()}))
+        rows = {name: [f"{each:.2f}" for each in row] for name, row in measured_rates.items()}
+        print(table(head, rows))
 
 
 def main() -> None:
@@ -211,6 +215,9 @@ def main() -> None:
         chart = options.chart if options.memory == "fresh" else None
         report_cpu(options.memory, shape, options.rounds, options.threads, chart)
         return
+    if options.chart:
+        with drawing_style():  # says now, not after the measurements, if matplotlib is missing
+            pass
     print(f"torch {torch.__version__}; native: {native.describe_build()}\n", flush=True)
     for memory, settings in MEMORY.items():
         run_module("operators", *sys.argv[1:], "--memory", memory, **settings)

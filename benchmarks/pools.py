@@ -11,7 +11,7 @@ Pool = Callable[[Tensor, str], Tensor]
 
 
 class ReferencePool(torch.autograd.Function):
-    """The reference's algorithm: row after row, each pass."""
+    """Corner pooling by the reference's algorithm, row after row in both passes."""
 
     @staticmethod
     def forward(ctx, x: Tensor, dim: int, reverse: bool) -> Tensor:
@@ -36,13 +36,13 @@ class ReferencePool(torch.autograd.Function):
             newer = values > greatest
             greatest.masked_scatter_(newer, values.masked_select(newer))
             place.masked_fill_(newer, row)
-            share = grad.select(ctx.dim, row).unsqueeze(ctx.dim)
-            result.scatter_add_(ctx.dim, place.unsqueeze(ctx.dim), share)
+            gradient = grad.select(ctx.dim, row).unsqueeze(ctx.dim)
+            result.scatter_add_(ctx.dim, place.unsqueeze(ctx.dim), gradient)
         return result, None, None
 
 
 class FallbackPool(torch.autograd.Function):
-    """What runs where there is no binary."""
+    """Corner pooling as it runs where there is no binary."""
 
     @staticmethod
     def forward(ctx, x: Tensor, dim: int, reverse: bool) -> Tensor:
@@ -58,7 +58,7 @@ class FallbackPool(torch.autograd.Function):
 
 
 def cummax_pool(x: Tensor, direction: str) -> Tensor:
-    """flip + cummax + flip: right maxima, gradients to the last of equals."""
+    """Pools by flip + cummax + flip: right maxima, but gradients go to the last of equals."""
     dim, reverse = DIRECTIONS[direction]
     return x.flip(dim).cummax(dim).values.flip(dim) if reverse else x.cummax(dim).values
 
@@ -74,7 +74,7 @@ POOLS: dict[str, Pool] = {
 
 
 def both_passes(pool: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> Callable[[], None]:
-    """A call that pools and goes back."""
+    """Makes a function that computes a forward and a backward pass."""
     leaf = x.detach().requires_grad_()
 
     def run() -> None:

@@ -1,18 +1,18 @@
-"""Speed of the loader, from a picture's file to the hands of the training process.
+"""Times the loader, from an image file to a batch in the training process.
 
-    python -m benchmarks.sampling [FOLDER] [--step SECONDS] [--batch PICTURES] [--workers W …]
+    python -m benchmarks.sampling [FOLDER] [--step SECONDS] [--batch IMAGES] [--workers W …]
 
-FOLDER holds pictures; without it 640 x 480 JPEG files of cells on a noisy ground are generated. The
+FOLDER holds images; without it 640 x 480 JPEG files of cells on a noisy ground are generated. The
 config is CornerNet's: crops of 0.6 to 1.3 times 511 pixels, resized to 511 x 511, flipped, colours
 drawn. Three tables:
 
-- CPU time a picture of every stage, in one process;
-- CPU and elapsed time a picture and pictures a second by the number of workers, of our loader and
-  of a plain one of torchvision's (:mod:`benchmarks.sampling_loaders`);
-- what of their time the workers cannot hide: the share of a step spent waiting for its batch, where
-  the rest of the step takes SECONDS, in which the processors are free, as with a GPU.
+- CPU time per image of every stage, in one process;
+- CPU time and elapsed time per image, and images a second, by the number of workers, of our loader
+  and of a plain one of torchvision's (:mod:`benchmarks.sampling_loaders`);
+- data time: the part of a step spent waiting for its batch, where the rest of the step takes
+  SECONDS, in which the processors are free, as with a GPU.
 
-Everything is also given as a multiple of `cv2.imread` of the same files, timed in turn with it.
+CPU times are also given as multiples of `cv2.imread` of the same files, timed in turn with it.
 """
 
 import argparse
@@ -55,13 +55,13 @@ UNIT = "cv2.imread"
 
 
 def cpu_seconds() -> np.ndarray:
-    """CPU time, user and system, of this process and of its ended children: [2]."""
+    """Reads the CPU time, user and system, of this process and of its ended children: [2]."""
     usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return np.array([usage.ru_utime + usage.ru_stime for usage in usages])
 
 
 def stages(paths: list[Path]) -> dict[str, Callable[[], object]]:
-    """Every stage of a sample, done to all pictures."""
+    """Functions that compute one stage of a sample for all images, by name."""
     rng = np.random.default_rng(0)
     folder = Folder(paths)
     boxes, labels = folder.random_boxes, np.zeros(OBJECTS, np.int64)
@@ -72,14 +72,15 @@ def stages(paths: list[Path]) -> dict[str, Callable[[], object]]:
     resized = [transforms.resize(window, boxes, SIZE)[0] for window in windows]
     planes = np.empty((3, *SIZE), np.uint8)
     samples = [SAMPLE(image, boxes, labels, rng) for image in images[:8]]
-    pictures = TrainingImages(folder, SAMPLE, 0)  # type: ignore[arg-type]
+    training_images = TrainingImages(folder, SAMPLE, 0)  # type: ignore[arg-type]
 
     def each(function: Callable[..., object], *inputs: Sequence) -> Callable[[], object]:
         return lambda: [function(*row) for row in zip(*inputs, strict=True)]
 
     def batches() -> None:
         for start in range(0, len(paths), 8):
-            pictures.__getitems__([(0, index) for index in range(len(paths))[start : start + 8]])
+            indices = range(len(paths))[start : start + 8]
+            training_images.__getitems__([(0, index) for index in indices])
 
     return {
         UNIT: each(cv2.imread, list(map(str, paths))),
@@ -88,7 +89,7 @@ def stages(paths: list[Path]) -> dict[str, Callable[[], object]]:
         "read and decode": each(read_image, paths),
         "crop": each(lambda i, draw: transforms.crop(i, boxes, *draw), images, draws),
         "resize": each(lambda i: transforms.resize(i, boxes, SIZE), windows),
-        "flip (half the pictures)": each(lambda i: transforms.flip(i, boxes), resized[::2]),
+        "flip (half the images)": each(lambda i: transforms.flip(i, boxes), resized[::2]),
         "colour draws": each(lambda i: color_matrix(i, rng), resized),
         "to planes": each(lambda i: cv2.split(i, list(planes)), resized),
         "sample, all but reading": each(lambda i: SAMPLE(i, boxes, labels, rng), images),
@@ -98,7 +99,7 @@ def stages(paths: list[Path]) -> dict[str, Callable[[], object]]:
 
 
 def stage_table(paths: list[Path], rounds: int) -> None:
-    """Prints CPU milliseconds a picture of every stage and their multiples of the unit."""
+    """Prints CPU milliseconds per image of every stage, and their multiples of the unit."""
     functions = stages(paths)
     unit = functions[UNIT]
 
@@ -107,7 +108,7 @@ def stage_table(paths: list[Path], rounds: int) -> None:
         function()
         return (time.process_time() - start) / len(paths) * 1e3
 
-    print(f"{'CPU time, one process':28}ms a picture   x imread")
+    print(f"{'CPU time, one process':28}ms an image    x imread")
     for name, function in functions.items():
         function(), unit()
         pairs = [(milliseconds(function), milliseconds(unit)) for _ in range(rounds)]
@@ -116,7 +117,7 @@ def stage_table(paths: list[Path], rounds: int) -> None:
 
 
 def run(make_loader: Callable[[], DataLoader], batches: int) -> np.ndarray:
-    """CPU time of this process, CPU time of the workers, elapsed time: [3], in seconds."""
+    """Measures CPU time of this process, CPU time of workers, elapsed time: [3], in seconds."""
     cpu, start = cpu_seconds(), time.perf_counter()
     stream = iter(make_loader())
     for _ in range(batches):
@@ -127,10 +128,10 @@ def run(make_loader: Callable[[], DataLoader], batches: int) -> np.ndarray:
 
 
 def loader_table(paths: list[Path], workers: list[int], batch: int, rounds: int) -> None:
-    """Prints what a picture costs with so many workers.
+    """Prints the time per image by the number of workers.
 
-    Two runs of different length, the shorter subtracted from the longer: what it costs to start and
-    to end workers, and the batches they have made ahead, cancel.
+    Of two runs of different length the shorter is subtracted from the longer, so that the time to
+    start and end workers, and the batches they have made ahead, cancel.
     """
     times: dict[tuple[str, int], list] = {(name, w): [] for name in LOADERS for w in workers}
     for _ in range(rounds):
@@ -143,7 +144,7 @@ def loader_table(paths: list[Path], workers: list[int], batch: int, rounds: int)
             make_loader = partial(LOADERS[name], Folder(paths), batch, count)
             spent = run(make_loader, BATCHES[name] + short) - run(make_loader, short)
             row.append([*spent / (BATCHES[name] * batch) * 1e3, unit])
-    print(f"\n{'loader, workers':28}ms CPU: here, workers   x imread   pictures a second")
+    print(f"\n{'loader, workers':28}ms CPU: here, workers   x imread   images a second")
     ratios = {}
     for (name, count), row in times.items():
         here, there, elapsed, _ = np.median(row, 0)
@@ -155,24 +156,24 @@ def loader_table(paths: list[Path], workers: list[int], batch: int, rounds: int)
     for name in LOADERS:
         if {(name, 0), (name, 1)} <= set(ratios):
             difference = ratios[name, 1] - ratios[name, 0]
-            print(f"{f'{name}, handing over (1 - 0)':50}{difference:11.2f}")
+            print(f"{f'{name}, one worker less none':50}{difference:11.2f}")
 
 
-def waiting_table(
+def data_time_table(
     paths: list[Path], workers: list[int], batch: int, rounds: int, step: float
 ) -> None:
-    """Prints the share of a step that is spent waiting for its batch."""
-    print(f"\nwaiting, where the rest of a step of {batch} pictures takes {step} s")
+    """Prints the part of a step that is spent waiting for its batch."""
+    print(f"\ndata time, where the rest of a step of {batch} images takes {step} s")
     for name, make_loader in LOADERS.items():
         for count in workers:
-            shares = [
-                waiting_share(make_loader(Folder(paths), batch, count), step) for _ in range(rounds)
+            parts = [
+                data_time(make_loader(Folder(paths), batch, count), step) for _ in range(rounds)
             ]
-            print(f"{f'{name}, {count}':28}{statistics.median(shares):12.1%}", flush=True)
+            print(f"{f'{name}, {count}':28}{statistics.median(parts):12.1%}", flush=True)
 
 
-def waiting_share(loader: DataLoader, step: float, steps: int = 20) -> float:
-    """The share of a step that is spent waiting for its batch."""
+def data_time(loader: DataLoader, step: float, steps: int = 20) -> float:
+    """Measures the part of a step that is spent waiting for its batch, 0 to 1."""
     stream = iter(loader)
     waited = 0.0
     for number in range(steps + 5):
@@ -185,7 +186,7 @@ def waiting_share(loader: DataLoader, step: float, steps: int = 20) -> float:
 
 
 def bytes_table(paths: list[Path]) -> None:
-    """Prints what crosses from files to workers and from workers to the training process."""
+    """Prints the bytes that go from files to workers and from workers to the training process."""
     files = sum(path.stat().st_size for path in paths) / len(paths)
     ours = next(iter(our_loader(Folder(paths), 49, 0)))
     images = ours.images.nbytes
@@ -200,9 +201,9 @@ def bytes_table(paths: list[Path]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", nargs="?", type=Path, help="pictures; default: generated ones")
+    parser.add_argument("folder", nargs="?", type=Path, help="of images; default: generated ones")
     parser.add_argument("--step", type=float, default=0.1, help="seconds (%(default)s)")
-    parser.add_argument("--batch", type=int, default=8, help="pictures (%(default)s)")
+    parser.add_argument("--batch", type=int, default=8, help="images (%(default)s)")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4, 8])
     parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
     options = parser.parse_args()
@@ -216,10 +217,10 @@ def main() -> None:
             folder = Path(generated)
             generate(folder)
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)[:64]
-        print(f"{len(paths)} pictures, {platform.machine()}, cv2 {cv2.__version__}")
+        print(f"{len(paths)} images, {platform.machine()}, cv2 {cv2.__version__}")
         stage_table(paths, options.rounds)
         loader_table(paths, options.workers, options.batch, options.rounds)
-        waiting_table(paths, options.workers, options.batch, options.rounds, options.step)
+        data_time_table(paths, options.workers, options.batch, options.rounds, options.step)
         bytes_table(paths)
 
 

@@ -1,8 +1,9 @@
 """The loaders that ``benchmarks.sampling`` compares: the project's, and a plain one of torchvision.
 
-Both crop 0.6 to 1.3 times 511 pixels of a picture, resize that to 511 x 511, flip every second one
+Both crop 0.6 to 1.3 times 511 pixels of an image, resize that to 511 x 511, flip every second one
 and change brightness, contrast and saturation by 0.4. The project's adds PCA lighting, and leaves
-the colours' arithmetic to the device; torchvision's does it in the worker and hands over floats.
+the arithmetic of colours to the device; torchvision's does it in the worker, whose batches are
+floats.
 """
 
 from functools import partial
@@ -38,7 +39,7 @@ SAMPLE = partial(
 
 
 class Folder:
-    """Pictures of a folder, each with the same random boxes, in the place of a CocoDetection."""
+    """Images of a folder, each with the same random boxes, in the place of a CocoDetection."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
@@ -59,7 +60,7 @@ class Folder:
 
 
 def generate(folder: Path, count: int = 64) -> None:
-    """Writes pictures of red cells on a noisy ground, of the size of a small photo."""
+    """Writes images of red cells on a noisy ground, of the size of a small photo."""
     for number in range(count):
         rng = np.random.default_rng(number)
         image = np.full((480, 640, 3), (205, 215, 225), np.uint8)
@@ -73,7 +74,7 @@ def generate(folder: Path, count: int = 64) -> None:
 
 
 def our_loader(folder: Folder, batch_size: int, workers: int) -> DataLoader:
-    """The training loader of a run."""
+    """Makes the training loader of a run."""
     return training_loader(
         folder,  # type: ignore[arg-type]
         SAMPLE,
@@ -84,8 +85,8 @@ def our_loader(folder: Folder, batch_size: int, workers: int) -> DataLoader:
     )
 
 
-class PlainPictures(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Pictures, boxes and labels through torchvision's transforms, version 2."""
+class PlainImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Images, boxes and labels through torchvision's transforms, version 2."""
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
@@ -122,12 +123,12 @@ class PlainPictures(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 def plain_loader(folder: Folder, batch_size: int, workers: int) -> DataLoader:
-    """A loader as one would write it with torchvision."""
-    pictures = PlainPictures(folder)
+    """Makes a loader as one would write it with torchvision."""
+    images = PlainImages(folder)
     return DataLoader(
-        pictures,
+        images,
         batch_size,
-        sampler=RandomSampler(pictures, replacement=True, num_samples=10**9),
+        sampler=RandomSampler(images, replacement=True, num_samples=10**9),
         num_workers=workers,
         collate_fn=_stacked,
         prefetch_factor=-(-PREFETCH // workers) if workers else None,
