@@ -23,7 +23,7 @@ from core import models
 from core.config.loading import load_config
 from core.inference import saccade
 from core.inference.predict import Predict
-from core.models.device import place_
+from core.models.device import move_to_device_
 from core.structures import Detections
 
 CROPS = 7
@@ -81,7 +81,7 @@ def main() -> None:
     config = load_config(options.config, overrides=SETTINGS)
     detector = models.build(config, 80)
     network = detector.network
-    place_(network, device, config.system.channels_last, training=False)
+    move_to_device_(network, device, config.system.channels_last, training=False)
     if options.reference:
         detector, _ = reference_way(detector)
         network = detector.network

@@ -32,7 +32,7 @@ from core.config.loading import load_config
 from core.layers.blocks import Residual
 from core.layers.corner_pooling import CornerPooling
 from core.models.detector import Detector, no_inputs
-from core.models.device import place_
+from core.models.device import move_to_device_
 from core.structures import Batch
 from core.train.optimizer import build_optimizer
 from core.train.step import train_step
@@ -104,7 +104,7 @@ def measure(name: str, precision: str, options: argparse.Namespace, reference: b
     config = load_config(name, overrides=overrides)
     system = dataclasses.replace(config.system, batch_size=1, precision=precision)
     detector = models.build(config, 80)
-    place_(detector.network.train(), device, system.channels_last, training=True)
+    move_to_device_(detector.network.train(), device, system.channels_last, training=True)
     weights = detector.network.parameters()
     ways = {"ours": (detector, build_optimizer(weights, system.opt_algo, system.learning_rate))}
     if reference:

@@ -46,7 +46,7 @@ def make_current(device: torch.device) -> None:
         torch.cuda.set_device(device)
 
 
-def place_(
+def move_to_device_(
     network: nn.Module, device: torch.device, channels_last: bool | None, training: bool
 ) -> None:
     """Moves a network to a device, its weights in the memory layout that was asked for.

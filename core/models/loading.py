@@ -23,7 +23,7 @@ from ..data.images import load_image
 from ..inference.saccade import SaccadeRound
 from ..structures import Detections
 from .detector import Detector
-from .device import choose_device, place_
+from .device import choose_device, move_to_device_
 
 
 class LoadedDetector:
@@ -49,7 +49,7 @@ class LoadedDetector:
         iteration: int | None,
         device: torch.device,
     ) -> None:
-        self._detector = detector
+        self.detector = detector
         half = config.system.precision == "bfloat16"
         self._predict = detector.predict(device, half)
         self.config, self.snapshot, self.iteration = config, snapshot, iteration
@@ -85,7 +85,7 @@ class LoadedDetector:
         """
         image = _as_image(image)
         with torch.inference_mode():
-            return self._detector.infer(image, self._predict, trace)
+            return self.detector.infer(image, self._predict, trace)
 
 
 def load_detector(
@@ -123,7 +123,7 @@ def load_detector(
         class_names = _guess_class_names(_count_classes(config, path))
     detector = models.build(config, len(class_names))
     load_weights(detector.network, path, detector.class_head_keys)
-    place_(detector.network, chosen, config.system.channels_last, training=False)
+    move_to_device_(detector.network, chosen, config.system.channels_last, training=False)
     return LoadedDetector(detector, config, class_names, meta is not None, path, iteration, chosen)
 
 

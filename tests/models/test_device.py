@@ -18,7 +18,7 @@ def test_a_network_that_would_overrun_keeps_the_contiguous_layout() -> None:
         network = torch.nn.Conv2d(channels, 16, 1, stride=2)
         network.weight.data = torch.randn(16, channels, 1, 1)
         wide = torch.nn.Sequential(network, torch.nn.Conv2d(16, 8, 3))
-        device.place_(wide, torch.device("cpu"), channels_last=True, training=True)
+        device.move_to_device_(wide, torch.device("cpu"), channels_last=True, training=True)
         weight = wide[1].weight
         assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
 
@@ -37,7 +37,7 @@ def test_the_layout_is_the_faster_one(
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: kernels)
     network = torch.nn.Conv2d(8, 16, 3)
-    device.place_(network, torch.device(place), None, training)
+    device.move_to_device_(network, torch.device(place), None, training)
     assert network.weight.is_contiguous(memory_format=torch.channels_last) == channels_last
 
 

@@ -1,6 +1,9 @@
-"""Detectors from files: which weights, which names, and what is refused."""
+"""Detectors from files: weights, class names, and errors; and what importing them loads."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +16,7 @@ from core.models.loading import load_detector
 from tests.support.tiny_detector import write_config, write_snapshot
 
 NAMES = ("disc", "ring", "star")
+ROOT = Path(__file__).parents[2]
 IMAGE = np.random.default_rng(0).integers(0, 256, (70, 90, 3)).astype(np.uint8)
 
 
@@ -53,9 +57,9 @@ def test_a_detector_repeats_itself(root):
 
 
 def test_a_path_does_as_well(root):
-    cv2.imwrite(str(root / "picture.png"), IMAGE)
+    cv2.imwrite(str(root / "image.png"), IMAGE)
     detect = load(root)
-    for path in (root / "picture.png", str(root / "picture.png")):
+    for path in (root / "image.png", str(root / "image.png")):
         np.testing.assert_array_equal(detect.detections(path).boxes, detect.detections(IMAGE).boxes)
 
 
@@ -104,7 +108,7 @@ def test_weights_under_another_name(root):
 
 
 def test_network_is_frozen(root):
-    network = load(root)._detector.network
+    network = load(root).detector.network
     assert not any(module.training for module in network.modules())
 
 
@@ -130,7 +134,7 @@ def test_not_an_image(root, image):
 
 
 def test_bad_calls(root):
-    (root / "words.jpg").write_text("no picture")
+    (root / "words.jpg").write_text("no image")
     detect = load(root)
     with pytest.raises(UserError, match=r"there is no image .*nothing"):
         detect(root / "nothing.jpg")
@@ -167,3 +171,26 @@ def test_weights_of_another_network(root, sidecar):
         path.with_suffix(".json").unlink()
     with pytest.raises(UserError, match=r"does not fit this network.*missing"):
         load(root)
+
+
+def imported_by(statement):
+    """Modules that a new interpreter has after a statement."""
+    code = f"{statement}; import sys; print(*sys.modules)"
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout.split()
+    )
+
+
+def test_detecting_imports_nothing_that_trains_or_evaluates():
+    modules = imported_by("from core import load_detector")
+    assert "core.models.loading" in modules
+    rooms = {module.split(".")[1] for module in modules if module.startswith("core.")}
+    assert not rooms & {"train", "distributed", "evaluation", "tools", "cli"}
+    assert "core.data.loader" not in modules
+
+
+def test_importing_the_package_does_not_import_pytorch():
+    modules = imported_by("import core; core.__version__")
+    assert not modules & {"torch", "numpy", "cv2", "core.models"}

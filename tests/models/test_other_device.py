@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core.config.loading import System
-from core.models.device import place_
+from core.models.device import move_to_device_
 from core.tools.step_cost import synthetic_batch
 from core.train.optimizer import build_optimizer
 from core.train.step import train_step, validate
@@ -45,7 +45,7 @@ def at_work(name, device):
     system = System(batch_size=4, chunk_sizes=[4], channels_last=False)
     picture = np.random.default_rng(0).integers(0, 256, (140, 190, 3), np.uint8)
     with OtherDevice() as other:
-        place_(detector.network.eval(), device, False, training=True)
+        move_to_device_(detector.network.eval(), device, False, training=True)
         with torch.no_grad():
             found = detector.infer(picture, detector.predict(device))
         other.waits.clear()
