@@ -1,18 +1,102 @@
-"""What the command lines of the scripts have in common."""
+"""The command line: `cornerkit train|evaluate|detect|check|plan|plot`, and parts of its parsers.
+
+In a clone, train.py, evaluate.py and demo.py are thin calls of the same commands, and
+`python -m core.cli check …` runs the others.
+"""
 
 import argparse
+import contextlib
+import importlib
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from .config.errors import UserError
 from .config.loading import CONFIG_DIR
-from .models.loading import LoadedDetector, load_detector
+
+if TYPE_CHECKING:
+    from .models.loading import LoadedDetector
+
+logger = logging.getLogger(__name__)
+
+# Modules with a ``main(argv)``, by command; one is imported when it is called.
+COMMANDS = {
+    "train": "train.command",
+    "evaluate": "evaluation.command",
+    "detect": "tools.detect",
+    "check": "data.check",
+    "plan": "tools.plan",
+    "plot": "tools.plot",
+}
+_HELP = """usage: cornerkit COMMAND …
+
+  train      trains a detector
+  evaluate   scores a trained detector on a split of its dataset
+  detect     draws what a detector finds in images, folders of images, and videos
+  check      reads a whole dataset before a run and lists what is wrong with it
+  plan       measures a training step and says what fits and how long a run takes
+  plot       draws the curves of runs over each other
+
+`cornerkit COMMAND --help` says more. Exit codes: 0 done; 2 a mistake of the caller, in one line
+that says how to fix it; 1 anything else."""
 
 
-def script_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser with the arguments that say which config, with which changes, on which device."""
-    parser = argparse.ArgumentParser(
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; the console script `cornerkit` calls this.
+
+    Args:
+        argv: command and its arguments; those of the process by default.
+
+    Returns:
+        The exit code.
+    """
+    command, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    with exit_codes():
+        if command in ("-h", "--help"):
+            sys.stdout.write(_HELP + "\n")
+            return 0
+        if command not in COMMANDS:
+            raise UserError(f"there is no command {command!r}; there are {', '.join(COMMANDS)}")
+        module = importlib.import_module(f".{COMMANDS[command]}", __package__)
+        code: int = module.main(arguments)
+        return code
+
+
+@contextlib.contextmanager
+def exit_codes() -> Iterator[None]:
+    """Sets up logging, and turns errors of a command into exit codes.
+
+    A :class:`UserError` is logged as one line, without a traceback, and ends the process with exit
+    code 2; Ctrl-C ends it with 1.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        yield
+    except UserError as error:
+        logger.error("error: %s", error)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        logger.error("stopped by Ctrl-C")
+        sys.exit(1)
+
+
+def plain_parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    """Makes the parser of a command: its name, and a description that keeps its line breaks."""
+    script = Path(sys.argv[0]).name
+    in_clone = script in ("train.py", "evaluate.py", "demo.py")
+    return argparse.ArgumentParser(
+        prog=script if in_clone else f"cornerkit {command}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def command_parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    """Makes a parser with the arguments that choose a config, changes to it, and a device."""
+    parser = plain_parser(command, description)
     parser.add_argument("config", help="config in configs/, without .json, or a .json file")
     parser.add_argument("--device", help="cuda, cuda:1, cpu …; a GPU if there is one by default")
     parser.add_argument("--config-dir", default=str(CONFIG_DIR), metavar="DIR", help="for configs")
@@ -27,14 +111,18 @@ def script_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def add_snapshot_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that say which weights; the newest snapshot by default."""
+    """Adds the arguments that choose weights; by default the newest snapshot."""
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--testiter", type=int, metavar="N", help="iteration of the snapshot")
     weights.add_argument("--snapshot", metavar="FILE", help="file of weights")
 
 
-def load_chosen_detector(options: argparse.Namespace, suffix: str | None = None) -> LoadedDetector:
-    """Loads the detector that parsed arguments name; errors as :func:`load_detector`."""
+def load_chosen_detector(
+    options: argparse.Namespace, suffix: str | None = None
+) -> "LoadedDetector":
+    """Loads the detector that parsed arguments choose; errors as :func:`load_detector`."""
+    from .models.loading import load_detector
+
     return load_detector(
         options.config,
         options.testiter if options.snapshot is None else options.snapshot,
@@ -43,3 +131,7 @@ def load_chosen_detector(options: argparse.Namespace, suffix: str | None = None)
         overrides=options.set,
         config_dir=options.config_dir,
     )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

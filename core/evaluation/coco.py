@@ -1,4 +1,4 @@
-"""COCO's result format and figures (Lin et al. 2014; pycocotools does the matching).
+"""COCO's result format and metrics (Lin et al. 2014; pycocotools does the matching).
 
 Category ids and xywh boxes stand here only: everywhere else labels are 0 … C-1 and boxes xyxy.
 """
@@ -6,7 +6,7 @@ Category ids and xywh boxes stand here only: everywhere else labels are 0 … C-
 import contextlib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ..data.records import read_records
 from ..structures import Detections
 
 # In the order of COCOeval.stats: AP over IoU 0.50:0.95, at one IoU, of small (below 32² pixels),
-# medium and large objects (above 96²); AR with 1, 10, 100 detections a picture, and by size.
+# medium and large objects (above 96²); AR with 1, 10, 100 detections an image, and by size.
 METRICS = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
     *("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"),
@@ -30,27 +30,44 @@ _ALL_AREAS, _MOST_DETECTIONS = 0, -1  # positions in COCOeval.eval["precision"]
 
 @dataclass(frozen=True)
 class CocoScores:
-    """What COCO's evaluation says; a figure is None where there is no object to find.
+    """COCO's metrics, 0 to 1; one is None where there is no object to find.
 
     Attributes:
-        figures: the twelve of :data:`METRICS`, 0 to 1.
-        ap_by_class: AP of each class, in the order of the labels.
-        table: the twelve figures as COCO's own text.
+        metrics: the twelve of :data:`METRICS`, by name.
+        ap_by_class: AP of each class by name, in the order of the labels.
+        table: the twelve as COCO's own text.
     """
 
-    figures: dict[str, float | None]
+    metrics: dict[str, float | None]
     ap_by_class: dict[str, float | None]
     table: str
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Result of an evaluation.
+
+    Attributes:
+        images: number of images.
+        seconds: time from the first image to the last.
+        scores: COCO's metrics; None where there are no annotations to compare with.
+        results: detections in COCO's format on the main process; empty on others.
+    """
+
+    images: int
+    seconds: float
+    scores: CocoScores | None
+    results: Sequence[Mapping[str, Any]]
 
 
 def coco_results(
     found: Sequence[Detections], dataset: CocoDetection, reference_scoring: bool = False
 ) -> list[dict[str, Any]]:
-    """Detections as COCO's list of results.
+    """Converts detections to COCO's list of results.
 
     Args:
-        found: one for each picture of ``dataset``, in its order.
-        dataset: gives the ids of pictures and categories.
+        found: one for each image of ``dataset``, in its order.
+        dataset: gives the ids of images and categories.
         reference_scoring: round boxes and scores to 2 decimals as the reference does.
     """
     assert len(found) == len(dataset), (len(found), len(dataset))
@@ -76,7 +93,7 @@ def score_results(results: Sequence[dict[str, Any]], dataset: CocoDetection) -> 
     """Compares results with the annotation file of their data set.
 
     Args:
-        results: from :func:`coco_results`; none at all gives figures of 0.
+        results: from :func:`coco_results`; none at all gives metrics of 0.
         dataset: with annotations.
     """
     evaluation = COCOeval(
@@ -92,11 +109,11 @@ def score_results(results: Sequence[dict[str, Any]], dataset: CocoDetection) -> 
     precision = evaluation.eval["precision"]  # [IoU thresholds, recalls, C, areas, detections]
     by_class = precision[:, :, :, _ALL_AREAS, _MOST_DETECTIONS].mean((0, 1))
     return CocoScores(
-        figures={
-            name: _figure(value) for name, value in zip(METRICS, evaluation.stats, strict=True)
+        metrics={
+            name: _metric(value) for name, value in zip(METRICS, evaluation.stats, strict=True)
         },
         ap_by_class={
-            name: _figure(value) for name, value in zip(dataset.class_names, by_class, strict=True)
+            name: _metric(value) for name, value in zip(dataset.class_names, by_class, strict=True)
         },
         table=table.getvalue().rstrip(),
     )
@@ -144,5 +161,5 @@ def _found(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _figure(value: float) -> float | None:
+def _metric(value: float) -> float | None:
     return None if value < 0 else float(value)

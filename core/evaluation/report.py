@@ -1,14 +1,19 @@
-"""Results and figures as files and as text, and a progress bar."""
+"""Results of an evaluation as files and as text, and a progress bar."""
 
 import json
+import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from ..checkpoint.files import write_together
+from ..data.coco import CocoDetection
+from .coco import Metrics
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -37,15 +42,57 @@ def class_table(ap_by_class: Mapping[str, float | None], columns: int = 3) -> st
     return "\n".join(" " + "    ".join(row) for row in rows)
 
 
-def progress(items: Iterable[T], total: int | None, unit: str, shown: bool = True) -> Iterator[T]:
-    """Passes items on under a progress bar; where nobody looks on, it is a line now and then.
+def progress_bar(
+    total: int | None, unit: str, shown: bool = True, items: Iterable[T] | None = None
+) -> "tqdm[T]":
+    """Makes a progress bar; where nobody watches, it is a line every 30 seconds.
 
     Args:
-        items: any.
-        total: how many they are; None: nobody knows.
-        unit: the word for one of them.
-        shown: whether there is a bar at all.
+        total: number of items; None where it is unknown.
+        unit: name of one item.
+        shown: whether to show anything.
+        items: to iterate over through the bar; without them, call its ``update`` for each.
     """
     interval = 0.5 if sys.stderr.isatty() else 30
-    words: dict[str, Any] = {"total": total, "unit": unit, "disable": not shown}
-    return iter(tqdm(items, mininterval=interval, dynamic_ncols=True, **words))
+    options: dict[str, Any] = {"total": total, "unit": unit, "disable": not shown}
+    return tqdm(items, mininterval=interval, dynamic_ncols=True, **options)
+
+
+def write_results(
+    metrics: Metrics, dataset: CocoDetection, folder: Path, about: Mapping[str, Any]
+) -> None:
+    """Writes ``results.json`` and, where there are annotations, ``metrics.json``; logs the table.
+
+    Args:
+        metrics: result of the evaluation.
+        dataset: the split that was evaluated.
+        folder: takes the files; made when missing.
+        about: more for ``metrics.json``: config, snapshot and so on.
+    """
+    write_json(folder / "results.json", metrics.results)
+    scores = metrics.scores
+    if scores is None:
+        logger.info(
+            "%s has no annotations to compare with: no metrics; the detections are in %s",
+            dataset.annotation_file,
+            folder / "results.json",
+        )
+        return
+    speed = metrics.images / metrics.seconds
+    content = {
+        **about,
+        "images": metrics.images,
+        "seconds": round(metrics.seconds, 2),
+        "images_per_second": round(speed, 2),
+        **scores.metrics,
+        "AP_by_class": scores.ap_by_class,
+    }
+    write_json(folder / "metrics.json", content, indent=2)
+    logger.info("%s\n\nAP of each class\n%s\n", scores.table, class_table(scores.ap_by_class))
+    logger.info(
+        "%d images in %.1f s (%.2f a second); files in %s",
+        metrics.images,
+        metrics.seconds,
+        speed,
+        folder,
+    )

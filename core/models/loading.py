@@ -30,13 +30,13 @@ class LoadedDetector:
     """A detector with trained weights; :func:`load_detector` makes it.
 
     Args:
-        detector: its network has its weights and is on ``device``.
-        config: what it was built from.
+        detector: with its weights, its network on ``device``.
+        config: the config that it was built from.
         class_names: C names.
-        names_known: the names came with the weights, they were not guessed.
+        names_known: true if the names came with the weights, false if they were guessed.
         snapshot: the file of the weights.
-        iteration: steps behind the weights, or None where nothing says.
-        device: where the network runs.
+        iteration: number of steps that trained the weights; None: unknown.
+        device: of the network.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ def load_detector(
         name: a config's name, such as ``CornerNet_Squeeze``, or the path of a ``.json`` file.
         snapshot: a file of weights, ours or the reference's; an iteration; None for the newest in
             the config's ``cache_dir``.
-        device: where to run, a GPU if there is one by default.
+        device: of the network; None: a GPU if there is one.
         suffix: of the config alone: ``multi_scale`` reads ``<name>-multi_scale.json``, with the
             weights of ``name``.
-        overrides: of the config, as ``db.top_k=50``.
-        config_dir: where names are looked up.
+        overrides: changes to the config, such as ``db.top_k=50``.
+        config_dir: folder of the configs.
 
     Raises:
         UserError: no such config, no such snapshot, weights that do not fit, no such device.
@@ -128,7 +128,7 @@ def load_detector(
 
 
 def _as_image(image: np.ndarray | str | Path) -> np.ndarray:
-    """uint8 [h, w, 3] of what a caller gave as a picture."""
+    """Reads an image file, or checks that an array is uint8 [h, w, 3]."""
     if isinstance(image, str | Path):
         return load_image(image)
     image = np.asarray(image)
@@ -143,7 +143,7 @@ def _as_image(image: np.ndarray | str | Path) -> np.ndarray:
 def _find_snapshot(
     config: Config, run: str, snapshot: str | Path | int | None
 ) -> tuple[Path, int | None]:
-    """The file of the weights and their iteration, None where the name does not say it."""
+    """Finds the file of the weights, and their iteration, or None where the name does not say it."""
     directory = RunDirectory(config.system.cache_dir, run)
     if isinstance(snapshot, int):
         return directory.snapshot(snapshot), snapshot
@@ -159,12 +159,12 @@ def _find_snapshot(
 
 
 def _count_classes(config: Config, path: Path) -> int:
-    """The number of classes of weights alone, from the shape of their class heads."""
+    """Counts the classes of weights without a description, from the shape of their class heads."""
     with torch.device("meta"):
         one, two = (models.build(config, count).network.state_dict() for count in (1, 2))
     weights = read_weights(path)
     for key, head in one.items():
-        a_class = two[key].numel() - head.numel()  # entries a class; a background may have some too
+        a_class = two[key].numel() - head.numel()  # entries a class; the background may have some
         if a_class and key in weights:
             return max(1, 1 + (weights[key].numel() - head.numel()) // a_class)
     return 1  # another network's weights: loading them says what differs

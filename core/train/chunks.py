@@ -1,26 +1,28 @@
-"""Who computes what of a step: the config's chunks, shared out to the ranks.
+"""Which chunks of a step each rank computes.
 
-A step is defined by its chunks, so it is the same however many ranks compute it. Each takes a run
-of them, one after the other.
+A step is defined by its chunks, so it is the same however many ranks compute it. Each rank takes
+consecutive chunks.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
 from ..config.errors import UserError
-from ..config.loading import System
-from ..distributed.ranks import Ranks
+from ..config.schema import System
+from ..distributed import Ranks
+from ..structures import Batch
 
 
 @dataclass(frozen=True)
 class RankChunks:
-    """What one rank computes of every step.
+    """One rank's chunks of every step.
 
     Attributes:
-        sizes: pictures of each of its chunks.
+        sizes: images of each of its chunks.
         first: number of its first chunk in the step, from 0.
-        total: number of chunks of the step, of all ranks.
-        rows: its pictures in the step's batch.
+        total: number of chunks in the step, of all ranks.
+        rows: its images in the step's batch.
     """
 
     sizes: tuple[int, ...]
@@ -33,13 +35,20 @@ class RankChunks:
         """Number of its last chunk in the step."""
         return self.first + len(self.sizes) - 1
 
+    def split(self, batch: Batch) -> Iterator[tuple[int, Batch]]:
+        """Cuts this rank's rows of a batch into its chunks; yields each with its number."""
+        end = 0
+        for number, size in enumerate(self.sizes, self.first):
+            end += size
+            yield number, batch[end - size : end]
+
 
 def rank_chunks(system: System, ranks: Ranks) -> RankChunks:
-    """The share of one rank; the ranks' numbers of chunks differ by one at most.
+    """Assigns chunks to a rank; the ranks' numbers of chunks differ by one at most.
 
     Args:
         system: its ``chunk_sizes`` are the chunks. Without them, the batch is one chunk a rank.
-        ranks: the rank.
+        ranks: this process among those that train together.
 
     Raises:
         UserError: there are more ranks than chunks, or the batch cannot be split evenly.
@@ -53,18 +62,18 @@ def rank_chunks(system: System, ranks: Ranks) -> RankChunks:
 
 
 def chunk_counts(system: System, world_size: int) -> list[int]:
-    """How many chunks each of ``world_size`` ranks computes; errors as :func:`rank_chunks`."""
+    """Number of chunks of each of ``world_size`` ranks; errors as :func:`rank_chunks`."""
     chunks = len(chunk_sizes(system, world_size))
     if chunks < world_size:
         raise UserError(
-            f"{world_size} processes cannot share the {chunks} chunks of system.chunk_sizes "
+            f"{world_size} processes are more than the {chunks} chunks of system.chunk_sizes "
             f"{list(system.chunk_sizes or ())}: start {chunks} or fewer, or cut the batch into more"
         )
     return [chunks // world_size + (rank < chunks % world_size) for rank in range(world_size)]
 
 
 def chunk_sizes(system: System, world_size: int) -> tuple[int, ...]:
-    """Pictures of every chunk of a step of ``world_size`` ranks; errors as :func:`rank_chunks`."""
+    """Images of every chunk of a step of ``world_size`` ranks; errors as :func:`rank_chunks`."""
     if system.chunk_sizes is not None:
         return system.chunk_sizes
     each, left = divmod(system.batch_size, world_size)

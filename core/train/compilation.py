@@ -18,7 +18,7 @@ RECOMPUTES = torch.__version__ >= "2.9"
 
 
 def compile_(
-    network: nn.Module, backend: str | Callable[..., Any] = "inductor", tell: bool = True
+    network: nn.Module, backend: str | Callable[..., Any] = "inductor", warn: bool = True
 ) -> None:
     """Makes a network run compiled in training mode, in place.
 
@@ -31,9 +31,9 @@ def compile_(
         network: should have no graph breaks. It takes images, and cells int64 [B, M] to read of its
             maps; M, above 1, may be another every time.
         backend: see :func:`torch.compile`.
-        tell: warn if it fails; of several ranks, one does.
+        warn: whether this process warns if it fails; of several ranks, one does.
     """
-    level = logging.WARNING if tell else logging.DEBUG
+    level = logging.WARNING if warn else logging.DEBUG
     # Else the backward pass would be compiled, and fail, after the forward pass has run, as it does
     # with PyTorch 2.8 and 2.9.
     if AHEAD:
@@ -45,7 +45,7 @@ def compile_(
         return plain(images, *cells, **options)
 
     settings: Any = None
-    if backend == "inductor":  # else channels_last on every CPU; see core.models.device.place_
+    if backend == "inductor":  # else channels_last on every CPU, which move_to_device_ avoids
         settings = {"layout_optimization": _in_channels_last(network)}
     try:
         compiled = torch.compile(run, backend=backend, options=settings)

@@ -1,25 +1,26 @@
-"""What is told of a step reaches the log one step late, so that a GPU never waits for it."""
+"""Reports a step to the log once the next one is queued, so that a GPU never waits for the log."""
 
 import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..data.coco import CocoDetection
-from ..distributed.ranks import ONE_PROCESS, Ranks
-from ..evaluation.while_training import Evaluation
-from ..structures import Batch
-from .guards import non_finite_loss
+from ..distributed import ONE_PROCESS, Ranks
+from .failures import non_finite_loss
 from .log import RunLog, Step
+
+if TYPE_CHECKING:
+    from .evaluations import Evaluation
 
 
 class _Wait(NamedTuple):
-    """A wait for data: its seconds, and on a GPU what tells when the step after it began there."""
+    """A wait for data: its seconds, and on a GPU the moment when the step after it began there."""
 
     seconds: float
     begun: torch.cuda.Event | None
@@ -31,7 +32,7 @@ class _Queued(NamedTuple):
     iteration: int
     names: tuple[str, ...]
     values: Tensor
-    pictures: list[int]
+    images: Tensor
     learning_rate: float
     at: float  # time.perf_counter
     wait: _Wait
@@ -40,13 +41,13 @@ class _Queued(NamedTuple):
 
 
 class LateReport:
-    """Reports a step once the next one was queued on the device, and sees that it is finite.
+    """Reports a step once the next one was queued on the device, and checks that it is finite.
 
     Args:
-        log: gets the steps; None: another rank reports them.
-        dataset: the training split, to name the pictures of a step that is not finite.
-        device: of the network.
-        ranks: those that train together; all see the same losses, each has its own pictures.
+        log: gets the steps; None on ranks whose steps the main process logs.
+        dataset: the training split, to name the images of a step that is not finite.
+        device: device of the network.
+        ranks: processes that train together; all see the same losses, each has its own images.
     """
 
     def __init__(
@@ -62,8 +63,8 @@ class LateReport:
         self._last_arrived: torch.cuda.Event | None = None
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Within it, this process waits for the data of the next step."""
+    def waiting_for_data(self) -> Iterator[None]:
+        """Times what happens within it as a wait for the data of the next step."""
         start = time.perf_counter()
         yield
         self._wait = _Wait(time.perf_counter() - start, self._now())
@@ -73,8 +74,8 @@ class LateReport:
         iteration: int,
         terms: dict[str, Tensor],
         gradient_norm: Tensor,
-        batch: Batch,
         learning_rate: float,
+        images: Tensor,
     ) -> None:
         """Reports the step before, and starts to copy the terms of this one to the host.
 
@@ -82,8 +83,8 @@ class LateReport:
             iteration: number of the step.
             terms: scalars, on the device.
             gradient_norm: a scalar, on the device.
-            batch: as the loader gave it, on the host.
-            learning_rate: of the step.
+            learning_rate: rate of the step.
+            images: int64 [B], numbers of the step's images in the dataset, on the host.
 
         Raises:
             NonFiniteLoss: by the step before.
@@ -98,7 +99,7 @@ class LateReport:
             iteration,
             tuple(terms),
             values,
-            batch.index.tolist(),
+            images,
             learning_rate,
             time.perf_counter(),
             self._wait,
@@ -121,34 +122,37 @@ class LateReport:
         *losses, norm = step.values.tolist()
         terms = dict(zip(step.names, losses, strict=True))
         if not all(map(math.isfinite, step.values.tolist())):
-            pictures = list(chain.from_iterable(self._ranks.gather(step.pictures)))
+            images = list(chain.from_iterable(self._ranks.gather(step.images.tolist())))
             folder = None if self._log is None else self._log.folder
-            raise non_finite_loss(step.iteration, terms, norm, pictures, self._dataset, folder)
+            raise non_finite_loss(step.iteration, terms, norm, images, self._dataset, folder)
         if self._log is not None:
-            waited = _unhidden(step)
-            report = Step(step.iteration, terms, step.learning_rate, norm, step.at, waited)
-            self._log.step(report)
+            idle = _idle_seconds(step)
+            self._log.step(Step(step.iteration, terms, step.learning_rate, norm, step.at, idle))
 
     def validation(self, iteration: int, terms: Mapping[str, float]) -> None:
-        """Reports the loss terms of a validation batch after step ``iteration``, at once."""
+        """Reports the steps so far, and the loss terms of a validation batch after the last."""
+        self.flush()
         if self._log is not None:
             self._log.validation(iteration, terms)
 
-    def evaluation(self, iteration: int, evaluation: Evaluation | None) -> None:
-        """Reports an evaluation after step ``iteration``, at once, if there is one."""
-        if self._log is not None and evaluation is not None:
-            self._log.evaluation(iteration, evaluation.figures, evaluation.best, evaluation.seconds)
-
     @contextlib.contextmanager
     def pausing(self) -> Iterator[None]:
-        """Within it, what happens is no part of any step: its time slows none down."""
+        """Reports the steps so far; the time of what happens within it slows none down."""
+        self.flush()
         start = time.perf_counter()
         yield
         if self._log is not None:
             self._log.pause(time.perf_counter() - start)
 
+    def evaluation(self, evaluation: "Evaluation | None") -> None:
+        """Reports an evaluation at once, if it gave a result."""
+        if self._log is not None and evaluation is not None:
+            self._log.evaluation(
+                evaluation.iteration, evaluation.metrics, evaluation.best, evaluation.seconds
+            )
+
     def _now(self) -> torch.cuda.Event | None:
-        """What tells when a GPU has done all that it was given until now; None for others."""
+        """An event after all that a GPU was given until now; None for other devices."""
         if self._device.type != "cuda":
             return None
         event = torch.cuda.Event(enable_timing=True)
@@ -156,8 +160,8 @@ class LateReport:
         return event
 
 
-def _unhidden(step: _Queued) -> float:
-    """Seconds that a device had nothing to do, because the data of a step was waited for."""
+def _idle_seconds(step: _Queued) -> float:
+    """Seconds that a device had nothing to do, because a step waited for its data."""
     if step.before is None or step.wait.begun is None:
         return step.wait.seconds
     return min(step.wait.seconds, step.before.elapsed_time(step.wait.begun) / 1000)

@@ -1,4 +1,4 @@
-"""What a training run reports: a progress bar, a JSON-lines file, and TensorBoard."""
+"""The log of a training run: a progress bar, a JSON-lines file, and TensorBoard."""
 
 import contextlib
 import json
@@ -16,6 +16,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..config.errors import UserError
+from ..config.schema import System
 from .memory_use import memory_use
 
 logger = logging.getLogger(__name__)
@@ -25,15 +26,15 @@ FILE_NAME = "log.jsonl"
 
 @dataclass(frozen=True)
 class Step:
-    """What is reported of a step.
+    """One step, as it is logged.
 
     Attributes:
         iteration: its number.
-        terms: of its loss.
-        learning_rate: it was made with.
-        gradient_norm: the L2 norm of its gradients together, before they were clipped.
-        ended: when the next one could begin, by ``time.perf_counter``.
-        waited: seconds in which nothing was computed, because its data was not there.
+        terms: terms of its loss.
+        learning_rate: rate of its update.
+        gradient_norm: L2 norm of all gradients together, before they were clipped.
+        ended: time at which the next one could begin, by ``time.perf_counter``.
+        data_time: seconds in which nothing was computed, because its data was not there.
     """
 
     iteration: int
@@ -41,7 +42,7 @@ class Step:
     learning_rate: float
     gradient_norm: float
     ended: float
-    waited: float
+    data_time: float
 
 
 class RunLog:
@@ -49,26 +50,24 @@ class RunLog:
 
     ``<folder>/log.jsonl`` gets one JSON object a line and is only ever appended to:
 
-    - ``{"start", "device", …}`` whenever a run starts or resumes: ``start`` steps were behind it,
-      and what older lines say of later steps is void (:func:`read_log` leaves it out);
+    - ``{"start", "device", …}`` whenever a run starts or resumes after ``start`` steps; older lines
+      about later steps are void from there on (:func:`read_log` leaves them out);
     - ``{"iteration", "loss", "terms", "learning_rate", "gradient_norm", "epoch",
-      "seconds_per_step", "images_per_second", "waiting", "memory"}`` every ``display`` steps. The
-      loss and the norm are those of that step; the speed is that since the last line, evaluations
-      left out, and ``waiting`` the share of that time spent waiting for data; ``memory`` see
-      :func:`core.train.memory_use.memory_use`;
+      "seconds_per_step", "data_time", "images_per_second", "memory"}`` every ``display`` steps. The
+      loss and the norm are those of that step. The speed is that since the last line, evaluations
+      left out; ``data_time`` are the seconds a step in which nothing was computed because its data
+      was not there. ``memory`` is from :func:`core.train.memory_use.memory_use`;
     - ``{"iteration", "validation": {"loss", "terms"}}``, null where a term is not finite;
-    - ``{"iteration", "evaluation": {"AP", …}, "best", "seconds"}``: COCO's figures of the
+    - ``{"iteration", "evaluation": {"AP", …}, "best", "seconds"}``: COCO's metrics of the
       validation split, and whether AP is the best so far.
 
     Args:
-        folder: of the run; made when missing.
-        start: steps behind the run.
-        stop: the last step.
-        batch_size: pictures a step.
-        pictures: number of pictures in the training split.
-        display: steps between two lines.
+        folder: folder of the run; made when missing.
+        system: settings of the run: last step, images a step, steps between two lines.
+        start: number of steps before this start.
+        images: number of images in the training split.
         tensorboard: write ``<folder>/tensorboard`` as well.
-        facts: more about the run for its first line.
+        header: more about the run for its first line.
 
     Raises:
         UserError: TensorBoard was asked for and is not installed.
@@ -77,18 +76,15 @@ class RunLog:
     def __init__(
         self,
         folder: Path,
+        system: System,
         *,
         start: int,
-        stop: int,
-        batch_size: int,
-        pictures: int,
-        display: int = 1,
+        images: int,
         tensorboard: bool = False,
-        facts: Mapping[str, Any] | None = None,
+        header: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
-        self._batch_size, self._pictures, self._display = batch_size, pictures, display
-        self._start, self._stop = start, stop
+        self._system, self._start, self._images = system, start, images
         self._writer = _tensorboard_writer(folder, start) if tensorboard else None
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / FILE_NAME
@@ -96,17 +92,17 @@ class RunLog:
         self._file, self._unwritten = path.open("a", encoding="utf-8"), False
         if cut_short:
             self._file.write("\n")
-        self._write({"start": start, **(facts or {})})
+        self._write({"start": start, **(header or {})})
         self._open = contextlib.ExitStack()
         self._last_line = (start, time.perf_counter())
-        self._waited = 0.0
-        self._words: dict[str, str] = {}
+        self._data_time = 0.0
+        self._shown: dict[str, str] = {}
 
     def __enter__(self) -> "RunLog":
         self._open.enter_context(logging_redirect_tqdm([logging.getLogger()]))
         self._bar = tqdm(
             initial=self._start,
-            total=self._stop,
+            total=self._system.max_iter,
             unit="step",
             mininterval=0.5 if sys.stderr.isatty() else 30,
             dynamic_ncols=True,
@@ -121,7 +117,7 @@ class RunLog:
         traceback: TracebackType | None,
     ) -> None:
         self._open.close()
-        with contextlib.suppress(OSError):  # that it is not written was told
+        with contextlib.suppress(OSError):  # logged when the write failed
             self._file.close()
         if self._writer is not None:
             self._writer.close()
@@ -129,10 +125,10 @@ class RunLog:
     def step(self, step: Step) -> None:
         """Reports one step."""
         values = {"loss": sum(step.terms.values()), **step.terms}
-        self._waited += step.waited
-        if step.iteration % self._display == 0:
+        self._data_time += step.data_time
+        if step.iteration % self._system.display == 0:
             rates, memory = self._rates(step), memory_use()
-            self._words = _in_words(rates, memory)
+            self._shown = _rates_as_text(rates, memory)
             self._write(
                 {
                     "iteration": step.iteration,
@@ -145,22 +141,22 @@ class RunLog:
             self._scalars("training", step.iteration, {**values, **rates})
             self._scalars("memory", step.iteration, memory)
         shown = {name: f"{value:.4g}" for name, value in values.items()}
-        self._bar.set_postfix({**shown, **self._words}, refresh=False)
+        self._bar.set_postfix({**shown, **self._shown}, refresh=False)
         self._bar.update()
 
     def _rates(self, step: Step) -> dict[str, float | None]:
-        """What a line says of a step beside its loss; the time of the next line begins."""
+        """Entries of a line beside the loss; the time of the next line begins."""
         last, then = self._last_line
-        each = (step.ended - then) / max(1, step.iteration - last)
-        waiting = self._waited / (step.ended - then)
-        self._last_line, self._waited = (step.iteration, step.ended), 0.0
+        steps = max(1, step.iteration - last)
+        each, data_time = (step.ended - then) / steps, self._data_time / steps
+        self._last_line, self._data_time = (step.iteration, step.ended), 0.0
         return {
             "learning_rate": step.learning_rate,
             "gradient_norm": _finite(step.gradient_norm),
-            "epoch": round(step.iteration * self._batch_size / self._pictures, 4),
+            "epoch": round(step.iteration * self._system.batch_size / self._images, 4),
             "seconds_per_step": round(each, 6),
-            "images_per_second": round(self._batch_size / each, 3),
-            "waiting": round(waiting, 4),
+            "data_time": round(data_time, 6),
+            "images_per_second": round(self._system.batch_size / each, 3),
         }
 
     def validation(self, iteration: int, terms: Mapping[str, float]) -> None:
@@ -172,27 +168,27 @@ class RunLog:
         self._scalars("validation", iteration, values)
 
     def evaluation(
-        self, iteration: int, figures: Mapping[str, float | None], best: bool, seconds: float
+        self, iteration: int, metrics: Mapping[str, float | None], best: bool, seconds: float
     ) -> None:
-        """Reports COCO's figures of the validation split after step ``iteration``.
+        """Reports COCO's metrics of the validation split after step ``iteration``.
 
         Args:
             iteration: number of the step.
-            figures: by name, 0 to 1; None where there is no object to find.
+            metrics: by name, 0 to 1; None where there is no object to find.
             best: whether AP is above that of every evaluation before.
-            seconds: that the evaluation took.
+            seconds: duration of the evaluation.
         """
-        record = {"evaluation": dict(figures), "best": best, "seconds": round(seconds, 3)}
+        record = {"evaluation": dict(metrics), "best": best, "seconds": round(seconds, 3)}
         self._write({"iteration": iteration, **record})
-        self._scalars("evaluation", iteration, figures)
+        self._scalars("evaluation", iteration, metrics)
 
     def pause(self, seconds: float) -> None:
-        """Leaves time that just went by out of the speed that the next line tells."""
+        """Leaves time that just went by out of the speed in the next line."""
         last, then = self._last_line
         self._last_line = (last, then + seconds)
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        """Appends a line. What cannot be written, on a full disk, is written with a later line."""
+        """Appends a line; on a full disk it is written together with a later one."""
         try:
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
@@ -211,19 +207,23 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _in_words(rates: Mapping[str, float | None], memory: Mapping[str, int]) -> dict[str, str]:
-    """What the progress bar says of :meth:`RunLog.step` after the loss."""
-    words = {
+def _rates_as_text(rates: Mapping[str, Any], memory: Mapping[str, int]) -> dict[str, str]:
+    """Entries of the progress bar after the loss."""
+    shown = {
         "rate": f"{rates['learning_rate']:.3g}",
         "gradient": f"{rates['gradient_norm'] or math.nan:.3g}",
         "images/s": f"{rates['images_per_second']:.4g}",
-        "waiting": f"{rates['waiting']:.0%}",
+        "data": f"{rates['data_time'] / rates['seconds_per_step']:.0%}",
     }
-    return words | {kind: f"{size / 2**30:.2f}GiB" for kind, size in memory.items()}
+    return shown | {kind: f"{size / 2**30:.2f}GiB" for kind, size in memory.items()}
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``log.jsonl`` that hold, without those that a later start made void."""
+    """Reads the lines of a ``log.jsonl``, without those that a later start made void.
+
+    Logs written before ``data_time`` have the part of the time that was ``waiting`` for data; their
+    lines get a ``data_time`` as well.
+    """
     records: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -234,8 +234,10 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             continue
         if "start" in record:
             records = [old for old in records if old["iteration"] <= record["start"]]
-        else:
-            records.append(record)
+            continue
+        if "waiting" in record and "seconds_per_step" in record:
+            record.setdefault("data_time", record["waiting"] * record["seconds_per_step"])
+        records.append(record)
     return records
 
 

@@ -1,4 +1,4 @@
-"""The optimiser and its learning rate, by step."""
+"""The optimizer and its learning rate, by step."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -6,18 +6,20 @@ from typing import Literal
 import torch
 from torch import nn
 
+from ..config.schema import System
+
 _MOMENTUM, _WEIGHT_DECAY = 0.9, 0.0001  # of SGD
 
 
 def build_optimizer(
     parameters: Iterable[nn.Parameter], algorithm: Literal["adam", "sgd"], learning_rate: float
 ) -> torch.optim.Optimizer:
-    """Makes the reference's optimisers.
+    """Makes one of the reference's optimizers.
 
     Args:
         parameters: of the network; those that need no gradient are left out.
         algorithm: ``adam`` with PyTorch's defaults, or ``sgd`` with momentum and weight decay.
-        learning_rate: at the start.
+        learning_rate: rate of the first step.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in trained)
@@ -28,21 +30,19 @@ def build_optimizer(
     )
 
 
-def learning_rate_at(
-    iteration: int, learning_rate: float, stepsize: int, decay_rate: float
-) -> float:
-    """The rate of one step: divided by ``decay_rate`` after every ``stepsize`` steps.
+def learning_rate_at(iteration: int, system: System) -> float:
+    """Learning rate of a step: divided by ``decay_rate`` after every ``stepsize`` steps.
 
     Args:
         iteration: number of the step, from 1; step ``stepsize`` is the last with the first rate.
-        learning_rate: of step 1.
-        stepsize: steps between two divisions.
-        decay_rate: the divisor.
+        system: the schedule: ``learning_rate``, ``stepsize`` and ``decay_rate``.
     """
-    return learning_rate / decay_rate ** ((iteration - 1) // stepsize)
+    return system.learning_rate / system.decay_rate ** ((iteration - 1) // system.stepsize)
 
 
-def set_learning_rate_(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Sets the rate of the optimiser's next step."""
+def set_learning_rate_(optimizer: torch.optim.Optimizer, iteration: int, system: System) -> float:
+    """Sets the optimizer's learning rate to that of a step, and returns it."""
+    learning_rate = learning_rate_at(iteration, system)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
+    return learning_rate

@@ -1,69 +1,48 @@
-"""What a training run is made of, put together from a config."""
+"""A training run: what it is made of, and how it is put together from a config."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from ..checkpoint import snapshot as checkpoint
-from ..checkpoint.files import remove_unfinished
-from ..checkpoint.run_directory import SnapshotWriter
-from ..checkpoint.snapshot import Meta
+from ..checkpoint.run_directory import RunDirectory, SnapshotWriter
+from ..checkpoint.snapshot import Meta, require_snapshot, versions
 from ..config.loading import Config
 from ..data.coco import CocoDetection
 from ..data.loader import training_loader, validation_loader
 from ..data.splits import open_split
-from ..distributed.ranks import ONE_PROCESS, Ranks
-from ..evaluation.while_training import Evaluations
-from ..models.detector import Detector
+from ..distributed import ONE_PROCESS, Ranks
 from ..structures import Batch
-from .chunks import RankChunks, chunk_sizes, rank_chunks
-from .fresh import fresh_detector
-from .log import FILE_NAME, RunLog, read_log
-from .resume import require_classes, take_snapshot_, take_weights_
+from .build import TrainingState, build_for_training
+from .chunks import chunk_sizes, rank_chunks
+from .weights import load_snapshot_, load_start_weights_, require_classes
 
-_LOOK = 1.0  # seconds between two looks whether a snapshot is written
+_POLL = 1.0  # seconds between two checks whether a snapshot is written
 
 
 @dataclass
-class Run:
+class TrainingRun(TrainingState):
     """A run that is ready to start.
 
     Attributes:
-        config: its config.
         dataset: the training split.
-        validation: the validation split, or None when ``val_iter`` and ``eval_iter`` are 0.
-        detector: its network is on ``device``.
-        optimizer: of the network's parameters.
-        device: where the network is.
-        start: steps behind the weights.
-        ranks: this process among those that train together.
-        snapshots: writes them; of several ranks, rank 0's does.
+        validation_dataset: the validation split; None when ``val_iter`` and ``eval_iter`` are 0.
+        start: number of steps behind the weights.
+        snapshots: writes them, on the main process.
     """
 
-    config: Config
     dataset: CocoDetection
-    validation: CocoDetection | None
-    detector: Detector
-    optimizer: torch.optim.Optimizer
-    device: torch.device
+    validation_dataset: CocoDetection | None
     start: int
-    ranks: Ranks
     snapshots: SnapshotWriter
 
     @property
-    def share(self) -> RankChunks:
-        """What this rank computes of every step."""
-        return rank_chunks(self.config.system, self.ranks)
-
-    @property
-    def folder(self) -> Path:
-        """Where snapshots and the log go."""
-        return checkpoint.run_folder(self.config.system.cache_dir, self.config.name)
+    def directory(self) -> RunDirectory:
+        """Folder of the snapshots and the log."""
+        return self.snapshots.directory
 
     def batches(self) -> Iterable[Batch]:
-        """A loader of this rank's rows of the training batches, from that of step ``start + 1``."""
+        """Makes a loader of this rank's rows of the training batches from step ``start + 1``."""
         system = self.config.system
         return training_loader(
             self.dataset,
@@ -73,92 +52,42 @@ class Run:
             workers=system.workers,
             prefetch=system.prefetch_size,
             start_iteration=self.start,
-            rows=self.share.rows,
+            rows=self.chunks.rows,
             pin_memory=self.device.type == "cuda",
         )
 
-    def validation_batches(self) -> Iterable[Batch] | None:
-        """A loader of validation batches, first that of the next validation; None without one."""
+    def validation_batches(self) -> Iterable[Batch]:
+        """Makes a loader of this rank's rows of the validation batches, from the next one on."""
         system = self.config.system
-        if self.validation is None or not system.val_iter:
-            return None
+        assert self.validation_dataset is not None
         return validation_loader(
-            self.validation,
+            self.validation_dataset,
             self.detector.sample,
             batch_size=system.batch_size,
             workers=min(system.workers, 1),
             prefetch=1,
             start_iteration=self.start // system.val_iter,
-            rows=self.share.rows,
+            rows=self.chunks.rows,
             pin_memory=self.device.type == "cuda",
-        )
-
-    def evaluation_is_due(self) -> bool:
-        """Whether step ``start`` was to be evaluated, and the run ended before it was.
-
-        A patient collective.
-        """
-        interval, due = self.config.system.eval_iter, False
-        if not self.start or not interval or self.start % interval:
-            return False
-        if self.ranks.is_main:
-            log = self.folder / FILE_NAME
-            lines = read_log(log) if log.is_file() else []
-            due = not any("evaluation" in x and x["iteration"] == self.start for x in lines)
-        return self.ranks.broadcast(due)
-
-    def evaluations(self, due: bool = False) -> Evaluations | None:
-        """What evaluates the network every ``eval_iter`` steps; None where that is 0.
-
-        Args:
-            due: see :meth:`evaluation_is_due`; whatever was kept of that evaluation is void then.
-        """
-        if self.validation is None or not self.config.system.eval_iter:
-            return None
-        before = self.start - due
-        return Evaluations(
-            self.detector, self.validation, self.config, self.device, self.ranks, before
-        )
-
-    def open_log(self, tensorboard: bool = False) -> RunLog | None:
-        """Starts the run's log; None: another rank does."""
-        if not self.ranks.is_main:
-            return None
-        system = self.config.system
-        return RunLog(
-            self.folder,
-            start=self.start,
-            stop=system.max_iter,
-            batch_size=system.batch_size,
-            pictures=len(self.dataset),
-            display=system.display,
-            tensorboard=tensorboard,
-            facts={
-                "device": str(self.device),
-                "processes": self.ranks.world_size,
-                "config": self.config.as_dict(),
-            },
         )
 
     def save(self, iteration: int) -> None:
         """Starts to save a snapshot of the run as it is, ``iteration`` steps behind it.
 
-        A step's collective, again and again while the snapshot before is still being written: a
-        slow disk may take its time, and ranks that are gone are noticed as in any step.
+        While the snapshot before is still being written, on a slow disk, all ranks wait in one
+        step's collective after another: so a rank that is gone is noticed as in any step.
         """
-        while any(self.ranks.sum([not self.snapshots.wait(_LOOK)])):
+        while any(self.ranks.sum([not self.snapshots.wait(_POLL)])):
             pass
-        if self.ranks.is_main:
-            self._write(iteration)
-
-    def _write(self, iteration: int) -> None:
+        if not self.ranks.is_main:
+            return
         config, system = self.config, self.config.system
         meta = Meta(
             name=config.name,
             iteration=iteration,
             class_names=self.dataset.class_names,
             config=config.as_dict(),
-            versions=checkpoint.versions(),
+            versions=versions(),
         )
         state = {
             "iteration": iteration,
@@ -168,11 +97,10 @@ class Run:
             "opt_algo": system.opt_algo,
             "optimizer": self.optimizer.state_dict(),
         }
-        path = checkpoint.snapshot_path(system.cache_dir, config.name, iteration)
-        self.snapshots.write(path, self.detector.network, state, meta)
+        self.snapshots.write(iteration, self.detector.network, state, meta)
 
     def finish(self) -> None:
-        """Waits until all snapshots are written; all ranks call this together."""
+        """Waits until all snapshots are written. All ranks call this together."""
         self.snapshots.wait()
         self.ranks.barrier()
 
@@ -180,63 +108,69 @@ class Run:
 def prepare(
     config: Config,
     device: torch.device,
+    *,
     iteration: int | None = None,
     weights: str | None = None,
     ranks: Ranks = ONE_PROCESS,
-    whole: bool = False,
-) -> Run:
+    verify: bool = True,
+) -> TrainingRun:
     """Opens the data, builds the detector and gives it the weights to start from.
 
-    Fresh weights are drawn from ``system.seed``, so two runs of a config are alike. All ranks call
-    this together; rank 0 alone reads weights, and the others have them once training starts.
+    Fresh weights are drawn from ``system.seed``, so two runs of a config start from the same. All
+    ranks call this together; the main process alone reads weights, and broadcasts them.
 
     Args:
-        config: of the run.
+        config: settings of the run.
         device: where to train.
         iteration: resume from the snapshot of this iteration.
-        weights: a file to start from instead, of any number of classes; ``system.pretrain`` by
+        weights: file to start from instead, of any number of classes; ``system.pretrain`` by
             default.
         ranks: this process among those that train together.
-        whole: the snapshot is known to be what was saved.
+        verify: compare the snapshot with its checksums; not needed where that was just done.
 
     Raises:
         UserError: the data or the snapshot is missing or unfit, or the model does not exist.
     """
-    path = None
-    if iteration is not None:
-        path = checkpoint.snapshot_path(config.system.cache_dir, config.name, iteration)
+    system = config.system
+    directory = RunDirectory(system.cache_dir, config.name)
     with ranks.agree_on_errors():
         if ranks.is_main:
-            remove_unfinished(checkpoint.run_folder(config.system.cache_dir, config.name))
-            if path is not None:
-                checkpoint.require_snapshot(path)
-        run = _fresh_run(config, device, iteration or 0, ranks)
+            directory.remove_unfinished()
+            if iteration is not None:
+                require_snapshot(directory.snapshot(iteration))
+        chunks = chunk_sizes(system, ranks.world_size)
+        rank_chunks(system, ranks)  # an error if they do not fit
+        dataset, validation_dataset = _open_datasets(config)
+        state = build_for_training(config, len(dataset.class_names), device, ranks)
     optimizer_state = None
     with ranks.agree_on_errors():
-        if path is not None and ranks.is_main:
-            chunks = chunk_sizes(config.system, ranks.world_size)
-            optimizer_state = take_snapshot_(
-                run.detector, path, run.start, run.dataset, config.system, chunks, whole
+        if ranks.is_main and iteration is not None:
+            optimizer_state = load_snapshot_(
+                state.detector, directory.snapshot(iteration), dataset, system, chunks, verify
             )
-            run.snapshots.saved = iteration
         elif ranks.is_main:
-            take_weights_(run.detector, weights or config.system.pretrain)
-    if path is not None:
+            load_start_weights_(state.detector, weights or system.pretrain)
+    if iteration is not None:
         optimizer_state = ranks.broadcast(optimizer_state)
     if optimizer_state is not None:
-        run.optimizer.load_state_dict(optimizer_state)
-    return run
+        state.optimizer.load_state_dict(optimizer_state)
+    state.network = ranks.parallel(state.detector.network)
+    snapshots = SnapshotWriter(directory, system.keep, saved=iteration)
+    return TrainingRun(
+        **vars(state),
+        dataset=dataset,
+        validation_dataset=validation_dataset,
+        start=iteration or 0,
+        snapshots=snapshots,
+    )
 
 
-def _fresh_run(config: Config, device: torch.device, start: int, ranks: Ranks) -> Run:
-    """A run with fresh weights, that is to go on from step ``start``."""
+def _open_datasets(config: Config) -> tuple[CocoDetection, CocoDetection | None]:
+    """Opens the training split and, where a run needs it, the validation split."""
     system = config.system
-    rank_chunks(system, ranks)
     dataset = open_split(system, config.db, system.train_split)
-    validation = None
-    if system.val_iter or system.eval_iter:
-        validation = open_split(system, config.db, system.val_split)
-        require_classes(validation.class_names, dataset, str(validation.annotation_file))
-    detector, optimizer = fresh_detector(config, len(dataset.class_names), device, ranks)
-    snapshots = SnapshotWriter(system.keep)
-    return Run(config, dataset, validation, detector, optimizer, device, start, ranks, snapshots)
+    if not system.val_iter and not system.eval_iter:
+        return dataset, None
+    validation = open_split(system, config.db, system.val_split)
+    require_classes(validation.class_names, dataset, str(validation.annotation_file))
+    return dataset, validation

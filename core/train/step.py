@@ -1,140 +1,120 @@
-"""One step of training: the chunks of the config, each with what is its own, and one update.
+"""One step of training: forward, losses and backward of each chunk, then one update.
 
 A step is defined by the config, not by the devices: ``chunk_sizes`` cut the batch into chunks. Each
-chunk has its own loss, batch-norm statistics and random numbers, the step minimises the mean of the
-chunks' losses, and the running statistics are those of the first chunk, as in the reference's data
-parallelism. Several ranks share the chunks out (:mod:`core.train.chunks`), and compute the same
-step.
+chunk has its own loss, batch-norm statistics and random numbers; the step minimises the mean of the
+chunks' losses; and the running statistics are those of the first chunk, as in the reference's data
+parallelism. Several ranks divide the chunks among them (:mod:`core.train.chunks`) and compute the
+same step.
 """
 
 import contextlib
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from ..config.loading import System
-from ..distributed.ranks import ONE_PROCESS, Ranks, no_gradient_sync
-from ..models.detector import Detector
+from ..data.color import apply_color
+from ..distributed import ONE_PROCESS, Ranks, no_gradient_sync
 from ..structures import Batch
-from ..targets.color import apply_color
-from .chunks import RankChunks, rank_chunks
+from .build import TrainingState
+from .chunks import RankChunks
 
 
 def train_step(
-    detector: Detector,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    system: System,
-    device: torch.device,
-    iteration: int = 1,
-    ranks: Ranks = ONE_PROCESS,
+    run: TrainingState, batch: Batch, iteration: int = 1, update: bool = True
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Makes one update of the weights, in place.
 
     Args:
-        detector, optimizer, system, device: see :func:`core.train.loop.train`.
+        run: detector, optimizer and settings; its network is in training mode.
         batch: this rank's rows of the step's batch.
-        iteration: number of the step.
-        ranks: this process among those that train together.
+        iteration: number of the step, from 1.
+        update: False computes gradients only: they are not exchanged, and no weight changes.
 
     Returns:
-        terms: of the loss, each the mean over the chunks of all ranks, on ``device``.
-        gradient_norm: the L2 norm of the gradients together, before they are clipped, on
-            ``device``.
+        terms: the loss terms, each the mean over the chunks of all ranks, on the run's device.
+        gradient_norm: L2 norm of all gradients together before clipping, on the same device.
     """
-    optimizer.zero_grad(set_to_none=True)
-    share = rank_chunks(system, ranks)
-    batch = batch.to(device, non_blocking=True)
-    every_terms = add_gradients_(detector, batch, system, iteration, share, ranks)
-    weights, limit = detector.network.parameters(), system.clip_norm
-    norm = nn.utils.clip_grad_norm_(weights, math.inf if limit is None else limit)
-    optimizer.step()
-    return _mean(every_terms, share, ranks), norm
-
-
-def add_gradients_(
-    detector: Detector,
-    batch: Batch,
-    system: System,
-    iteration: int,
-    share: RankChunks,
-    ranks: Ranks,
-) -> list[dict[str, Tensor]]:
-    """Adds the gradients of this rank's chunks to the weights'.
-
-    Args:
-        detector, system: see :func:`core.train.loop.train`.
-        batch: on the network's device.
-        iteration: number of the step.
-        share: what this rank computes of it.
-        ranks: this process among those that train together.
-
-    Returns:
-        the loss terms of each chunk.
-    """
+    detector, network, system = run.detector, run.network, run.config.system
+    chunks = run.chunks
+    run.optimizer.zero_grad(set_to_none=True)
+    batch = batch.to(run.device, non_blocking=True)
     every_terms = []
-    for number, chunk in _chunks(batch, share):
-        torch.manual_seed(_seed(system.seed, iteration, number))  # networks may draw samples
+    for number, chunk in chunks.split(batch):
+        torch.manual_seed(chunk_seed(system.seed, iteration, number))  # networks may draw samples
         with contextlib.ExitStack() as context:
-            if number > share.first:  # of the ranks' first chunks, those of rank 0 count
-                context.enter_context(frozen_running_statistics(detector.network))
-            if number < share.last:
-                context.enter_context(no_gradient_sync(detector.network))
-            terms = _loss_terms(detector, chunk, system)
+            if number > chunks.first:  # of the ranks' first chunks, those of rank 0 count
+                context.enter_context(frozen_running_statistics(network))
+            if number < chunks.last or not update:
+                context.enter_context(no_gradient_sync(network))
+            targets = detector.targets(chunk)  # before the forward pass: they wait for the device
+            with run.autocast():
+                images = apply_color(chunk.images, chunk.color)
+                outputs = network(images, *detector.network_inputs(targets))
+            terms = detector.losses(outputs, targets)
             loss = torch.stack(list(terms.values())).sum()
-            loss.div(share.total / ranks.world_size).backward()  # ranks' gradients are averaged
+            loss.div(chunks.total / run.ranks.world_size).backward()  # ranks average gradients
         every_terms.append(terms)
-    return every_terms
+    limit = math.inf if system.clip_norm is None else system.clip_norm
+    norm = nn.utils.clip_grad_norm_(network.parameters(), limit)
+    if update:
+        run.optimizer.step()
+    return _mean(every_terms, chunks, run.ranks), norm
 
 
-def warm_up(
-    detector: Detector, batch: Batch, system: System, device: torch.device, ranks: Ranks
-) -> None:
-    """Computes a step without taking it, so that each of several ranks compiles in its own time.
+def warm_up(run: TrainingState, batch: Batch) -> None:
+    """Computes a step without an update, so that each of several ranks compiles in its own time.
 
-    A patient collective: others in a step would end the run after ``system.dist_timeout``.
+    A patient collective: ranks that wait in a step would end the run after ``system.dist_timeout``.
     """
-    if ranks.world_size == 1:
+    if run.ranks.world_size == 1:
         return
-    buffers = [(buffer, buffer.clone()) for buffer in detector.network.buffers()]
-    with no_gradient_sync(detector.network):
-        add_gradients_(detector, batch.to(device), system, 1, rank_chunks(system, ranks), ranks)
+    buffers = [(buffer, buffer.clone()) for buffer in run.network.buffers()]
+    sizes = run.chunks.sizes
+    system = replace(run.config.system, chunk_sizes=sizes, batch_size=sum(sizes))
+    alone = replace(run, config=replace(run.config, system=system), ranks=ONE_PROCESS)
+    train_step(alone, batch, update=False)
     for buffer, before in buffers:
         buffer.copy_(before)
-    ranks.barrier()
+    run.ranks.barrier()
 
 
 @torch.no_grad()
-def validate(
-    detector: Detector,
-    batch: Batch,
-    system: System,
-    device: torch.device,
-    ranks: Ranks = ONE_PROCESS,
-) -> dict[str, float]:
-    """The loss terms of one batch, by the running statistics; leaves the network in eval mode.
+def validate(run: TrainingState, batch: Batch) -> dict[str, float]:
+    """Computes the loss terms of one batch with the running statistics of rank 0.
 
     In evaluation mode a network gives its last stack only, and the loss is of that one.
+
+    Args:
+        run: detector and settings; its network is in training mode before and after.
+        batch: this rank's rows of the validation batch.
     """
-    ranks.broadcast_(detector.network.buffers())
-    detector.network.eval()
-    share = rank_chunks(system, ranks)
-    chunks = _chunks(batch.to(device, non_blocking=True), share)
-    terms = _mean([_loss_terms(detector, chunk, system) for _, chunk in chunks], share, ranks)
+    detector, network = run.detector, run.network
+    run.ranks.broadcast_(network.buffers())
+    network.eval()
+    every_terms = []
+    for _, chunk in run.chunks.split(batch.to(run.device, non_blocking=True)):
+        targets = detector.targets(chunk)
+        with run.autocast():
+            images = apply_color(chunk.images, chunk.color)
+            outputs = network(images, *detector.network_inputs(targets))
+        every_terms.append(detector.losses(outputs, targets))
+    network.train()
+    terms = _mean(every_terms, run.chunks, run.ranks)
     return {name: value.item() for name, value in terms.items()}
 
 
 @contextlib.contextmanager
 def frozen_running_statistics(network: nn.Module) -> Iterator[None]:
-    """Within it, batch norms in training mode forget the statistics of a batch after its use."""
+    """Keeps batch norms in training mode from updating their running statistics."""
     norms = [
         module
         for module in network.modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
+        if isinstance(module, BatchNorm) and module.track_running_stats
     ]
     for norm in norms:
         norm.track_running_stats = False
@@ -145,31 +125,13 @@ def frozen_running_statistics(network: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
 
 
-def _chunks(batch: Batch, share: RankChunks) -> Iterator[tuple[int, Batch]]:
-    """This rank's chunks by their numbers in the step."""
-    end = 0
-    for number, size in enumerate(share.sizes, share.first):
-        end += size
-        yield number, batch[end - size : end]
-
-
-def _seed(*numbers: int) -> int:
+def chunk_seed(*numbers: int) -> int:
+    """Seed of a chunk's random numbers, from the run's seed, the step and the chunk's number."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def _loss_terms(detector: Detector, chunk: Batch, system: System) -> dict[str, Tensor]:
-    device_type = chunk.images.device.type
-    targets = detector.targets(chunk)  # first: they wait for the device, which is idle now
-    with torch.autocast(device_type, torch.bfloat16, enabled=system.precision == "bfloat16"):
-        images = apply_color(chunk.images, chunk.color)
-        outputs = detector.network(images, *detector.network_inputs(targets))
-    return detector.losses(outputs, targets)
-
-
-def _mean(
-    every_terms: list[dict[str, Tensor]], share: RankChunks, ranks: Ranks
-) -> dict[str, Tensor]:
-    """The mean of the terms over the chunks of all ranks."""
+def _mean(every_terms: list[dict[str, Tensor]], chunks: RankChunks, ranks: Ranks) -> dict:
+    """Averages loss terms over the chunks of all ranks."""
     values = torch.stack([torch.stack(list(terms.values())).detach() for terms in every_terms])
-    means = ranks.sum_(values.sum(0).div(share.total))
+    means = ranks.sum_(values.sum(0).div(chunks.total))
     return dict(zip(every_terms[0], means.unbind(), strict=True))

@@ -1,0 +1,105 @@
+"""Evaluates a trained detector on a split of its dataset.
+
+    python evaluate.py CornerNet_Squeeze                        # newest snapshot, validation split
+    python evaluate.py CornerNet --testiter 500000 --suffix multi_scale --reference-scoring
+    python evaluate.py CornerNet --snapshot CornerNet_best.pkl --split testing
+    torchrun --nproc_per_node 4 evaluate.py CornerNet           # four GPUs divide the images
+
+Writes results.json and metrics.json into <result_dir>/<config>/<iteration>/<split>/, with --debug
+also drawings of detections beside the ground truth.
+"""
+
+import logging
+from pathlib import Path
+
+from ..cli import add_snapshot_arguments, command_parser, load_chosen_detector
+from ..config.errors import UserError
+from ..data.coco import CocoDetection
+from ..data.splits import open_split
+from ..distributed import join_ranks
+from ..models.device import choose_device, make_current
+from ..models.loading import LoadedDetector
+from .evaluator import ImageError, evaluate
+from .report import write_results
+
+logger = logging.getLogger(__name__)
+
+# The command line's names of the splits, and the keys of the config's system section.
+SPLITS = {"training": "train_split", "validation": "val_split", "testing": "test_split"}
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line; returns the exit code."""
+    parser = command_parser("evaluate", __doc__)
+    add_snapshot_arguments(parser)
+    parser.add_argument("--split", choices=SPLITS, default="validation")
+    parser.add_argument("--suffix", help="use <config>-<suffix>.json, with the weights of <config>")
+    parser.add_argument("--debug", action="store_true", help="draw detections and ground truth")
+    parser.add_argument(
+        "--reference-scoring",
+        action="store_true",
+        help="keep the reference's rounding and the rows its soft-NMS leaves behind",
+    )
+    parser.add_argument("--workers", type=int, metavar="W", help="processes that decode images")
+    options = parser.parse_args(argv)
+    if options.reference_scoring:
+        options.set.append("db.reference_scoring=true")
+    if options.workers is not None:
+        options.set.append(f"system.workers={options.workers}")
+    with join_ranks() as ranks:
+        with ranks.agree_on_errors():
+            local_rank = ranks.local_rank if ranks.world_size > 1 else None
+            options.device = choose_device(options.device, local_rank)
+            make_current(options.device)
+            loaded = load_chosen_detector(options, options.suffix)
+            config, split = loaded.config, getattr(loaded.config.system, SPLITS[options.split])
+            dataset = open_split(config.system, config.db, split)
+            require_same_classes(loaded, dataset)
+        iteration = loaded.snapshot.stem if loaded.iteration is None else str(loaded.iteration)
+        folder = Path(config.system.result_dir) / config.name / iteration / options.split
+        try:
+            with ranks.agree_on_errors():
+                metrics = evaluate(
+                    loaded.detector,
+                    dataset,
+                    config,
+                    ranks=ranks,
+                    show_progress=True,
+                    debug_dir=folder / "debug" if options.debug else None,
+                )
+        except ImageError as error:  # all ranks raise the same one
+            if ranks.is_main:
+                logger.error("error: %s", error, exc_info=error.__cause__)
+            return 1
+        if ranks.is_main:
+            about = {
+                "config": config.name,
+                "snapshot": str(loaded.snapshot),
+                "iteration": loaded.iteration,
+                "split": options.split,
+                "annotation_file": str(dataset.annotation_file),
+                "reference_scoring": config.db.reference_scoring,
+            }
+            write_results(metrics, dataset, folder, about)
+        ranks.barrier()
+    return 0
+
+
+def require_same_classes(loaded: LoadedDetector, dataset: CocoDetection) -> None:
+    """Refuses a dataset whose classes are not those of a detector.
+
+    Raises:
+        UserError: another number of classes, or other names where the weights came with names.
+    """
+    own, others = loaded.class_names, dataset.class_names
+    if len(own) != len(others):
+        difference = f"{len(own)} classes and {dataset.annotation_file} has {len(others)}"
+    else:
+        pairs = zip(own, others, strict=True)
+        different = [f"{mine!r} for {other!r}" for mine, other in pairs if mine != other]
+        if not (loaded.names_known and different):
+            return
+        difference = f"other classes than {dataset.annotation_file}: {', '.join(different[:3])}"
+    raise UserError(
+        f"{loaded.snapshot} detects {difference}; evaluate on the dataset it was trained for"
+    )

@@ -1,0 +1,190 @@
+"""Evaluation of a detector: the objects of every image, compared with the annotations.
+
+One evaluator serves evaluate.py, evaluations while training, and the benchmarks.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..config.errors import UserError
+from ..config.loading import Config
+from ..data.coco import CocoDetection
+from ..data.images import decoded_images
+from ..data.loader import LOST_WORKER, lost_worker_hint
+from ..distributed import ONE_PROCESS, Ranks
+from ..inference.saccade import SaccadeRound
+from ..models.detector import Detector
+from ..structures import Detections
+from .coco import Metrics, coco_results, score_results
+from .draw import draw_detections, draw_saccades, jpeg, side_by_side
+from .report import progress_bar
+
+_DRAWN_IMAGES, _DRAWN_SCORE = 200, 0.3  # first images, lowest score of a detection
+_ROUND = 16  # images of each rank between two exchanges of what was found
+
+
+class ImageError(RuntimeError):
+    """An image could not be evaluated: the message says which one and why."""
+
+
+class _Found(NamedTuple):
+    """Result of one image: its detections, and drawings as JPEG files, by file name."""
+
+    detections: Detections
+    drawings: Mapping[str, bytes]
+
+
+class _Failure(NamedTuple):
+    """An image that could not be evaluated; ``is_user_error`` where the user can fix it."""
+
+    image: int
+    is_user_error: bool
+    message: str
+
+
+def evaluate(
+    detector: Detector,
+    dataset: CocoDetection,
+    config: Config,
+    *,
+    ranks: Ranks = ONE_PROCESS,
+    show_progress: bool = False,
+    debug_dir: Path | None = None,
+    asked_to_stop: Callable[[], str | None] = lambda: None,
+) -> Metrics:
+    """Detects the objects of every image and scores them with COCO's metrics.
+
+    Several ranks divide the images among them; the result is that of one process with as many
+    threads: on CPUs their number changes a network's last digits.
+
+    Args:
+        detector: with its weights; its network is in evaluation mode.
+        dataset: images, and annotations if there are any.
+        config: gives precision, number of workers that decode images, and ``reference_scoring``.
+        ranks: this process among those that evaluate together, each with the same weights.
+        show_progress: show a progress bar on the main process.
+        debug_dir: folder for drawings of the first images, detections beside ground truth.
+        asked_to_stop: gives the name of a signal that asks for the end, as soon as there is one.
+
+    Raises:
+        UserError: an image cannot be decoded, or a signal asked for the end, on any rank.
+        ImageError: the detector failed on an image, or a worker was lost, on any rank.
+    """
+    device = next(detector.network.parameters()).device
+    predict = detector.predict(device, half=config.system.precision == "bfloat16")
+    own = range(ranks.rank, len(dataset), ranks.world_size)
+    images = decoded_images(dataset, config.system.workers, own)
+    start, found = time.perf_counter(), []
+    bar = progress_bar(len(dataset), "image", show_progress and ranks.is_main)
+    with torch.no_grad(), bar:
+        for indices in _rounds(len(dataset), ranks.world_size):
+            in_round: list[_Found] = []
+            error: Exception | None = None
+            try:
+                for index in indices[ranks.rank :: ranks.world_size]:
+                    if signal := asked_to_stop():
+                        raise UserError(f"{signal} was received")
+                    image = next(images)
+                    trace: list[SaccadeRound] = []
+                    detections = detector.infer(image, predict, trace)
+                    drawings = {}
+                    if debug_dir is not None and index < _DRAWN_IMAGES:
+                        drawings = _draw(image, detections, trace, dataset, index)
+                    in_round.append(_Found(detections, drawings))
+            except Exception as caught:
+                error = caught
+            failure = None if error is None else _describe(error, index, dataset)
+            for one in _gather(in_round, failure, error, indices, ranks):
+                found.append(one.detections)
+                bar.update()
+                if debug_dir is not None and ranks.is_main:
+                    _write(debug_dir, one.drawings)
+    seconds = time.perf_counter() - start
+    results, scores = [], None
+    if ranks.is_main:
+        results = coco_results(found, dataset, config.db.reference_scoring)
+        scores = score_results(results, dataset) if dataset.has_annotations else None
+    return Metrics(len(dataset), seconds, ranks.broadcast(scores), results)
+
+
+def _rounds(images: int, world_size: int) -> Iterator[range]:
+    """Cuts the numbers of the images into rounds, after each of which the ranks exchange results.
+
+    One process has a round an image.
+    """
+    size = _ROUND * world_size if world_size > 1 else 1
+    for start in range(0, images, size):
+        yield range(start, min(start + size, images))
+
+
+def _describe(error: Exception, image: int, dataset: CocoDetection) -> _Failure:
+    """Says in a line, which other ranks can be sent, what went wrong with an image."""
+    if isinstance(error, UserError):
+        return _Failure(image, True, str(error))
+    if str(error).startswith(LOST_WORKER):
+        return _Failure(image, False, f"{str(error).strip()}{lost_worker_hint(str(error))}")
+    message = f"{dataset.image_path(image)}: {type(error).__name__}: {error}"
+    return _Failure(image, False, message)
+
+
+def _gather(
+    own: list[_Found],
+    failure: _Failure | None,
+    error: Exception | None,
+    indices: range,
+    ranks: Ranks,
+) -> list[_Found]:
+    """Puts together what all ranks found in a round, in the order of the images.
+
+    Raises:
+        UserError, ImageError: by the failure with the lowest image number, on all ranks.
+    """
+    if indices.start:  # in the first round workers start; later a lost rank is noticed as in a step
+        ranks.sum([0])
+    gathered = ranks.gather((own, failure))
+    failures = [failure for _, failure in gathered if failure is not None]
+    if failures:
+        lowest = min(failures)
+        if lowest.is_user_error:
+            raise UserError(lowest.message)
+        raise ImageError(lowest.message) from (
+            None if str(error).startswith(LOST_WORKER) else error
+        )
+    world_size = ranks.world_size
+    return [gathered[place % world_size][0][place // world_size] for place in range(len(indices))]
+
+
+def _draw(
+    image: np.ndarray,
+    found: Detections,
+    trace: Sequence[SaccadeRound],
+    dataset: CocoDetection,
+    index: int,
+) -> dict[str, bytes]:
+    """Draws an image with its detections beside its ground truth, and the rounds of saccades.
+
+    Returns:
+        JPEG files by name.
+    """
+    shown = found.scores > _DRAWN_SCORE
+    names = dataset.class_names
+    detected = draw_detections(
+        image, found.boxes[shown], found.labels[shown], found.scores[shown], names
+    )
+    truth = draw_detections(image, dataset.boxes(index), dataset.labels(index), None, names)
+    stem = f"{index:05d}_{dataset.image_path(index).stem}"
+    drawings = {stem: side_by_side({"detections": detected, "ground truth": truth})}
+    if trace:
+        drawings[f"{stem}_saccades"] = draw_saccades(image, trace)
+    return {f"{name}.jpg": jpeg(drawing) for name, drawing in drawings.items()}
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)

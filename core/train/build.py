@@ -1,0 +1,122 @@
+"""A detector as training starts with it: fresh weights, on its device, with its optimizer."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .. import models
+from ..config.errors import UserError
+from ..config.loading import Config
+from ..config.schema import System
+from ..distributed import ONE_PROCESS, Ranks
+from ..models.detector import Detector
+from ..models.device import move_to_device_
+from .chunks import RankChunks, chunk_counts, rank_chunks
+from .compilation import RECOMPUTES, compile_
+from .optimizer import build_optimizer
+from .recomputation import recompute_
+
+
+@dataclass
+class TrainingState:
+    """All that a training step works with.
+
+    Attributes:
+        config: settings of the run.
+        detector: its network is on ``device``.
+        network: the detector's network, or what averages its gradients over several ranks.
+        optimizer: of the network's parameters.
+        device: where the network is.
+        ranks: this process among those that train together.
+    """
+
+    config: Config
+    detector: Detector
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    ranks: Ranks
+
+    @property
+    def chunks(self) -> RankChunks:
+        """This rank's chunks of every step."""
+        return rank_chunks(self.config.system, self.ranks)
+
+    def autocast(self) -> torch.autocast:
+        """Context in which the network runs in ``system.precision``."""
+        half = self.config.system.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+
+
+def build_for_training(
+    config: Config, num_classes: int, device: torch.device, ranks: Ranks = ONE_PROCESS
+) -> TrainingState:
+    """Builds the detector of a config as it will be trained, and its optimizer.
+
+    The weights are drawn from ``system.seed``.
+
+    Args:
+        config: settings of the run.
+        num_classes: number of object classes C.
+        device: where to train.
+        ranks: this process among those that train together.
+
+    Raises:
+        UserError: there is no such model, or a setting does not fit it, the device or the ranks.
+    """
+    system = config.system
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(system.seed)
+        detector = models.build(config, num_classes)
+    network = detector.network
+    move_to_device_(network, device, system.channels_last, training=True)
+    if system.sync_batchnorm:
+        synchronise_batch_norms_(network, device, system, ranks)
+    if system.checkpointing != "none":
+        if system.compile and not RECOMPUTES:
+            raise UserError(
+                f"system.checkpointing and system.compile: PyTorch {torch.__version__} does not "
+                "keep the running statistics right with both; take a newer one, or one of the two"
+            )
+        recompute_(network, system.checkpointing)
+    if system.compile:
+        compile_(detector.compilable or network, warn=ranks.is_main)
+    optimizer = build_optimizer(network.parameters(), system.opt_algo, system.learning_rate)
+    return TrainingState(config, detector, network, optimizer, device, ranks)
+
+
+def synchronise_batch_norms_(
+    network: nn.Module, device: torch.device, system: System, ranks: Ranks
+) -> None:
+    """Makes batch norms take the statistics of the chunks that all ranks compute at a time.
+
+    A step then depends on the number of ranks. The keys of the weights stay as they are.
+
+    Args:
+        network: its batch norms are replaced by PyTorch's SyncBatchNorm.
+        device: where the network runs.
+        system: settings of the run, with its chunks.
+        ranks: this process among those that train together; one alone has nothing to synchronise.
+
+    Raises:
+        UserError: PyTorch cannot do it here, the ranks have different numbers of chunks, or the
+            network is compiled or recomputed, where nobody has seen its collectives stay in step.
+    """
+    if device.type == "cpu":
+        raise UserError("system.sync_batchnorm: PyTorch has it for GPUs alone, not for CPUs")
+    for name, value in (("compile", system.compile), ("checkpointing", system.checkpointing)):
+        if value not in (False, "none"):
+            raise UserError(
+                f"system.sync_batchnorm: not together with system.{name} {value}, where the ranks "
+                "might wait for one another for ever; leave one of them out"
+            )
+    counts = chunk_counts(system, ranks.world_size)
+    if len(set(counts)) > 1:
+        raise UserError(
+            f"system.sync_batchnorm: of the {sum(counts)} chunks a step, {ranks.world_size} "
+            "processes have different numbers and would wait for one another; start a number that "
+            "divides it"
+        )
+    if ranks.world_size > 1:
+        nn.SyncBatchNorm.convert_sync_batchnorm(network, ranks.steps)

@@ -1,0 +1,127 @@
+"""The weights that a run starts from: those of one of its snapshots, or of another file."""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint.snapshot import (
+    load_training_state,
+    load_weights,
+    read_meta,
+    require_unaltered,
+    training_path,
+)
+from ..config.errors import UserError
+from ..config.schema import System
+from ..data.coco import CocoDetection
+from ..models.detector import Detector
+from .optimizer import learning_rate_at
+
+logger = logging.getLogger(__name__)
+
+
+def load_snapshot_(
+    detector: Detector,
+    path: Path,
+    dataset: CocoDetection,
+    system: System,
+    chunks: Sequence[int],
+    verify: bool = True,
+) -> dict[str, Any] | None:
+    """Loads a snapshot of the run into a detector.
+
+    Args:
+        detector: takes the weights.
+        path: the snapshot, ``<name>_<iteration>.pkl``.
+        dataset: the training split.
+        system: settings of the run that is resumed.
+        chunks: images of every chunk of its steps.
+        verify: compare the snapshot's files with their checksums.
+
+    Returns:
+        State of the optimizer; None where the snapshot has weights only.
+
+    Raises:
+        UserError: the snapshot is corrupt, or of another network, other classes, another optimizer.
+    """
+    meta = read_meta(path)
+    if meta is not None:
+        require_classes(meta.class_names, dataset, str(path))
+    if verify:
+        require_unaltered(path, training_path(path))
+    state = load_training_state(path)
+    load_weights(detector.network, path, detector.class_head_keys, verify=False)
+    if state is None:
+        logger.warning(
+            "%s has weights only: the optimizer starts anew, the learning rate is %g by the "
+            "iteration",
+            path,
+            learning_rate_at(_iteration(path) + 1, system),
+        )
+        return None
+    if state.get("opt_algo") != system.opt_algo:
+        raise UserError(
+            f"{path} was trained with {state.get('opt_algo')} and system.opt_algo is "
+            f"{system.opt_algo}; --weights {path} starts from its weights alone"
+        )
+    _warn_of_changes(state, system, chunks)
+    optimizer_state: dict[str, Any] = state["optimizer"]
+    return optimizer_state
+
+
+def load_start_weights_(detector: Detector, weights: str | None) -> None:
+    """Loads a file of weights, of any number of classes, into a detector.
+
+    Args:
+        detector: takes the weights; its class heads start anew where the number differs.
+        weights: file of weights. None: the detector's pretrained parts are loaded, if it has any.
+    """
+    if weights is None:
+        if detector.load_pretrained_ is not None:
+            detector.load_pretrained_()
+        return
+    left = load_weights(detector.network, weights, detector.class_head_keys, fine_tune=True)
+    logger.info("weights: %s", weights)
+    if left:
+        logger.info("another number of classes: freshly initialised: %s", ", ".join(left))
+
+
+def require_classes(names: Sequence[str], dataset: CocoDetection, owner: str) -> None:
+    """Refuses classes that are not those of the training split.
+
+    Raises:
+        UserError: naming ``owner``, whose classes they are.
+    """
+    if tuple(names) != tuple(dataset.class_names):
+        raise UserError(
+            f"{owner} has the classes {', '.join(names)}, and {dataset.annotation_file} has "
+            f"{', '.join(dataset.class_names)}; they must be the same"
+        )
+
+
+def _iteration(path: Path) -> int:
+    match = re.search(r"_(\d+)$", path.stem)
+    return int(match[1]) if match else 0
+
+
+def _warn_of_changes(state: Mapping[str, Any], system: System, chunks: Sequence[int]) -> None:
+    """Warns of settings that make the steps to come other than an uninterrupted run's."""
+    now = {"batch_size": system.batch_size, "seed": system.seed}
+    for key, value in now.items():
+        if state[key] != value:
+            logger.warning(
+                "system.%s was %s and is %s: the images of the steps to come are not those that "
+                "the run would have seen",
+                key,
+                state[key],
+                value,
+            )
+    if state.get("chunks", list(chunks)) != list(chunks):
+        logger.warning(
+            "the chunks of a step were %s and are %s: the steps to come are not those that the "
+            "run would have made",
+            state["chunks"],
+            list(chunks),
+        )
