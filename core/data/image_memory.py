@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from ..structures import Batch
+from ..torch_compat import shared_bytes
 
 _FREE, _IN_USE = 0, 1
 _MAX_FREE = 2  # free buffers that are kept
@@ -124,13 +125,4 @@ def _new_buffer(size: int) -> Tensor:
     """Allocates uint8 [size]; the process that receives a worker's buffer maps it, not a copy."""
     if get_worker_info() is None:
         return torch.empty(size, dtype=torch.uint8)
-    if not hasattr(os, "memfd_create"):
-        return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(size))
-    # Containers give /dev/shm 64 MB by default; a file without a name, in memory, is not in it.
-    file = os.memfd_create("images")
-    try:
-        os.ftruncate(file, size)
-        storage = torch.UntypedStorage._new_shared_fd_cpu(file, size)  # type: ignore[attr-defined]
-    finally:
-        os.close(file)
-    return torch.empty(0, dtype=torch.uint8).set_(storage)
+    return shared_bytes(size)

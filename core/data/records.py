@@ -123,7 +123,7 @@ def _identity_mistakes(table: str, noun: str, rows: Sequence[Records]) -> Iterat
         if not _is_integer(identity):
             yield Mistake(table, row, f"{noun} number {row} has id {identity!r}, not an integer")
         elif identity in seen:
-            yield Mistake(table, row, f"{noun} id {identity} stands twice")
+            yield Mistake(table, row, f"{noun} id {identity} occurs twice")
         else:
             seen.add(identity)
 

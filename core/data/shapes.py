@@ -10,6 +10,7 @@ shapes in large images, for detectors that zoom in.
 import argparse
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from ..config.errors import UserError, run
+from ..cli import exit_codes
+from ..config.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -300,4 +302,5 @@ def _clouds(size: int, cells: int, rng: np.random.Generator) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    run(main)
+    with exit_codes():
+        sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""The check of a whole data set lists everything that is wrong with it."""
+"""The check of a dataset lists everything that is wrong with it."""
 
 import json
 import subprocess
@@ -15,14 +15,14 @@ from tests.support.dbs_files import annotation, coco_content, write_coco
 
 @pytest.fixture
 def checked(tmp_path, capsys):
-    """Runs the check on ``<tmp_path>/data/coco``; gives the exit code and the problems."""
+    """Runs the check on ``<tmp_path>/data/coco``; returns exit code, problems and all lines."""
     (tmp_path / "data" / "coco").mkdir(parents=True)
     config = tmp_path / "CornerNet-x.json"
     system = {"data_dir": str(tmp_path / "data"), "train_split": "train", "val_split": "val"}
     config.write_text(json.dumps({"system": system}))
 
-    def run(*words):
-        code = main([str(config), *words])
+    def run(*arguments):
+        code = main([str(config), *arguments])
         lines = capsys.readouterr().out.splitlines()
         problems = [line.split("problem: ")[1] for line in lines if "problem: " in line]
         return code, problems, lines
@@ -35,12 +35,12 @@ def root(tmp_path):
     return tmp_path / "data" / "coco"
 
 
-def test_a_good_data_set_has_a_table_and_no_problems(checked, root):
+def test_a_valid_dataset_has_a_table_and_no_problems(checked, root):
     write_coco(root)
     write_coco(root, "val")
     code, problems, lines = checked()
     assert (code, problems) == (0, [])
-    assert [line for line in lines if "3 pictures, 1 of them without boxes" in line]
+    assert [line for line in lines if "3 images, 1 of them without boxes" in line]
     table = [line.split() for line in lines if line.startswith(("  person", "  cat", "  all"))]
     assert table[:3] == [
         ["person", "1", "1", "0", "1", "0"],
@@ -55,7 +55,7 @@ def test_every_problem_is_listed(checked, root):
     tables = {
         "images": [
             *content["images"],
-            {"id": 40, "file_name": "gone.jpg", "height": 9, "width": 9},
+            {"id": 40, "file_name": "missing.jpg", "height": 9, "width": 9},
             {"id": 41, "file_name": "text.jpg", "height": 9, "width": 9},
             {"id": 42, "file_name": "cut.jpg", "height": 90, "width": 90},
             {"id": 43, "file_name": "turned.jpg", "height": 9, "width": 12},
@@ -72,24 +72,24 @@ def test_every_problem_is_listed(checked, root):
         ],
     }
     write_coco(root, **tables)
-    pictures = root / "images" / "train"
-    (pictures / "gone.jpg").unlink()
-    (pictures / "text.jpg").write_text("no picture")
-    (pictures / "empty.jpg").write_bytes(b"")
-    data = (pictures / "cut.jpg").read_bytes()
-    (pictures / "cut.jpg").write_bytes(data[: len(data) // 2])
-    cv2.imwrite(str(pictures / "turned.jpg"), np.zeros((12, 9, 3), np.uint8))
+    folder = root / "images" / "train"
+    (folder / "missing.jpg").unlink()
+    (folder / "text.jpg").write_text("no image")
+    (folder / "empty.jpg").write_bytes(b"")
+    data = (folder / "cut.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(data[: len(data) // 2])
+    cv2.imwrite(str(folder / "turned.jpg"), np.zeros((12, 9, 3), np.uint8))
     code, problems, lines = checked("--split", "train", "--set", "db.categories=80")
     assert code == 1
     wanted = [
-        "image id 7 stands twice",
+        "image id 7 occurs twice",
         "annotation 51 has category_id 91",
         "annotation 52 has image_id 99",
         "2 annotations with id 14",
-        "annotation 53: box [x, y, width, height] [50, 1, 20, 2] reaches out of its picture thirty",
+        "annotation 53: box [x, y, width, height] [50, 1, 20, 2] reaches out of its image thirty",
         "annotation 54: box [x, y, width, height] [1, 1, 0, 2] has no width or height inside",
         "db.categories says 80, the file holds 3",
-        "gone.jpg: there is no such file",
+        "missing.jpg: there is no such file",
         "text.jpg: cannot be decoded",
         "cut.jpg: is cut short",
         "turned.jpg: is 9 x 12 pixels, its annotation says 12 x 9 (turned",
@@ -108,7 +108,7 @@ def test_splits_with_other_categories_are_a_problem(checked, root):
     assert (code, problems) == (1, ["other categories than in split 'train'"])
 
 
-def test_nothing_usable_is_a_problem_and_no_crash(checked, root):
+def test_nothing_usable_is_a_problem_and_not_a_crash(checked, root):
     write_coco(root, images=[])
     (root / "images" / "train").mkdir(parents=True)
     code, problems, _ = checked("--split", "train")
@@ -120,11 +120,11 @@ def test_a_test_split_is_read_too(checked, root):
     assert checked("--split", "test")[:2] == (0, [])
 
 
-def test_a_missing_data_set_is_the_callers_mistake(checked, root, tmp_path):
+def test_a_missing_dataset_is_the_callers_mistake(checked, root, tmp_path):
     with pytest.raises(UserError, match="no folder"):
         checked()
-    words = [sys.executable, "-m", "core.data.check", str(tmp_path / "CornerNet-x.json")]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    argv = [sys.executable, "-m", "core.cli", "check", str(tmp_path / "CornerNet-x.json")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.startswith("error: there is no folder")
     assert len(done.stderr.splitlines()) == 1

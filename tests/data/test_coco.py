@@ -1,4 +1,4 @@
-"""Annotation files as packed arrays: what is read, what is repaired, what is refused."""
+"""Annotation files as packed arrays: reading, clipping of boxes, and mistakes that are refused."""
 
 import gc
 import json
@@ -24,7 +24,7 @@ def opened(tmp_path, use_crowd=True, expected=None, **tables):
     return CocoDetection(file, tmp_path / "images", use_crowd, expected)
 
 
-def test_pictures_and_boxes_are_the_files(tmp_path):
+def test_images_and_boxes_are_those_of_the_file(tmp_path):
     dataset = opened(tmp_path)
     assert len(dataset) == 3
     assert dataset.class_names == ("person", "cat", "toothbrush")
@@ -52,7 +52,7 @@ def test_types_and_shapes_also_without_boxes(tmp_path):
         assert array.dtype == kind
 
 
-def test_what_is_handed_out_is_a_copy(tmp_path):
+def test_boxes_and_labels_are_copies(tmp_path):
     dataset = opened(tmp_path)
     dataset.boxes(0)[:] = -1
     dataset.labels(0)[:] = -1
@@ -70,11 +70,11 @@ def test_crowds_are_boxes_only_when_wanted(tmp_path):
 def test_boxes_are_clipped_or_dropped_and_counted(tmp_path, caplog):
     boxes = {
         "partly outside": ([-5, -5, 20, 20], (0, 0, 15, 15)),
-        "larger than the picture": ([-10, -10, 500, 500], (0, 0, 60, 40)),
+        "larger than the image": ([-10, -10, 500, 500], (0, 0, 60, 40)),
         "out by a rounding": ([20, 20, 40.001, 10], (20, 20, 60, 30)),
         "no width": ([5, 5, 0, 10], None),
         "negative height": ([5, 5, 10, -3], None),
-        "beside the picture": ([70, 5, 10, 10], None),
+        "beside the image": ([70, 5, 10, 10], None),
         "touching the border from outside": ([60, 5, 10, 10], None),
         "not a number": ([float("nan"), 5, 10, 10], None),
         "infinite": ([5, 5, float("inf"), 10], None),
@@ -106,7 +106,7 @@ def test_repair_leaves_its_input_and_good_boxes_alone():
 
 
 @pytest.mark.parametrize("categories", [None, 80])
-def test_a_test_split_has_pictures_and_no_boxes(tmp_path, categories):
+def test_a_test_split_has_images_and_no_boxes(tmp_path, categories):
     tables = {} if categories is None else {"categories": None}
     dataset = opened(tmp_path, annotations=None, expected=categories, **tables)
     assert not dataset.has_annotations
@@ -145,14 +145,14 @@ MISTAKES = {
     },
     "annotation 9 has bbox 'all'": {"annotations": [annotation(9, 2, 90, "all")]},
     r"annotation 9 has bbox \[10": {"annotations": [annotation(9, 2, 90, [10**400, 0, 1, 1])]},
-    "image id 1 stands twice": {"images": [IMAGE, IMAGE], "annotations": []},
+    "image id 1 occurs twice": {"images": [IMAGE, IMAGE], "annotations": []},
     "image number 0 has id '1', not an integer": {"images": [{**IMAGE, "id": "1"}]},
     "image number 0 has id 1180591620717411303424": {"images": [{**IMAGE, "id": 2**70}]},
     "image 1 has no file_name": {"images": [{**IMAGE, "file_name": None}], "annotations": []},
     r"image 1 has height, width \(0, 4\)": {"images": [{**IMAGE, "height": 0}], "annotations": []},
     r"image 1 has height, width \(4, None\)": {"images": [{**IMAGE, "width": None}]},
     "lists no images": {"images": [], "annotations": []},
-    "category id 3 stands twice": {"categories": [{"id": 3, "name": "a"}, {"id": 3, "name": "b"}]},
+    "category id 3 occurs twice": {"categories": [{"id": 3, "name": "a"}, {"id": 3, "name": "b"}]},
     "two categories are named 'a'": {
         "categories": [{"id": 3, "name": "a"}, {"id": 4, "name": "a"}]
     },
@@ -222,7 +222,7 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """100,000 boxes in 12,000 pictures."""
+    """100,000 boxes in 12,000 images."""
     rng = np.random.default_rng(0)
     owners, starts = rng.integers(12_000, size=100_000), rng.uniform(0, 400, (100_000, 2))
     content = {
@@ -241,18 +241,18 @@ def large(tmp_path_factory):
     return CocoDetection(file, file.parent), owners, starts
 
 
-def test_every_box_of_a_large_file_lies_with_its_picture(large):
+def test_every_box_of_a_large_file_belongs_to_its_image(large):
     dataset, owners, starts = large
     assert dataset.box_counts().sum() == 100_000
     for index in range(0, 12_000, 997):
         assert_array_equal(dataset.boxes(index)[:, :2], starts[owners == index].astype(np.float32))
 
 
-def test_a_large_file_is_small_to_hand_over(large):
+def test_a_large_file_pickles_to_little(large):
     dataset = large[0]
     gc.collect()
     reachable = gc.get_referents(*[v for v in vars(dataset).values() if gc.is_tracked(v)])
-    assert len(reachable) < 100  # no object per picture or box
+    assert len(reachable) < 100  # no object per image or box
     packed = pickle.dumps(dataset)
     copy = pickle.loads(packed)
     assert len(packed) < 32 * 100_000 + 64 * 12_000
@@ -290,11 +290,11 @@ def test_the_blood_cell_photos(request):
     root = request.config.rootpath.parent / "shared" / "data" / "bccd"
     if not root.is_dir():
         pytest.skip(f"there is no {root}")
-    for split, pictures, boxes in (("train", 292, 3980), ("val", 72, 906)):
+    for split, images, boxes in (("train", 292, 3980), ("val", 72, 906)):
         file = root / "annotations" / f"instances_{split}.json"
         dataset = CocoDetection(file, root / "images" / split)
         content = json.loads(file.read_text())
-        assert (len(dataset), dataset.box_counts().sum()) == (pictures, boxes)
+        assert (len(dataset), dataset.box_counts().sum()) == (images, boxes)
         assert dataset.class_names == ("Platelets", "RBC", "WBC")
         assert (dataset.repaired, dataset.dropped) == (0, 0)
         for index, image in enumerate(content["images"]):

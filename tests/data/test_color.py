@@ -94,7 +94,7 @@ def test_shifts_cover_their_range():
     assert 0.6**3 <= min(gains) < 0.3 and 2.3 < max(gains) <= 1.4**3
 
 
-def test_apply_color_is_a_matrix_product_a_picture():
+def test_apply_color_is_a_matrix_product_per_image():
     images = random_images(4)
     matrices = np.random.default_rng(1).normal(size=(4, 3, 4)).astype(np.float32)
     given = torch.from_numpy(images.copy())
@@ -114,8 +114,8 @@ def test_apply_color_stays_in_float32_under_autocast():
         assert torch.equal(apply_color(images, matrices), expected)
 
 
-def test_apply_color_to_one_picture_of_a_batch():
+def test_apply_color_to_one_image_of_a_batch():
     images = torch.from_numpy(random_images(3))
     matrices = torch.randn(3, 3, 4, generator=torch.Generator().manual_seed(0))
-    whole = apply_color(images, matrices)
-    assert torch.equal(whole[1:2], apply_color(images[1:2], matrices[1:2]))
+    batch = apply_color(images, matrices)
+    assert torch.equal(batch[1:2], apply_color(images[1:2], matrices[1:2]))

@@ -1,4 +1,4 @@
-"""The memory of batches: used again, never while somebody holds a batch in it, and not too much."""
+"""Memory of batches: reused, never while something refers to a batch in it, and not too much."""
 
 import gc
 import os
@@ -29,19 +29,19 @@ def dataset(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_is_held_of_a_batch_stays_as_it_is(dataset, workers):
-    """Whole batches, a view of one, an array of one's numbers."""
+def test_what_is_kept_of_a_batch_does_not_change(dataset, workers):
+    """Keeps a batch, a view of one, and a NumPy array of one."""
     expected = batches(training_loader(dataset, SAMPLE, **options()), 40)
     stream = iter(training_loader(dataset, SAMPLE, **options(workers=workers)))
-    whole, rows, array = next(stream), next(stream).images[1:3], next(stream).images[2].numpy()
-    for batch in expected[3:]:
-        assert same(next(stream), batch)
-    assert same(whole, expected[0])
+    batch, rows, array = next(stream), next(stream).images[1:3], next(stream).images[2].numpy()
+    for later in expected[3:]:
+        assert same(next(stream), later)
+    assert same(batch, expected[0])
     assert torch.equal(rows, expected[1].images[1:3])
     assert (array == expected[2].images[2].numpy()).all()
 
 
-def test_the_memory_of_a_batch_that_is_gone_is_used_again(dataset):
+def test_the_buffer_of_a_freed_batch_is_reused(dataset):
     stream = iter(training_loader(dataset, SAMPLE, **options()))
     places = [next(stream).images.data_ptr() for _ in range(20)]
     assert len(set(places)) == 1
@@ -52,30 +52,30 @@ def test_the_memory_of_a_batch_that_is_gone_is_used_again(dataset):
     assert len(set(places)) == 1
 
 
-def pieces(worker):
-    """How many pieces of shared memory a process has open."""
+def open_buffers(worker):
+    """Counts the buffers of shared memory that a process has open."""
     folder = Path(f"/proc/{worker}/fd")
     if not folder.exists() or not hasattr(os, "memfd_create"):
-        pytest.skip("this system does not list the files of a process, or none without a name")
+        pytest.skip("this system has no files in memory, or does not list those of a process")
     count = 0
     for file in folder.iterdir():
-        with suppress(FileNotFoundError):  # closed since, as the worker goes on while we look
+        with suppress(FileNotFoundError):  # closed since: the worker goes on meanwhile
             count += "memfd:images" in os.readlink(file)
     return count
 
 
-def test_a_worker_has_no_more_memory_than_batches_wait_and_are_held(dataset):
+def test_a_worker_has_a_buffer_for_each_batch_that_waits_or_is_in_use(dataset):
     stream = iter(training_loader(dataset, SAMPLE, **options(workers=1, prefetch=3)))
     held = [next(stream) for _ in range(10)]
     worker = stream._workers[0].pid
-    assert pieces(worker) >= 10
+    assert open_buffers(worker) >= 10
     held.clear()
     for _ in range(20):
         next(stream)
-    assert pieces(worker) <= 3 + 1 + 2  # waiting, in work, spare
+    assert open_buffers(worker) <= 3 + 1 + 2  # waiting, being made, free
 
 
-def test_memory_grows_with_the_pictures_and_what_is_too_small_goes():
+def test_memory_grows_with_the_images_and_small_buffers_are_freed():
     memory = ImageMemory()
     small = memory.allocate(SHAPE)
     release(small)
@@ -87,14 +87,14 @@ def test_memory_grows_with_the_pictures_and_what_is_too_small_goes():
     assert len(memory._buffers) == 1
 
 
-def test_a_forked_process_that_drops_a_batch_leaves_its_memory_taken(dataset):
-    """As happens when loader workers are started while a batch is in use."""
+def test_a_forked_process_that_drops_a_batch_does_not_release_its_buffer(dataset):
+    """Forks as the start of loader workers does while a batch is in use."""
     stream = iter(training_loader(dataset, SAMPLE, **options()))
     held = [next(stream)]
     content = held[0].images.clone()
     child = os.fork()
     if child == 0:
-        # What is shared is the memory of a worker's batches; stand in for it by looking here.
+        # This batch's memory is not shared, so the mark is read in the child.
         memory = stream._dataset_fetcher.dataset.memory
         held.clear()
         gc.collect()
@@ -105,18 +105,18 @@ def test_a_forked_process_that_drops_a_batch_leaves_its_memory_taken(dataset):
     assert torch.equal(held[0].images, content)
 
 
-def collect_and_sample(*picture):
-    gc.collect()  # as Python does by itself, seldom; it writes to every object that it looks at
-    return SAMPLE(*picture)
+def collect_and_sample(*arguments):
+    gc.collect()  # Python does it now and then; it writes to every object that it visits
+    return SAMPLE(*arguments)
 
 
 def megabytes_of_a_worker(folder):
-    """With 100,000 boxes to read, and with all else that the worker has for itself."""
+    """Measures the private memory of a worker that reads a dataset of 100,000 boxes."""
     rng = np.random.default_rng(0)
-    cv2.imwrite(str(folder / "picture.jpg"), rng.integers(0, 256, (60, 80, 3), np.uint8))
-    picture = {"file_name": "picture.jpg", "height": 60, "width": 80}
+    cv2.imwrite(str(folder / "image.jpg"), rng.integers(0, 256, (60, 80, 3), np.uint8))
+    image = {"file_name": "image.jpg", "height": 60, "width": 80}
     records = {
-        "images": [{"id": number, **picture} for number in range(12_500)],
+        "images": [{"id": number, **image} for number in range(12_500)],
         "categories": [{"id": 1, "name": "thing"}],
         "annotations": [
             {"image_id": number // 8, "category_id": 1, "bbox": [1.5, 2.5, 30.0, 20.0 + number % 8]}
@@ -132,7 +132,7 @@ def megabytes_of_a_worker(folder):
 
 
 @needs_account
-def test_a_data_set_of_100_000_boxes_costs_a_worker_less_than_20_megabytes(tmp_path):
+def test_a_dataset_of_100_000_boxes_costs_a_worker_less_than_20_megabytes(tmp_path):
     assert in_own_process(megabytes_of_a_worker, tmp_path) < 20
 
 
@@ -154,9 +154,9 @@ print(faults())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about glibc's allocator")
-def test_the_memory_of_a_picture_is_that_of_the_one_before():
-    words = [sys.executable, "-c", FAULTS]
-    found = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
+def test_the_memory_of_an_image_is_reused_for_the_next():
+    argv = [sys.executable, "-c", FAULTS]
+    found = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=120)
     assert int(found.stdout) < 2_000  # 24,400 pages are written
 
 
@@ -173,7 +173,7 @@ changes = options(workers=1, prefetch=5, batch_size=16)
 found = batches(training_loader(Folder(Path(sys.argv[1]), 10), sample, **changes), 7)
 print(sum(batch.images.nbytes for batch in found))
 """
-LARGE_PICTURES = """
+LARGE_IMAGES = """
 import sys
 from pathlib import Path
 import cv2
@@ -185,23 +185,23 @@ dataset = Folder(Path(sys.argv[1]), 4)
 for number in range(4):
     cv2.imwrite(str(dataset.image_path(number)), np.full((3000, 4000, 3), number, np.uint8))
 found = list(decoded_images(dataset, 2, range(4)))
-assert [picture[0, 0, 0] for picture in found] == [0, 1, 2, 3]
-print(sum(picture.nbytes for picture in found))
+assert [image[0, 0, 0] for image in found] == [0, 1, 2, 3]
+print(sum(image.nbytes for image in found))
 """
 
 
-@pytest.mark.parametrize("script", [LARGE_BATCHES, LARGE_PICTURES], ids=["batches", "pictures"])
-def test_what_is_larger_than_a_container_s_shared_memory(tmp_path, script):
-    """64 MB of it is what containers have by default; 85 MB and more are held here."""
+@pytest.mark.parametrize("script", [LARGE_BATCHES, LARGE_IMAGES], ids=["batches", "images"])
+def test_more_than_a_container_s_shared_memory_can_be_in_use(tmp_path, script):
+    """Containers have 64 MB of shared memory by default; here 85 MB and more are in use."""
     unshare = shutil.which("unshare")
     mount = "mount -t tmpfs -o size=64m tmpfs /dev/shm"
     if not unshare or subprocess.run([unshare, "-m", "sh", "-c", mount]).returncode:
         pytest.skip("this user may not mount a smaller /dev/shm")
     (tmp_path / "script.py").write_text(script)
-    words = [sys.executable, tmp_path / "script.py", tmp_path, Path(__file__).parent, Path.cwd()]
+    argv = [sys.executable, tmp_path / "script.py", tmp_path, Path(__file__).parent, Path.cwd()]
     shell = f'{mount} && exec "$@"'
     found = subprocess.run(
-        [unshare, "-m", "sh", "-c", shell, "sh", *map(str, words)],
+        [unshare, "-m", "sh", "-c", shell, "sh", *map(str, argv)],
         capture_output=True,
         text=True,
         timeout=120,

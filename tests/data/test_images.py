@@ -1,4 +1,4 @@
-"""Image files: what is decoded, what is refused, and the order that workers keep."""
+"""Image files: decoding, files that are refused, and the order of images from workers."""
 
 import cv2
 import numpy as np

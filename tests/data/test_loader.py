@@ -1,4 +1,4 @@
-"""Batches: the same for any number of workers and any start, and what happens to bad pictures."""
+"""Batches: the same for any number of workers and any start; images that cannot be decoded."""
 
 import itertools
 import logging
@@ -37,17 +37,17 @@ SAMPLE = partial(
 
 
 class Folder:
-    """Stands for a CocoDetection: JPEG files, picture i with i % 4 boxes."""
+    """Stands in for a CocoDetection: JPEG files, image i with i % 4 boxes."""
 
-    def __init__(self, path, pictures):
-        self.path, self.pictures = path, pictures
+    def __init__(self, path, num_images):
+        self.path, self.num_images = path, num_images
         self.annotation_file = path / "instances.json"
-        for number in range(pictures):
+        for number in range(num_images):
             image = np.random.default_rng(number).integers(0, 256, (60, 80, 3), np.uint8)
             cv2.imwrite(str(self.image_path(number)), image)
 
     def __len__(self):
-        return self.pictures
+        return self.num_images
 
     def image_path(self, number):
         return self.path / f"{number}.jpg"
@@ -99,23 +99,23 @@ def test_a_start_in_the_middle_gives_the_rest_of_the_stream(dataset, start):
 @pytest.mark.parametrize("ends", [[4], [1, 4], [3, 4], [1, 2, 3, 4]])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_rows_of_all_ranks_are_the_batch_of_one_process(dataset, ends, workers):
-    """Samples and order do not depend on who makes which rows, nor on where the stream starts."""
+    """Samples and order depend neither on the rank that makes a row nor on the stream's start."""
 
     def made_by(rows):
         changes = options(workers=workers, start_iteration=2, rows=rows)
         return batches(training_loader(dataset, SAMPLE, **changes), 3)
 
-    shares = [made_by(slice(*ends)) for ends in itertools.pairwise([0, *ends])]
-    for whole, *parts in zip(made_by(None), *shares, strict=True):
+    by_rank = [made_by(slice(*ends)) for ends in itertools.pairwise([0, *ends])]
+    for batch, *parts in zip(made_by(None), *by_rank, strict=True):
         for name in ("images", "counts", "color", "index", "unreadable"):
             joined = torch.cat([getattr(part, name) for part in parts])
-            assert torch.equal(joined, getattr(whole, name))
+            assert torch.equal(joined, getattr(batch, name))
         boxes = [box for part in parts for box in objects(part)]
-        assert all(map(torch.equal, boxes, objects(whole)))
+        assert all(map(torch.equal, boxes, objects(batch)))
 
 
 def objects(batch):
-    """Boxes and label of every object, picture by picture: the padding depends on the batch."""
+    """Lists box and label of every object, image by image: the padding depends on the batch."""
     labelled = torch.cat([batch.boxes, batch.labels[:, :, None]], 2)
     return [rows[:count] for rows, count in zip(labelled, batch.counts, strict=True)]
 
@@ -129,7 +129,7 @@ def test_the_rows_of_all_ranks_are_the_validation_batch(dataset):
     assert all(map(torch.equal, map(torch.cat, parts), index(None)))
 
 
-def test_every_epoch_holds_every_picture_once_in_another_order():
+def test_every_epoch_holds_every_image_once_in_another_order():
     stream = iter(ShuffledStream(10, 4, 0, 0))
     positions = [position for _ in range(25) for position in next(stream)]
     epochs = [[index for epoch, index in positions if epoch == e] for e in range(10)]
@@ -137,7 +137,7 @@ def test_every_epoch_holds_every_picture_once_in_another_order():
     assert len({tuple(epoch) for epoch in epochs}) == 10
 
 
-def test_a_batch_larger_than_the_database():
+def test_a_batch_larger_than_the_dataset():
     first = next(iter(ShuffledStream(3, 8, 0, 0)))
     assert Counter(index for _, index in first).most_common()[-1][1] == 2
     assert [epoch for epoch, _ in first] == [0, 0, 0, 1, 1, 1, 2, 2]
@@ -157,7 +157,7 @@ def test_global_random_state_is_not_touched(dataset):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_validation_repeats_the_pictures_as_they_are(dataset):
+def test_validation_repeats_the_images_unchanged(dataset):
     loader = validation_loader(dataset, SAMPLE, batch_size=4, workers=0, prefetch=1)
     found = batches(loader, 5)
     assert torch.cat([batch.index for batch in found]).tolist() == [*range(10), *range(10)]
@@ -180,12 +180,12 @@ def test_a_batch_of_49_at_511_pixels_stays_below_40_megabytes(dataset):
     assert sum(tensor.nbytes for tensor in tensors) < 40e6
 
 
-def break_picture(dataset, number, kind):
+def corrupt_image(dataset, number, kind):
     path = dataset.image_path(number)
     content = path.read_bytes()
     path.unlink()
     if kind == "text":
-        path.write_text("not a picture")
+        path.write_text("not an image")
     elif kind == "empty":
         path.touch()
     elif kind == "cut":
@@ -193,17 +193,17 @@ def break_picture(dataset, number, kind):
 
 
 @pytest.mark.parametrize("kind", ["text", "empty", "cut", "missing"])
-def test_an_unreadable_picture_is_replaced_by_the_next(dataset, kind):
-    break_picture(dataset, 9, kind)
+def test_an_unreadable_image_is_replaced_by_the_next(dataset, kind):
+    corrupt_image(dataset, 9, kind)
     assert read_image(dataset.image_path(9)) is None
     sample, number, unreadable = TrainingImages(dataset, SAMPLE, 0)[2, 9]
     assert (number, unreadable) == (0, [9])
     assert sample.image.shape == (3, 48, 64)
 
 
-def test_unreadable_pictures_are_reported_with_the_batch_and_repeat_exactly(dataset):
-    break_picture(dataset, 2, "text")
-    break_picture(dataset, 3, "missing")
+def test_unreadable_images_are_reported_with_the_batch_and_repeat_exactly(dataset):
+    corrupt_image(dataset, 2, "text")
+    corrupt_image(dataset, 3, "missing")
     found = [
         batches(training_loader(dataset, SAMPLE, **options(workers=workers)), 3)
         for workers in (0, 2)
@@ -214,9 +214,9 @@ def test_unreadable_pictures_are_reported_with_the_batch_and_repeat_exactly(data
     assert {n for batch in found[0] for n in batch.unreadable.tolist()} == {2, 3}
 
 
-def test_where_nothing_can_be_read_the_sample_is_empty_and_all_are_listed(dataset):
+def test_if_nothing_can_be_read_the_sample_is_empty_and_all_images_are_listed(dataset):
     for number in range(10):
-        break_picture(dataset, number, "missing")
+        corrupt_image(dataset, number, "missing")
     sample, number, unreadable = TrainingImages(dataset, SAMPLE, 0)[0, 4]
     assert number == 4 and sorted(unreadable) == list(range(10))
     assert not sample.image.any() and len(sample.boxes) == 0
@@ -226,8 +226,8 @@ def note(watch, *numbers):
     watch.note(SimpleNamespace(unreadable=torch.tensor(numbers, dtype=torch.int64)))
 
 
-def test_one_warning_a_picture_and_the_end_above_one_percent(dataset, caplog):
-    dataset.pictures = 300
+def test_one_warning_per_image_and_the_end_above_one_percent(dataset, caplog):
+    dataset.num_images = 300
     watch = UnreadableImages(dataset)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
@@ -246,7 +246,7 @@ def test_one_warning_a_picture_and_the_end_above_one_percent(dataset, caplog):
     assert str(dataset.image_path(7)) in str(error.value)
 
 
-def test_one_percent_is_of_the_whole_database():
+def test_one_percent_is_of_the_whole_dataset():
     assert [max_unreadable(n) for n in (1, 99, 100, 364, 100000)] == [0, 0, 1, 3, 1000]
 
 

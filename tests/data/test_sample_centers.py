@@ -1,4 +1,4 @@
-"""The training picture of CenterNet, and the warp."""
+"""Training samples of CenterNet, and the warp that makes them."""
 
 import cv2
 import numpy as np
@@ -26,14 +26,14 @@ def sample(rng=None, boxes=BOXES, **changes):
 
 
 def marked(height, width, box):
-    """A black picture with a white box."""
+    """Makes a black image with a white box."""
     image = np.zeros((height, width, 3), np.uint8)
     x0, y0, x1, y1 = box
     image[y0:y1, x0:x1] = 255
     return image
 
 
-def test_without_augmentation_the_whole_picture_is_in_the_middle():
+def test_without_augmentation_the_whole_image_is_in_the_middle():
     result = sample()
     # 180 pixels become 128: 120 become 85.3, between bars of 5.3.
     zoom = 128 / 180
@@ -46,7 +46,7 @@ def test_without_augmentation_the_whole_picture_is_in_the_middle():
     assert result.labels.tolist() == [0, 1] and result.labels.dtype == np.int64
 
 
-def test_a_picture_of_the_input_s_size_stays_as_it_is():
+def test_an_image_of_the_input_s_size_is_not_changed():
     image = blocky_noise(4, 127, 127)
     result = sample_centers(
         image, BOXES, np.arange(2), None, **OPTIONS | {"input_size": (127,) * 2}
@@ -84,7 +84,7 @@ def test_no_boxes():
     assert result.boxes.shape == (0, 4) and result.boxes.dtype == np.float32
 
 
-def test_it_repeats_itself_and_changes_no_input():
+def test_a_sample_depends_on_its_generator_alone_and_changes_no_input():
     image, boxes = blocky_noise(3, 120, 180), BOXES.copy()
     kept = image.copy()
     results = [
@@ -99,7 +99,7 @@ def test_it_repeats_itself_and_changes_no_input():
     assert not np.array_equal(results[0].image, sample(np.random.default_rng(6)).image)
 
 
-def test_without_crop_the_whole_picture_is_mirrored_at_most():
+def test_without_crop_the_whole_image_is_flipped_at_most():
     plain = sample().image
     for seed in range(6):
         image = sample(np.random.default_rng(seed), crop=False).image
@@ -108,7 +108,7 @@ def test_without_crop_the_whole_picture_is_mirrored_at_most():
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (1, 40)])
 @pytest.mark.parametrize("scale", [0.3, 0.6, 1.3])
-def test_pictures_of_a_pixel(size, scale):
+def test_images_one_pixel_wide(size, scale):
     image, boxes = np.full((*size, 3), 200, np.uint8), np.array([[0, 0, size[1], size[0]]])
     settings = OPTIONS | {"scales": (scale,)}
     result = sample_centers(image, boxes, np.arange(1), np.random.default_rng(0), **settings)
@@ -126,7 +126,7 @@ def test_scales_zoom():
     assert areas[2] == pytest.approx(areas[1] / 1.69, rel=0.02)
 
 
-def test_warp_shows_the_points_that_it_says():
+def test_warp_shows_the_points_of_its_docstring():
     image = cv2.resize(blocky_noise(7, 10, 12), (120, 100), interpolation=cv2.INTER_CUBIC)
     center, zoom, size = (41.5, 60.25), 0.8, (64, 72)
     result = warp(image, center, zoom, size)

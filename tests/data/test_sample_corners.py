@@ -1,4 +1,4 @@
-"""The training picture of CornerNet."""
+"""Training samples of CornerNet."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ OPTIONS = {
 
 
 def blocky_noise(seed: int, height: int, width: int) -> np.ndarray:
-    """The image that the golden files describe by a seed and a size."""
+    """Makes the image that the golden files describe by a seed and a size."""
     cells = (-(-height // 8), -(-width // 8), 3)
     low = np.random.default_rng(seed).integers(0, 256, cells, dtype=np.int64)
     return low.repeat(8, 0).repeat(8, 1)[:height, :width].astype(np.uint8)
@@ -73,7 +73,7 @@ def test_global_random_state_is_not_touched():
     np.testing.assert_array_equal(before, np.random.get_state()[1])  # noqa: NPY002
 
 
-def test_what_is_given_stays_as_it_is():
+def test_no_argument_is_changed():
     image, boxes = blocky_noise(3, 120, 180), np.array([[5, 6, 90, 70.0]], np.float32)
     for seed in range(4):
         sample_corners(image, boxes, np.array([1]), np.random.default_rng(seed), **OPTIONS)
@@ -82,7 +82,7 @@ def test_what_is_given_stays_as_it_is():
 
 
 def test_boxes_follow_their_object_through_every_augmentation():
-    """A white rectangle on black must fill its box, wherever crop, resize and flip put it."""
+    """Checks that a white rectangle on black fills its box after crop, resize and flip."""
     image = np.zeros((120, 180, 3), np.uint8)
     image[40:81, 60:131] = 255
     seen = []
@@ -122,7 +122,7 @@ def test_boxes_are_clipped_and_empty_ones_dropped_with_their_labels():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_picture_without_boxes_and_one_of_a_single_pixel(seed):
+def test_an_image_without_boxes_and_one_of_a_single_pixel(seed):
     rng = np.random.default_rng(seed)
     assert sample(rng, boxes=np.zeros((0, 4))).boxes.shape == (0, 4)
     pixel = np.full((1, 1, 3), 9, np.uint8)

@@ -1,4 +1,4 @@
-"""The training picture of CornerNet-Saccade: the reference's numbers, and odd pictures."""
+"""Training samples of CornerNet-Saccade: the reference's numbers, and images of odd sizes."""
 
 import pickle
 from functools import partial
@@ -23,24 +23,24 @@ SETTINGS = {
 }
 
 
-def golden_picture(number):
+def golden_image(number):
     image = blocky_noise(int(TARGETS["image_seeds"][number]), *TARGETS["sizes"][number])
     boxes = TARGETS[f"boxes_{number}"]
     return image, boxes[:, :4], boxes[:, 4].astype(int) - 1
 
 
 class NoFlip(Replay):
-    """Draws of a run of the reference that did not flip: a picture's end is no question."""
+    """Draws of a reference run that never flipped: it lacks the draw of a flip, which is 1 here."""
 
     def random(self):
         return super().random() if self.log and self.log[0][0] == "uniform" else 1.0
 
 
 def replayed(run):
-    """The samples of the five golden pictures with the draws of one of the reference's runs."""
+    """Makes the samples of the five golden images with the draws of one of the reference's runs."""
     rng = (NoFlip if run["debug"] else Replay)(run["log"], CFG["rand_scales"])
     settings = {**SETTINGS, "color": False}
-    samples = [sample_saccade(*golden_picture(i), rng, **settings) for i in range(5)]
+    samples = [sample_saccade(*golden_image(i), rng, **settings) for i in range(5)]
     assert not rng.log
     return samples
 
@@ -132,7 +132,7 @@ def test_of_an_object_longer_than_the_view_some_part_is_seen():
         assert cx - 63 >= 50 and cx + 63 <= 450 and cy - 63 >= 20 and cy + 63 <= 480
 
 
-def test_validation_sees_the_whole_picture():
+def test_validation_sees_the_whole_image():
     image = np.full((100, 200, 3), 77, np.uint8)
     boxes = np.array([[10, 20, 110, 60], [0, 0, 6, 5]], np.float32)
     sample = sample_saccade(image, boxes, np.array([3, 1]), None, **SETTINGS)
@@ -149,7 +149,7 @@ def test_validation_sees_the_whole_picture():
 @pytest.mark.parametrize("size", [(1, 1), (1, 4000), (3000, 2), (254, 256), (40, 50)])
 @pytest.mark.parametrize("input_size", [(255, 255), (127, 191)])
 @pytest.mark.parametrize("augmented", [False, True])
-def test_pictures_of_any_size(size, input_size, augmented):
+def test_images_of_any_size(size, input_size, augmented):
     rng = np.random.default_rng(5)
     image = rng.integers(1, 256, (*size, 3)).astype(np.uint8)
     height, width = size
@@ -168,7 +168,7 @@ def test_pictures_of_any_size(size, input_size, augmented):
 
 
 @pytest.mark.parametrize("boxes", [np.zeros((0, 4)), np.array([[5.0, 5, 5, 9], [300, 1, 400, 9]])])
-def test_pictures_without_any_object_inside(boxes):
+def test_images_without_any_object_inside(boxes):
     image = np.full((120, 130, 3), 9, np.uint8)
     rng = np.random.default_rng(0)
     sample = sample_saccade(image, boxes, np.zeros(len(boxes), int), rng, **SETTINGS)
@@ -176,8 +176,8 @@ def test_pictures_without_any_object_inside(boxes):
     assert sample.boxes.dtype == np.float32 and sample.labels.dtype == np.int64
 
 
-def test_a_sample_follows_from_its_generator_and_harms_nothing():
-    image, boxes, labels = golden_picture(1)
+def test_a_sample_depends_on_its_generator_alone_and_changes_no_input():
+    image, boxes, labels = golden_image(1)
     kept = image.copy(), boxes.copy(), labels.copy()
     sample = partial(sample_saccade, **SETTINGS)
     first, second = (
@@ -191,7 +191,7 @@ def test_a_sample_follows_from_its_generator_and_harms_nothing():
         np.testing.assert_array_equal(array, copy)
 
 
-def test_a_flipped_picture_takes_its_boxes_along():
+def test_boxes_are_flipped_with_their_image():
     image, boxes = np.zeros((255, 255, 3), np.uint8), np.array([[20, 40, 90, 100]], np.float32)
     image[40:100, 20:90] = 255
     for seed in range(20):

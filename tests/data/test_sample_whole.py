@@ -1,4 +1,4 @@
-"""Whole pictures as training pictures: sizes, boxes, mirror images."""
+"""Training samples of whole images: sizes, boxes, flips."""
 
 import numpy as np
 import pytest
@@ -26,40 +26,40 @@ def test_fitted_size(size, expected):
     assert fitted_size(size, 600, 1000, 16) == expected
 
 
-def picture(height=45, width=60):
-    """A bright rectangle and the box about it."""
+def image_with_box(height=45, width=60):
+    """Makes an image of a bright rectangle, its box, and a label."""
     image = np.zeros((height, width, 3), np.uint8)
     image[10:30, 6:21] = 255
     return image, np.array([[6, 10, 21, 30]], np.float32), np.array([2])
 
 
 class Rng:
-    """A generator whose pictures are mirrored, or are not."""
+    """Stands in for a generator: flips every image, or none."""
 
-    def __init__(self, mirrored):
-        self.mirrored = mirrored
+    def __init__(self, flipped):
+        self.flipped = flipped
 
     def random(self):
-        return 0.25 if self.mirrored else 0.75
+        return 0.25 if self.flipped else 0.75
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_boxes_stay_on_the_edges_of_their_objects(mirrored):
-    """Pixels of an object at the double size fill its box exactly."""
-    image, boxes, labels = picture()
+@pytest.mark.parametrize("flipped", [False, True])
+def test_boxes_stay_on_the_edges_of_their_objects(flipped):
+    """Checks that the pixels of an object at double size fill its box exactly."""
+    image, boxes, labels = image_with_box()
     settings = {"shorter_side": 90, "longer_side": 120, "least_side": 16}
     sample = sample_whole(
-        image, boxes, labels, Rng(mirrored), **settings, color=False, lighting=False
+        image, boxes, labels, Rng(flipped), **settings, color=False, lighting=False
     )
     assert sample.image.shape == (3, 90, 120)
     rows, columns = np.nonzero(sample.image[0] > 127)
     seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     np.testing.assert_allclose(sample.boxes, [seen])
-    assert seen == ([78, 20, 108, 60] if mirrored else [12, 20, 42, 60])
+    assert seen == ([78, 20, 108, 60] if flipped else [12, 20, 42, 60])
 
 
 def test_validation_is_not_changed():
-    image, boxes, labels = picture(60, 100)
+    image, boxes, labels = image_with_box(60, 100)
     kept = image.copy(), boxes.copy()
     sample = sample_whole(image, boxes, labels, None, **SIDES, color=True, lighting=True)
     np.testing.assert_array_equal(sample.image.transpose(1, 2, 0), image)
@@ -69,7 +69,7 @@ def test_validation_is_not_changed():
     np.testing.assert_array_equal(boxes, kept[1])
 
 
-def test_boxes_are_clipped_to_the_picture_s_edges():
+def test_boxes_are_clipped_to_the_image_s_edges():
     image = np.zeros((60, 100, 3), np.uint8)
     boxes = np.array([[-5, 3, 20, 70], [90, 50, 100, 60], [100, 0, 120, 20]], np.float32)
     sample = sample_whole(image, boxes, np.arange(3), None, **SIDES, color=True, lighting=True)
@@ -78,7 +78,7 @@ def test_boxes_are_clipped_to_the_picture_s_edges():
 
 
 def test_a_sample_is_a_function_of_its_generator():
-    image, boxes, labels = picture()
+    image, boxes, labels = image_with_box()
     first, second, other = (
         sample_whole(
             image, boxes, labels, np.random.default_rng(seed), **SIDES, color=True, lighting=True
@@ -90,7 +90,7 @@ def test_a_sample_is_a_function_of_its_generator():
     assert first.boxes.dtype == np.float32 and first.labels.dtype == np.int64
 
 
-def test_a_picture_without_objects():
+def test_an_image_without_objects():
     image = np.zeros((30, 40, 3), np.uint8)
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
     sample = sample_whole(image, *nothing, None, **SIDES, color=True, lighting=True)

@@ -1,4 +1,4 @@
-"""The embedded data set: boxes fit what is drawn, and everything follows from the seed."""
+"""The generated dataset: boxes fit the shapes, and everything depends on the seed alone."""
 
 import json
 
@@ -18,8 +18,8 @@ COUNT, SIZE = 150, 96
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("shapes") / "new" / "set"
-    words = [root, "--train", COUNT, "--val", 20, "--size", SIZE, "--seed", 5]
-    assert main([str(word) for word in words]) == 0
+    argv = [root, "--train", COUNT, "--val", 20, "--size", SIZE, "--seed", 5]
+    assert main([str(argument) for argument in argv]) == 0
     return root
 
 
@@ -58,7 +58,7 @@ def test_boxes_have_the_promised_sizes_and_lie_inside(train):
     assert sides.min() < 12 and sides.max() > SIZE / 2 - 4
 
 
-def test_classes_overlap_and_empty_pictures(train):
+def test_classes_overlap_and_empty_images(train):
     labels = np.concatenate([train.labels(index) for index in range(len(train))])
     assert len(CLASS_NAMES) >= 5 and train.class_names == CLASS_NAMES
     assert np.bincount(labels, minlength=len(CLASS_NAMES)).min() > 20
@@ -82,7 +82,7 @@ def test_no_shape_is_hidden_by_more_than_a_quarter():
     assert (visible < 0.95).mean() > 0.05
 
 
-def test_the_pictures_are_jpeg_files_of_the_written_sizes(root, train):
+def test_the_images_are_jpeg_files_of_the_written_sizes(root, train):
     for index in range(0, COUNT, 10):
         path = train.image_path(index)
         assert path.read_bytes()[:2] == b"\xff\xd8"
@@ -104,7 +104,7 @@ def test_colors_stand_out_from_what_is_behind():
         assert_array_equal(canvas, before)
 
 
-def test_a_picture_follows_from_seed_split_and_number(root, tmp_path):
+def test_an_image_depends_on_seed_split_and_number_alone(root, tmp_path):
     def content(folder, split, number):
         return (folder / "images" / split / f"{number:06d}.jpg").read_bytes()
 
@@ -120,9 +120,9 @@ def test_a_picture_follows_from_seed_split_and_number(root, tmp_path):
     assert content(tmp_path, "train", 0) != content(root, "train", 0)
 
 
-def test_small_shapes_in_large_pictures(tmp_path):
-    words = ["--train", "60", "--val", "1", "--size", "160", "--mostly-small"]
-    main([str(tmp_path), *words])
+def test_small_shapes_in_large_images(tmp_path):
+    argv = ["--train", "60", "--val", "1", "--size", "160", "--mostly-small"]
+    main([str(tmp_path), *argv])
     train = CocoDetection(tmp_path / "annotations" / "instances_train.json", tmp_path)
     boxes = np.concatenate([train.boxes(index) for index in range(len(train))])
     longer = (boxes[:, 2:] - boxes[:, :2]).max(1)
@@ -131,10 +131,10 @@ def test_small_shapes_in_large_pictures(tmp_path):
     assert octaves.min() > 0.2
 
 
-@pytest.mark.parametrize("words", [["--size", "19"], ["--train", "0"], ["--seed", "-1"]])
-def test_numbers_out_of_range_are_refused(tmp_path, words):
-    with pytest.raises(UserError, match=words[0]):
-        main([str(tmp_path / "out"), *words])
+@pytest.mark.parametrize("argv", [["--size", "19"], ["--train", "0"], ["--seed", "-1"]])
+def test_numbers_out_of_range_are_refused(tmp_path, argv):
+    with pytest.raises(UserError, match=argv[0]):
+        main([str(tmp_path / "out"), *argv])
     assert not (tmp_path / "out").exists()
 
 

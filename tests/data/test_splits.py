@@ -1,4 +1,4 @@
-"""Splits: the reference's names and folders, and what is said when something is not there."""
+"""Splits: the reference's names and folders, and messages about missing files."""
 
 import pytest
 
@@ -53,38 +53,38 @@ def message(tmp_path, split="train", dataset_dir="coco"):
     return str(raised.value)
 
 
-def test_missing_folders_are_named_with_what_is_there(tmp_path):
+def test_missing_folders_are_named_with_what_exists(tmp_path):
     write_coco(tmp_path / "coco")
-    said = message(tmp_path, dataset_dir="cocoa")
-    assert f"no folder {tmp_path}/cocoa/annotations" in said
-    assert f"{tmp_path} holds coco" in said and "system.data_dir" in said
+    text = message(tmp_path, dataset_dir="cocoa")
+    assert f"no folder {tmp_path}/cocoa/annotations" in text
+    assert f"{tmp_path} holds coco" in text and "system.data_dir" in text
     (tmp_path / "coco" / "images" / "train").rename(tmp_path / "coco" / "images" / "train2017")
-    said = message(tmp_path)
-    assert f"no folder {tmp_path}/coco/images/train for" in said
-    assert f"{tmp_path}/coco/images holds train2017" in said
+    text = message(tmp_path)
+    assert f"no folder {tmp_path}/coco/images/train for" in text
+    assert f"{tmp_path}/coco/images holds train2017" in text
 
 
-def test_a_missing_annotation_file_is_named_with_what_is_there(tmp_path):
+def test_a_missing_annotation_file_is_named_with_what_exists(tmp_path):
     write_coco(tmp_path / "coco", "train2017")
-    said = message(tmp_path, "val")
-    assert f"{tmp_path}/coco/annotations/instances_val.json" in said
-    assert "image_info_val.json" in said
-    assert "holds instances_train2017.json" in said
+    text = message(tmp_path, "val")
+    assert f"{tmp_path}/coco/annotations/instances_val.json" in text
+    assert "image_info_val.json" in text
+    assert "holds instances_train2017.json" in text
 
 
-def test_missing_pictures_are_counted_and_named(tmp_path):
+def test_missing_images_are_counted_and_named(tmp_path):
     write_coco(tmp_path / "coco")
     (tmp_path / "coco" / "images" / "train" / "sub" / "seven.jpg").unlink()
-    said = message(tmp_path)
-    assert "1 of the 3 images that" in said and "missing: sub/seven.jpg" in said
-    assert f"not in {tmp_path}/coco/images/train, which holds sub, thirty.jpg, zwei-ü.jpg" in said
+    text = message(tmp_path)
+    assert "1 of the 3 images that" in text and "missing: sub/seven.jpg" in text
+    assert f"not in {tmp_path}/coco/images/train, which holds sub, thirty.jpg, zwei-ü.jpg" in text
 
 
-def test_long_lists_are_cut(tmp_path):
+def test_long_lists_are_shortened(tmp_path):
     images = [{"id": i, "file_name": f"{i}.jpg", "height": 8, "width": 8} for i in range(40)]
     write_coco(tmp_path / "coco", images=images, annotations=[])
     for image in images:
         (tmp_path / "coco" / "images" / "train" / image["file_name"]).unlink()
-    said = message(tmp_path)
-    assert "which holds nothing" in said and "… (40 in all)" in said
-    assert len(said) < 600
+    text = message(tmp_path)
+    assert "which holds nothing" in text and "… (40 in all)" in text
+    assert len(text) < 600

@@ -71,7 +71,7 @@ def test_drawn_crops_keep_to_the_scales_and_borders(size):
         assert len(centers) > min(50, (side - 2 * border) // 2)
 
 
-def test_a_crop_far_larger_than_the_picture_is_mostly_black():
+def test_a_crop_far_larger_than_the_image_is_mostly_black():
     image = np.full((3, 5, 3), 255, np.uint8)
     window, boxes = transforms.crop(image, np.array([[0, 0, 5, 3]], np.float32), (20, 31), (1, 2))
     assert window.shape == (20, 31, 3)

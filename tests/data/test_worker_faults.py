@@ -1,4 +1,4 @@
-"""Loader workers that the system ends: the run says which, of what, and what to set, and saves."""
+"""Loader workers that the system kills: the run saves, and names worker, signal and setting."""
 
 import os
 import signal
@@ -14,28 +14,28 @@ from tests.support.engine_stand_in import stand_in, system
 from tests.support.some_ranks import run_ranks
 from tests.train.test_loop_ranks import SETTINGS, train_here
 
-MEND = "lower system.workers or system.prefetch_size"
+HINT = "lower system.workers or system.prefetch_size"
 
 
 class Killing:
-    """Batches of a loader; before the fourth is handed out, a worker gets a signal (0: none)."""
+    """Batches of a loader; a worker gets a signal (0: none) before the fourth is yielded."""
 
     def __init__(self, loader, number):
         self.loader, self.number = loader, number
 
     def __iter__(self):
-        return self._batches(iter(self.loader))  # at once: workers start here
+        return self._batches(iter(self.loader))  # at once, for workers start here
 
     def _batches(self, stream):
         for number, batch in enumerate(stream, 1):
             if number == 4:
                 os.kill(stream._workers[0].pid, self.number)
-                time.sleep(0.5)  # its death is told while the step goes on
+                time.sleep(0.5)  # its death is reported while the step goes on
             yield batch
 
 
 def rank_loses_worker(ranks, folder: Path, number):
-    """Trains on real pictures; the worker of the last rank gets a signal."""
+    """Trains on images from a loader; the worker of the last rank gets a signal."""
     rows = rank_chunks(system(**SETTINGS), ranks).rows
     changes = options(workers=1, batch_size=7, rows=rows)
     (folder / str(ranks.rank)).mkdir()
@@ -48,13 +48,13 @@ def rank_loses_worker(ranks, folder: Path, number):
 
 @pytest.mark.parametrize(("number", "cause"), [("SIGKILL", "Killed"), ("SIGBUS", "Bus error")])
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_worker_that_the_system_ends(tmp_path, world_size, number, cause):
-    """All ranks finish the step and save it, and say the same; not a weight is half updated."""
+def test_a_worker_that_the_system_kills(tmp_path, world_size, number, cause):
+    """Checks that all ranks finish the step, save it, and end with the same message."""
     results = run_ranks(world_size, rank_loses_worker, tmp_path, getattr(signal, number))
     for rank, (saved, reason, seconds) in enumerate(results):
         assert saved == [4]
         where = "" if rank == world_size - 1 else f"rank {world_size - 1}: "
         assert reason.startswith(f"Stopped: {where}the loader failed: DataLoader worker (pid")
-        assert f"killed by signal: {cause}" in reason and reason.endswith(MEND)
+        assert f"killed by signal: {cause}" in reason and reason.endswith(HINT)
         assert "\n" not in reason
         assert seconds < 30
