@@ -50,7 +50,7 @@ def release_after_use(batch: Batch) -> "Batch | BatchMessage":
     """Prepares a batch for the process that uses it, which releases the buffer when it is done.
 
     Args:
-        batch: with images from :meth:`ImageMemory.allocate`.
+        batch: a batch whose images are from :meth:`ImageMemory.allocate`.
 
     Returns:
         A batch that releases its buffer by itself; in a worker, a message that is unpickled as one.

@@ -32,7 +32,7 @@ def sample_corners(
         input_size: height and width of the result, in pixels.
         scales: scales of the crop to choose from.
         border: distance of the crop's centre from the edges, in pixels.
-        crop: crop at all.
+        crop: draw a crop; otherwise the whole image is resized.
         color: change brightness, contrast and saturation.
         lighting: with ``color``, add PCA lighting too.
 

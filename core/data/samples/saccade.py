@@ -33,8 +33,8 @@ def sample_saccade(
         image: uint8 [h, w, 3], BGR.
         boxes: float32 [n, 4], pixels of ``image``.
         labels: int64 [n].
-        rng: draws everything; None: the whole image, as large as fits, without flip or
-            change of colour.
+        rng: draws everything; None: the whole image, as large as fits, without flip or change of
+            colour.
         input_size: height and width of the result, in pixels.
         scales: scales to choose from for an image without objects.
         ranges: lowest and highest longer side of the objects of each attention map, coarse first.
@@ -151,8 +151,8 @@ def resized_crop(
         size: height and width of the crop.
 
     Returns:
-        The crop, uint8 [*size, 3], black outside the image, and (x0, y0, x1, y1) of its visible
-        part of the image.
+        The crop, uint8 [*size, 3], black outside the image, and its part that shows the image,
+        (x0, y0, x1, y1).
     """
     taps, place = [], []
     for side, scaled, point, length in zip(image.shape, scaled_size, center, size, strict=False):
