@@ -1,7 +1,7 @@
-"""The glossary of shapes: what a worker hands over, what a network gives, what a detector finds.
+"""The glossary of shapes: samples and batches, the maps of networks, detections.
 
-Letters: B batch, C classes, H W height and width in output cells, M objects of the picture with the
-most objects in the batch, at least 2, n objects or detections of one picture. Boxes are float32
+Letters: B batch, C classes, H W height and width in output cells, M objects of the image with the
+most objects in the batch, at least 2, n objects or detections of one image. Boxes are float32
 ``(x0, y0, x1, y1)`` in pixels; labels are 0-based and contiguous.
 """
 
@@ -16,14 +16,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sample:
-    """One training picture as a worker made it.
+    """One training image as a worker prepared it.
 
     Attributes:
-        image: uint8 [3, height, width], BGR, without any change of colour; of any strides.
+        image: uint8 [3, height, width], BGR, with its colours unchanged; of any strides.
         boxes: float32 [n, 4], pixels of ``image``.
         labels: int64 [n].
         color: float32 [3, 4]: normalised pixel = ``color[:, :3] @ pixel + color[:, 3]``.
-        usable: bool [n] or None: which boxes are trained as objects (CornerNet-Saccade).
+        usable: bool [n] or None: true for boxes that are trained as objects (CornerNet-Saccade).
     """
 
     image: np.ndarray
@@ -35,19 +35,19 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """What crosses from the workers to the device; rows past ``counts`` are padding.
+    """A batch of samples, as workers send it to the device; rows past ``counts`` are padding.
 
     Attributes:
         images: uint8 [B, 3, height, width], BGR.
         boxes: float32 [B, M, 4], pixels of ``images``.
         labels: int64 [B, M].
-        counts: int64 [B], objects of each picture.
-        color: float32 [B, 3, 4], see :class:`Sample`.
-        index: int64 [B], numbers of the pictures in their dataset.
-        unreadable: int64 [r], numbers of the pictures that could not be decoded and were replaced.
-        usable: bool [B, M] or None, see :class:`Sample`.
-        sizes: int64 [B, 2] or None: height and width of each picture, where they differ; it lies at
-            the top left of its image, and the rest of that is 0. None: every picture fills its.
+        counts: int64 [B], objects of each image.
+        color: float32 [B, 3, 4], matrices as in :class:`Sample`.
+        index: int64 [B], numbers of the images in their dataset.
+        unreadable: int64 [r], numbers of the images that could not be decoded and were replaced.
+        usable: bool [B, M] or None, as in :class:`Sample`.
+        sizes: int64 [B, 2] or None: height and width of each image before it was padded with 0 at
+            the right and at the bottom. None: all have one size, without padding.
     """
 
     images: Tensor
@@ -65,20 +65,20 @@ class Batch:
 
     @property
     def present(self) -> Tensor:
-        """Which rows of boxes and labels are objects and not padding: bool [B, M]."""
+        """Mask of the rows of boxes and labels that are objects and not padding: bool [B, M]."""
         rows = torch.arange(self.labels.shape[1], device=self.counts.device)
         return rows < self.counts[:, None]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """The batch with every tensor on ``device``."""
+        """Copies the batch to a device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
-        """The batch in page-locked memory: copies to a GPU run beside the computation."""
+        """Copies the batch to page-locked memory, from which copies to a GPU run asynchronously."""
         return self._map(Tensor.pin_memory)
 
     def __getitem__(self, rows: slice) -> "Batch":
-        """The pictures of ``rows``; the list of unreadable pictures stays whole."""
+        """Takes the images of ``rows``; the list of unreadable images stays complete."""
         unreadable = self.unreadable
         return replace(self._map(lambda tensor: tensor[rows]), unreadable=unreadable)
 
@@ -101,8 +101,8 @@ def collate(
 
     Args:
         samples: B samples.
-        index: B numbers of the pictures in their dataset.
-        unreadable: numbers of pictures that were replaced because they could not be decoded.
+        index: B numbers of the images in their dataset.
+        unreadable: numbers of images that were replaced because they could not be decoded.
         images: uint8 [B, 3, height, width], the samples' images if they are stacked already.
     """
     counts = np.array([len(sample.boxes) for sample in samples])
@@ -137,14 +137,14 @@ def collate(
 
 
 class CornerMaps(NamedTuple):
-    """What the heads of one stack give for corners (CornerNet, section 3).
+    """Maps of corners from the heads of one stack (CornerNet, section 3).
 
     Attributes:
         tl_heatmap, br_heatmap: logits [B, C, H, W] of top-left and bottom-right corners.
         tl_embedding, br_embedding: [B, 1, H, W], close for the two corners of one object; [B, n, 1]
-            where the network was asked for n cells alone.
+            if the network was asked for n cells only.
         tl_offset, br_offset: [B, 2, H, W], (x, y) fraction of a cell to add to the cell's number;
-            [B, n, 2] where the network was asked for n cells alone.
+            [B, n, 2] if the network was asked for n cells only.
     """
 
     tl_heatmap: Tensor
@@ -156,12 +156,12 @@ class CornerMaps(NamedTuple):
 
 
 class SaccadeMaps(NamedTuple):
-    """What the heads of one stack of CornerNet-Saccade give (CornerNet-Lite, section 3).
+    """Maps from the heads of one stack of CornerNet-Saccade (CornerNet-Lite, section 3).
 
     Attributes:
-        corners: see :class:`CornerMaps`.
-        attention: logits [B, 1, h, w], coarse first, of where objects are: a map for each range of
-            sizes. None at all if nobody asked for them.
+        corners: maps of corners.
+        attention: logits [B, 1, h, w] of the centres of objects, coarse first: a map for each range
+            of sizes. Empty if not asked for.
     """
 
     corners: CornerMaps
@@ -169,12 +169,12 @@ class SaccadeMaps(NamedTuple):
 
 
 class CenterMaps(NamedTuple):
-    """What the heads of one stack give for centres (CenterNet, arXiv:1904.07850, section 3).
+    """Maps of centres from the heads of one stack (CenterNet, arXiv:1904.07850, section 3).
 
     Attributes:
         heatmap: logits [B, C, H, W] of the centres of boxes.
-        size: [B, 2, H, W], width and height of the box about a centre, in cells; [B, n, 2] where
-            the network was asked for n cells alone.
+        size: [B, 2, H, W], width and height of the box about a centre, in cells; [B, n, 2] if the
+            network was asked for n cells only.
         offset: as ``size``, (x, y) fraction of a cell to add to the cell's number.
     """
 
@@ -185,10 +185,10 @@ class CenterMaps(NamedTuple):
 
 @dataclass(frozen=True)
 class Detections:
-    """Objects found in one picture, highest score first.
+    """Objects found in one image, highest score first.
 
     Attributes:
-        boxes: float32 [n, 4], pixels of the picture.
+        boxes: float32 [n, 4], pixels of the image.
         scores: float32 [n].
         labels: int64 [n].
     """

@@ -14,12 +14,12 @@ def decode_centers(maps: CenterMaps, *, top_k: int, kernel: int) -> Tensor:
 
     Args:
         maps: of one stack, float32; the heatmap holds probabilities, not logits.
-        top_k: K, objects of a picture, over all classes.
+        top_k: K, objects of an image, over all classes.
         kernel: side of the window in which a centre is a local maximum, odd.
 
     Returns:
-        float32 [B, K, 6], best first: box in output cells, score, class. The score is 0 where a
-        picture has fewer peaks.
+        float32 [B, K, 6], best first: box in output cells, score, class. The score is 0 where an
+        image has fewer peaks.
     """
     width = maps.heatmap.shape[3]
     scores, labels, ys, xs = top_peaks(maps.heatmap, top_k, kernel)  # [B, K]
@@ -31,15 +31,15 @@ def decode_centers(maps: CenterMaps, *, top_k: int, kernel: int) -> Tensor:
 
 
 def average_mirrored(maps: CenterMaps) -> CenterMaps:
-    """Averages what was found in a picture and in its mirror image (CenterNet, section 5).
+    """Averages the maps of an image and of its mirror image (CenterNet, section 5).
 
     Args:
         maps: B = 2, the second row of the mirror image; the heatmap holds probabilities. Sizes and
-            offsets may be those of the cells of :func:`center_cells` alone.
+            offsets may be only those of the cells of :func:`center_cells`.
 
     Returns:
-        Maps of the picture, B = 1: means of heatmap and size. The offset is that of the picture
-        alone; a mirrored one would mean another fraction of another cell.
+        Maps of the image, B = 1: means of heatmap and size. The offset is only that of the image;
+        a mirrored one would mean another fraction of another cell.
     """
     size, mirrored = maps.size[:1], maps.size[1:]
     if mirrored.dim() == 4:  # else the cells are mirrored already
@@ -52,11 +52,11 @@ def decode_image(outputs: list[CenterMaps], *, mirrored: bool, top_k: int, kerne
 
     Args:
         outputs: one entry a stack, of which the last is read, in any floating dtype.
-        mirrored: of a picture and its mirror image, B = 2, which become one.
-        top_k, kernel: see :func:`decode_centers`.
+        mirrored: whether they are of an image and its mirror image, B = 2, which become one.
+        top_k, kernel: as for :func:`decode_centers`.
 
     Returns:
-        float32 [B, K, 6], see :func:`decode_centers`; B = 1 if ``mirrored``.
+        float32 [B, K, 6] as :func:`decode_centers` gives; B = 1 if ``mirrored``.
     """
     heatmap, size, offset = (map_.float() for map_ in outputs[-1])
     maps = CenterMaps(heatmap.sigmoid(), size, offset)
@@ -64,14 +64,14 @@ def decode_image(outputs: list[CenterMaps], *, mirrored: bool, top_k: int, kerne
 
 
 def center_cells(heatmap: Tensor, *, mirrored: bool, top_k: int, kernel: int) -> Tensor:
-    """Where :func:`decode_image` reads sizes and offsets.
+    """Finds the cells whose sizes and offsets :func:`decode_image` reads.
 
     Args:
         heatmap: logits [B, C, H, W].
-        mirrored, top_k, kernel: see there.
+        mirrored, top_k, kernel: as for :func:`decode_image`.
 
     Returns:
-        int64 [B, K], cells ``y * W + x``; in the mirror image those that show the same.
+        int64 [B, K], cells ``y * W + x``; in the mirror image, the mirrored cells.
     """
     probabilities, width = heatmap.float().sigmoid(), heatmap.shape[3]
     if not mirrored:

@@ -22,15 +22,16 @@ def decode_corners(
 ) -> Tensor:
     """Finds objects as pairs of the best corners (CornerNet, section 4.2).
 
-    A pair scores the mean of its corners. It is no object if the classes differ, the embeddings are
-    further apart than ``ae_threshold``, or the bottom-right corner lies left of or above the other.
+    A pair scores the mean of its corners. It is no object if the classes differ, if the distance
+    of the embeddings exceeds ``ae_threshold``, or if the bottom-right corner lies left of or above
+    the other.
 
     Args:
         maps: of one stack, any floating dtype, layout and device.
         top_k: K, corners of each kind, over all classes.
         ae_threshold: largest distance of the embeddings of two corners of one object.
         kernel: side of the window in which a corner is a local maximum, odd.
-        num_dets: how many of the K x K pairs are returned, no more than there are.
+        num_dets: number of the K x K pairs that are returned.
         no_border: refuse pairs whose top-left corner lies in the first row or column of cells, or
             whose bottom-right corner lies in the last.
 
@@ -71,5 +72,5 @@ def decode_corners(
 
 
 def _take(rows: Tensor, index: Tensor) -> Tensor:
-    """Rows [B, n, D] of [B, K, D] by their numbers, int64 [B, n]."""
+    """Takes rows [B, n, D] of [B, K, D] by their numbers, int64 [B, n]."""
     return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[2]))

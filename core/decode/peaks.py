@@ -14,18 +14,18 @@ def top_peaks(heatmap: Tensor, k: int, kernel: int) -> tuple[Tensor, Tensor, Ten
 
     Args:
         heatmap: [B, C, H, W], any floating dtype and layout.
-        k: how many peaks of a picture, over all classes and cells.
+        k: number of peaks of an image, over all classes and cells.
         kernel: side of the window, odd.
 
     Returns:
-        scores: float32 [B, k], descending; -inf where a picture has fewer peaks.
+        scores: float32 [B, k], descending; -inf where an image has fewer peaks.
         labels, ys, xs: int64 [B, k], class and cell; 0 where there is no peak.
     """
     assert kernel % 2 == 1, kernel
     heatmap = heatmap.detach().contiguous()
     if not heatmap.is_cuda:
-        # An image row is worth a look if its highest cell is. Four rows for each peak wanted are
-        # enough unless many of them belong to few peaks.
+        # Only rows with the highest cells need to be searched. Four rows for each wanted peak are
+        # enough, unless many of them belong to few peaks.
         rows = 4 * k
         while rows < heatmap.shape[1] * heatmap.shape[2]:
             peaks, complete = _peaks_of_best_rows(heatmap, k, kernel, rows)
@@ -36,7 +36,7 @@ def top_peaks(heatmap: Tensor, k: int, kernel: int) -> tuple[Tensor, Tensor, Ten
 
 
 def peak_cells(heatmap: Tensor, k: int, kernel: int) -> Tensor:
-    """Numbers ``y * W + x`` of the cells of :func:`top_peaks`: int64 [B, k]."""
+    """Finds the cells ``y * W + x`` of :func:`top_peaks`: int64 [B, k]."""
     _, _, ys, xs = top_peaks(heatmap, k, kernel)
     return ys * heatmap.shape[3] + xs
 
@@ -55,11 +55,11 @@ def _peaks_by_pooling(
 def _peaks_of_best_rows(
     heatmap: Tensor, k: int, kernel: int, rows: int
 ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], bool]:
-    """Looks for peaks in the image rows with the highest cells only.
+    """Searches only the rows of the heatmap with the highest cells.
 
     Returns:
-        What :func:`top_peaks` returns, and whether it is certain: whether the k-th peak is as
-        high as every cell of the rows that were not looked at.
+        Peaks as :func:`top_peaks` returns them, and whether they are certain: whether the k-th peak
+        is as high as every cell of the other rows.
     """
     batch, _, height, width = heatmap.shape
     highest, best = heatmap.amax(3).flatten(1).topk(rows + 1)  # [B, rows + 1]
@@ -67,8 +67,8 @@ def _peaks_of_best_rows(
     # The window's rows; those beyond the edge repeat the row at the edge, which lies in the window.
     reach = torch.arange(-(kernel // 2), kernel // 2 + 1, device=heatmap.device)
     window = (ys[..., None] + reach).clamp(0, height - 1)  # [B, rows, kernel]
-    pictures = torch.arange(batch, device=heatmap.device)[:, None, None]
-    strips = heatmap[pictures, labels[..., None], window].float()  # [B, rows, kernel, W]
+    images = torch.arange(batch, device=heatmap.device)[:, None, None]
+    strips = heatmap[images, labels[..., None], window].float()  # [B, rows, kernel, W]
     cells = strips[:, :, kernel // 2]
     around = F.max_pool1d(strips.amax(2), kernel, stride=1, padding=kernel // 2)
     scores, found = _top(torch.where(cells == around, cells, -torch.inf).flatten(1), k)
@@ -78,7 +78,7 @@ def _peaks_of_best_rows(
 
 
 def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k highest of [B, n] and where they are; filled up with -inf at 0 if n < k."""
+    """The k highest of [B, n] and their indices; filled up with -inf at 0 if n < k."""
     scores, index = values.topk(min(k, values.shape[1]))
     missing = k - scores.shape[1]
     scores, index = F.pad(scores, (0, missing), value=-torch.inf), F.pad(index, (0, missing))

@@ -1,4 +1,4 @@
-"""Non-maximum suppression of the detections of a picture, and the cut to the best."""
+"""Non-maximum suppression of the detections of an image, and the cut to the best."""
 
 from typing import Literal
 
@@ -26,13 +26,14 @@ def suppress(
     keep_stale: bool = False,
     swap_scores: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Suppresses the detections of a picture, each class by itself.
+    """Suppresses the detections of an image, each class by itself.
 
     Args:
         detections: float32 [n, 7]: box, score, score of the top-left and the bottom-right corner.
         labels: int64 [n].
-        method, nms_threshold, sigma: see :func:`cpools_ext.soft_nms.soft_nms`.
-        merge, weight_exp: merge a selected box with those it overlaps, see there.
+        method, nms_threshold, sigma: as for :func:`cpools_ext.soft_nms.soft_nms`.
+        merge: merge a selected box with those that it overlaps.
+        weight_exp: exponent of the scores by which merged boxes are weighted.
         keep_stale: keep the stale rows of suppressed detections, as the reference's plain
             inference does.
         swap_scores: in merging every box keeps its own corner scores. False: they stay in their row
@@ -56,12 +57,12 @@ def suppress(
 
 
 def best_detections(rows: np.ndarray, labels: np.ndarray, max_per_image: int) -> Detections:
-    """What is left of a picture after suppression, best first.
+    """Makes detections of the rows that are left after suppression, best first.
 
     Args:
         rows: float32 [m, 5 or more]: box, score.
         labels: int64 [m].
-        max_per_image: see :func:`keep_best`.
+        max_per_image: detections to keep; more where the last ones have equal scores.
     """
     kept = np.flatnonzero(keep_best(rows[:, SCORE], max_per_image))
     kept = kept[np.argsort(-rows[kept, SCORE], kind="stable")]
@@ -69,14 +70,14 @@ def best_detections(rows: np.ndarray, labels: np.ndarray, max_per_image: int) ->
 
 
 def keep_best(scores: np.ndarray, max_per_image: int) -> np.ndarray:
-    """Cuts the detections of a picture to the best ones.
+    """Selects the best detections of an image.
 
     Args:
         scores: [n].
-        max_per_image: how many to keep; more where the last of them have equal scores.
+        max_per_image: detections to keep; more where the last ones have equal scores.
 
     Returns:
-        bool [n], which detections stay.
+        bool [n], true for the detections to keep.
     """
     if len(scores) <= max_per_image:
         return np.ones(len(scores), bool)

@@ -1,1 +1,1 @@
-"""From a picture to detections: sizes, scales, mirroring, and what is left at the end."""
+"""From an image to detections: scales, flips and crops, and suppression at the end."""

@@ -1,4 +1,4 @@
-"""Test pictures as the network takes them: resized, padded, normalised."""
+"""Test images as the network takes them: resized, padded, normalised."""
 
 import cv2
 import numpy as np
@@ -17,14 +17,14 @@ def resize_by(image: np.ndarray, scale: float) -> np.ndarray:
 
 
 def center_in(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
-    """Puts an image into the middle of a black one, the pixels ``side // 2`` on each other.
+    """Puts an image into the middle of a black canvas, with their pixels ``side // 2`` aligned.
 
     Args:
         image: uint8 [h, w, 3].
-        size: (height, width) of the new one, no smaller.
+        size: (height, width) of the canvas, no smaller than the image.
 
     Returns:
-        The new one, and (y, x) of the image in it.
+        The canvas, uint8 [*size, 3], and (y, x) of the image in it.
     """
     height, width = image.shape[:2]
     canvas = np.zeros((*size, 3), np.uint8)
@@ -34,7 +34,7 @@ def center_in(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, tup
 
 
 def normalize(canvas: np.ndarray, mirrored: bool) -> Tensor:
-    """uint8 [H, W, 3] as normalised float32 [1, 3, H, W], or [2, 3, H, W] with its mirror image."""
+    """Normalises uint8 [H, W, 3]: float32 [1, 3, H, W], or [2, 3, H, W] with its mirror image."""
     image = torch.from_numpy(canvas).permute(2, 0, 1)[None].contiguous()
     images = apply_color(image, torch.from_numpy(NORMALIZE)[None])
     return torch.cat([images, images.flip(3)]) if mirrored else images

@@ -1,7 +1,7 @@
 """Inference with CenterNet (arXiv:1904.07850, section 5): peaks are objects, nothing is paired.
 
-The maps of the picture and of its mirror image are averaged. Where several scales are looked at,
-their detections are suppressed together, class by class.
+The maps of the image and of its mirror image are averaged. If there are several test scales, their
+detections are suppressed together, class by class.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,13 +20,13 @@ from .canvas import center_in, normalize, resize_by
 
 @dataclass(frozen=True)
 class View:
-    """A picture as the network sees it.
+    """An image as the network sees it.
 
     Attributes:
         canvas: uint8 [H, W, 3].
-        scale: to which the picture was resized first.
-        center: (y, x), the point of the resized picture in the canvas' middle.
-        pixel: pixels of the resized picture a pixel of the canvas.
+        scale: to which the image was resized first.
+        center: (y, x), the point of the resized image in the canvas' middle.
+        pixel: pixels of the resized image a pixel of the canvas.
         cells: height and width of the network's maps of it.
     """
 
@@ -39,7 +39,7 @@ class View:
 
 @dataclass(frozen=True)
 class Geometry:
-    """How pictures are laid out for the network.
+    """Layout of images for the network.
 
     Attributes:
         resolution: ``keep``: at their own size, padded; ``fix``: scaled into ``input_size``.
@@ -54,14 +54,14 @@ class Geometry:
     stride: int
 
     def view(self, image: np.ndarray, scale: float) -> View:
-        """Lays out a picture uint8 [h, w, 3] at ``scale``."""
+        """Lays out an image uint8 [h, w, 3] at ``scale``."""
         resized = resize_by(image, scale)
         height, width = resized.shape[:2]
         if self.resolution == "keep":
             rest = self.coarsest_stride - 1
             canvas, _ = center_in(resized, ((height | rest) + 1, (width | rest) + 1))
             return self._view(canvas, scale, (height // 2, width // 2), 1)
-        # The window is that of the picture at scale 1: this is how scales differ here.
+        # The window is that of the image at scale 1; this makes scales differ in the result.
         window = whole_window(image.shape[:2], self.input_size)
         pixel, center = window[1] / self.input_size[1], (height / 2, width / 2)
         canvas = warp(resized, center, 1 / pixel, self.input_size)
@@ -88,19 +88,18 @@ def detect_centers(
     max_per_image: int,
     reference_scoring: bool,
 ) -> Detections:
-    """Finds the objects of one picture.
+    """Finds the objects of one image.
 
     Args:
         image: uint8 [h, w, 3], BGR.
-        predict: takes normalised images float32 [B, 3, H, W] of a picture, or with
-            ``test_flipped`` of it and its mirror image, and gives what
-            :func:`core.decode.centers.decode_image` finds in them.
+        predict: takes normalised images float32 [B, 3, H, W], the image and, with ``test_flipped``,
+            its mirror image; gives the result of :func:`core.decode.centers.decode_image`.
         trace: not used.
-        geometry: how the picture is laid out.
-        test_scales: sizes at which the picture is looked at, relative to its own.
-        test_flipped: look at the mirror image too.
-        nms: suppress at one scale too; of several scales, detections are always suppressed.
-        nms_algorithm, nms_threshold: see :func:`core.decode.soft_nms.suppress`.
+        geometry: layout of the image.
+        test_scales: sizes at which the image is tested, relative to its own.
+        test_flipped: test the mirror image too.
+        nms: suppress at one scale too; detections of several scales are always suppressed.
+        nms_algorithm, nms_threshold: as for :func:`core.decode.soft_nms.suppress`.
         max_per_image: detections to keep; more where the last ones have equal scores.
         reference_scoring: keep what the reference keeps: the rows that its soft-NMS leaves behind,
             and boxes whose width or height came out below 0.
@@ -132,9 +131,9 @@ def detect_centers(
 
 
 def boxes_in_image(boxes: np.ndarray, view: View) -> np.ndarray:
-    """Takes boxes float32 [n, 4] from the cells of a view to the picture."""
+    """Takes boxes float32 [n, 4] from the cells of a view to the image."""
     height, width = view.cells
-    cell = view.canvas.shape[1] / width * view.pixel  # in pixels of the resized picture, both ways
+    cell = view.canvas.shape[1] / width * view.pixel  # in pixels of the resized image, both ways
     middle = np.array([width / 2, height / 2] * 2, np.float32)
     center = np.array([view.center[1], view.center[0]] * 2, np.float32)
     return ((boxes - middle) * np.float32(cell) + center) / np.float32(view.scale)

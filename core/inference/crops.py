@@ -1,4 +1,4 @@
-"""Views of a picture: where they lie, and cutting all of them out at once."""
+"""Views of an image: planning their windows, and cutting all of them out at once."""
 
 from dataclasses import dataclass
 
@@ -8,18 +8,18 @@ from torch import Tensor
 
 from ..data.transforms import Size, linear_taps
 
-_SMALLEST_WINDOW = 2  # pixels; a window of one would be empty, see plan_crops
+_SMALLEST_WINDOW = 2  # pixels; half of one, rounded down, would be an empty window
 
 
 @dataclass(frozen=True)
 class Crops:
-    """N views of a picture, all of one size. The last axis of [N, 2] is (y, x).
+    """N views of an image, all of one size. The last axis of [N, 2] is (y, x).
 
     Attributes:
-        scales: float64 [N]: point of the picture = point of the view / scale + offset.
-        offsets: int64 [N, 2], pixel of the picture at pixel (0, 0) of a view.
-        start, stop: int64 [N, 2], the part of the picture that is seen, at least one pixel.
-        seen_start, seen_stop: int64 [N, 2], where it is seen in the view; all else is black.
+        scales: float64 [N]: point of the image = point of the view / scale + offset.
+        offsets: int64 [N, 2], pixel of the image at pixel (0, 0) of a view.
+        start, stop: int64 [N, 2], the visible part of the image, at least one pixel.
+        seen_start, seen_stop: int64 [N, 2], its position in the view; the rest is black.
     """
 
     scales: np.ndarray
@@ -34,15 +34,15 @@ class Crops:
 
 
 def plan_crops(locations: np.ndarray, image_size: Size, view_size: Size) -> Crops:
-    """Lays a window about each location, and cuts it at the picture's edges.
+    """Plans a window about each location, and clips it to the image.
 
     A window is the view divided by the scale, in whole pixels, and reaches half its size, rounded
-    down, to each side of the location. All of this is float64, for it is cut off to whole numbers.
+    down, to each side of the location. Everything is float64 and then cut off to whole numbers.
 
     Args:
-        locations: float64 [N, 3 or more]: y, x, scale. A location so far outside the picture that
+        locations: float64 [N, 3 or more]: y, x, scale. A location so far outside the image that
             its window would miss it is moved, and no scale makes a window smaller than two pixels.
-        image_size: height and width of the picture.
+        image_size: height and width of the image.
         view_size: height and width of the views.
     """
     size, view = np.array(image_size), np.array(view_size)
@@ -65,23 +65,23 @@ def plan_crops(locations: np.ndarray, image_size: Size, view_size: Size) -> Crop
     )
 
 
-def cut_crops(picture: Tensor, crops: Crops, view_size: Size) -> Tensor:
-    """Cuts all views out of a picture, each resized bilinearly by itself.
+def cut_crops(image: Tensor, crops: Crops, view_size: Size) -> Tensor:
+    """Cuts all views out of an image, each resized bilinearly by itself.
 
     Args:
-        picture: uint8 [h, w, 3], on any device.
+        image: uint8 [h, w, 3], on any device.
         crops: N views of it.
         view_size: height and width of the views.
 
     Returns:
-        float32 [N, 3, *view_size], in 0..255 and black outside the picture, on the same device.
+        float32 [N, 3, *view_size], in 0..255 and black outside the image, on the same device.
     """
-    upper, lower, down, seen_down = _taps(crops, 0, view_size[0], picture.device).unbind()
-    left, right, across, seen_across = _taps(crops, 1, view_size[1], picture.device).unbind()
+    upper, lower, down, seen_down = _taps(crops, 0, view_size[0], image.device).unbind()
+    left, right, across, seen_across = _taps(crops, 1, view_size[1], image.device).unbind()
 
     def read(rows: Tensor, columns: Tensor) -> Tensor:
         rows, columns = rows.long()[:, :, None], columns.long()[:, None, :]
-        return picture[rows, columns].float()  # [N, H, W, 3]
+        return image[rows, columns].float()  # [N, H, W, 3]
 
     down, across = down[:, :, None, None], across[:, None, :, None]
     above = read(upper, left).lerp_(read(upper, right), across)
@@ -92,9 +92,10 @@ def cut_crops(picture: Tensor, crops: Crops, view_size: Size) -> Tensor:
 
 
 def _taps(crops: Crops, axis: int, length: int, device: torch.device) -> Tensor:
-    """Of one axis of every view: two pixels, the second's weight, what is seen.
+    """Computes two pixels, the second's weight and visibility, along one axis of every view.
 
-    float32 [4, N, length]: one copy to the device; numbers of pixels are exact up to 2^24.
+    Returns:
+        float32 [4, N, length], for one copy to the device; pixel numbers are exact up to 2^24.
     """
     start, stop = crops.start[:, axis, None], crops.stop[:, axis, None]
     seen_start, seen_stop = crops.seen_start[:, axis, None], crops.seen_stop[:, axis, None]

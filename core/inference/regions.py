@@ -1,4 +1,4 @@
-"""Inference with Faster R-CNN: the whole picture at one scale (arXiv:1506.01497, section 3.3)."""
+"""Inference with Faster R-CNN: the whole image at one scale (arXiv:1506.01497, section 3.3)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,14 +23,15 @@ def detect_regions(
     longer_side: int,
     least_side: int,
 ) -> Detections:
-    """Finds the objects of one picture.
+    """Finds the objects of one image.
 
     Args:
         image: uint8 [h, w, 3], BGR.
-        predict: takes normalised images float32 [B, 3, H, W] and gives what
-            :func:`decode_regions` makes of them.
+        predict: takes normalised images float32 [B, 3, H, W] and gives the
+            result of :func:`decode_regions`.
         trace: not used.
-        shorter_side, longer_side, least_side: see :func:`core.data.samples.whole.fitted_size`.
+        shorter_side, longer_side, least_side: as for
+            :func:`core.data.samples.whole.fitted_size`.
 
     Returns:
         Detections in pixels of ``image``, within ``[0, w] x [0, h]``.
@@ -49,11 +50,11 @@ def decode_regions(outputs: list[dict[str, Tensor]]) -> list[Tensor]:
     """Brings detections to the CPU.
 
     Args:
-        outputs: of each picture ``boxes`` [n, 4], ``scores`` [n], best first, and ``labels`` [n],
+        outputs: of each image ``boxes`` [n, 4], ``scores`` [n], best first, and ``labels`` [n],
             1 the first class.
 
     Returns:
-        of each picture float32 [n, 6]: box, score, class counted from 0.
+        of each image float32 [n, 6]: box, score, class counted from 0.
     """
     return [
         torch.cat(

@@ -1,1 +1,1 @@
-"""Layers that the networks are assembled from, one idea a file."""
+"""Layers that the networks are assembled from."""

@@ -9,7 +9,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 
 def base_anchors(stride: int, scales: Sequence[float], ratios: Sequence[float]) -> Tensor:
-    """The anchors of a map's first cell, about its middle.
+    """Makes the anchors of a map's first cell, about its middle.
 
     Args:
         stride: pixels a cell of the map.
@@ -29,10 +29,10 @@ class AnchorGrid(AnchorGenerator):
     """The anchors of every cell of a map: row by row, cell by cell, as :func:`base_anchors`.
 
     torchvision's rounds the sides, centres anchors on the cells' corners and derives the stride
-    from the sizes of picture and map, which is wrong where the map cuts much of the picture off.
+    from the sizes of image and map, which is wrong where the map cuts off much of the image.
 
     Args:
-        stride, scales, ratios: see :func:`base_anchors`.
+        stride, scales, ratios: as for :func:`base_anchors`.
     """
 
     def __init__(self, stride: int, scales: Sequence[float], ratios: Sequence[float]) -> None:
@@ -43,10 +43,10 @@ class AnchorGrid(AnchorGenerator):
     def grid_anchors(
         self, grid_sizes: list[list[int]], strides: list[list[Tensor]]
     ) -> list[Tensor]:
-        """Anchors float32 [H x W x n, 4] of each map.
+        """Gives the anchors float32 [H x W x n, 4] of each map.
 
         Args:
             grid_sizes: (H, W) of each map.
-            strides: what torchvision takes for the strides; not used.
+            strides: torchvision's guess of the strides; not used.
         """
         return super().grid_anchors(grid_sizes, [[self.stride, self.stride] for _ in grid_sizes])

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 class Block(Protocol):
-    """What builds one block of a network: :class:`Residual` or :class:`core.layers.fire.Fire`."""
+    """Builder of one block of a network: :class:`Residual` or :class:`core.layers.fire.Fire`."""
 
     def __call__(self, in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
         """Makes a module from [B, in_channels, H, W] to [B, out_channels, H/stride, W/stride]."""
@@ -86,7 +86,7 @@ class Residual(nn.Module):
 
 
 def conv_bn(in_channels: int, out_channels: int) -> nn.Sequential:
-    """A 1x1 convolution and a batch normalisation, with keys ``0`` and ``1``."""
+    """Makes a 1x1 convolution and a batch normalisation, with keys ``0`` and ``1``."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 1, bias=False),
         nn.BatchNorm2d(out_channels),

@@ -1,4 +1,4 @@
-"""The corner pooling module of CornerNet: what lies along two directions tells of a corner."""
+"""The corner pooling module of CornerNet: it finds a corner by maxima along two directions."""
 
 from typing import Literal
 
@@ -25,7 +25,7 @@ class CornerPooling(nn.Module):
     Args:
         channels: number of channels in and out.
         pooling_channels: number of channels that are pooled.
-        corner: whose two maxima are added: :data:`TOP_LEFT` or :data:`BOTTOM_RIGHT`.
+        corner: :data:`TOP_LEFT` or :data:`BOTTOM_RIGHT`; the directions that are pooled.
     """
 
     def __init__(self, channels: int, pooling_channels: int, corner: Corner):

@@ -5,10 +5,10 @@ from torch import Tensor
 
 
 def gather_cells(maps: Tensor, index: Tensor) -> Tensor:
-    """Reads the vectors of some cells, without laying the map out anew.
+    """Reads the vectors of some cells, without copying the map.
 
     Args:
-        maps: [B, D, H, W]; or [B, M, D], if those cells alone were computed.
+        maps: [B, D, H, W]; or [B, M, D], if only those cells were computed.
         index: int64 [B, M], number ``y * W + x`` of a cell.
 
     Returns:
@@ -33,13 +33,13 @@ def gather_windows(maps: Tensor, index: Tensor, side: int) -> Tensor:
         [B * M, D, side, side].
     """
     height, width = maps.shape[2:]
-    pictures = torch.arange(len(maps), device=maps.device)[:, None, None, None]
+    rows = torch.arange(len(maps), device=maps.device)[:, None, None, None]
     reach = torch.arange(-(side // 2), side // 2 + 1, device=maps.device)
     y = (index // width)[..., None, None] + reach[:, None]  # [B, M, side, 1]
     x = (index % width)[..., None, None] + reach  # [B, M, 1, side]
-    # In one line each: compilers lose the strides of what they keep for the backward pass else.
-    pictures, y, x = (part.flatten() for part in torch.broadcast_tensors(pictures, y, x))
+    # Flattened, or compilers would lose the strides of what they keep for the backward pass.
+    rows, y, x = (part.flatten() for part in torch.broadcast_tensors(rows, y, x))
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    vectors = maps.permute(0, 2, 3, 1)[pictures, y.clamp(0, height - 1), x.clamp(0, width - 1)]
+    vectors = maps.permute(0, 2, 3, 1)[rows, y.clamp(0, height - 1), x.clamp(0, width - 1)]
     vectors = torch.where(inside[:, None], vectors, 0)  # [B * M * side * side, D]
     return vectors.unflatten(0, (-1, side, side)).permute(0, 3, 1, 2)

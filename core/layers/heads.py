@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from .blocks import ConvRelu
 from .gather import gather_windows
 
-# Cells to read: int64 [B, M], each y * W + x, or what finds these in heatmap logits [B, C, H, W].
+# Cells to read: int64 [B, M], each y * W + x; or a function that finds them in a heatmap's logits.
 Cells = Tensor | Callable[[Tensor], Tensor]
 
-# Logit of the probability 0.1: with it, the many empty cells don't drown the first steps
+# Logit of the probability 0.1: with it, the many empty cells don't dominate the first steps
 # (RetinaNet, arXiv:1708.02002, section 4.1).
 HEATMAP_BIAS = -2.19
 
@@ -20,9 +20,8 @@ HEATMAP_BIAS = -2.19
 class Head(nn.Sequential):
     """A convolution with ReLU, then a 1x1 convolution.
 
-    Embeddings, offsets and sizes mean something at objects alone, and nothing else is read of them.
-    At few cells a head costs next to nothing, where a 3x3 head of 256 channels on a map of
-    128 x 128 costs 19 GFLOP.
+    Embeddings, offsets and sizes are only read at objects. There a head costs next to nothing,
+    while a 3x3 head of 256 channels on a whole map of 128 x 128 costs 19 GFLOP.
 
     The keys ``0.conv`` and ``1`` are frozen: weights of the reference depend on them.
 
@@ -31,7 +30,7 @@ class Head(nn.Sequential):
         hidden_channels: number of channels between the two convolutions.
         out_channels: number of maps.
         kernel: side of the first convolution's kernel.
-        bias: where to start the bias of the maps; None: PyTorch's random start.
+        bias: initial bias of the maps; None: PyTorch's random one.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class Head(nn.Sequential):
             nn.init.constant_(output.bias, bias)
 
     def forward(self, features: Tensor, cells: Tensor | None = None) -> Tensor:
-        """Gives the whole map, or the vectors of some cells, which are those of the map.
+        """Gives the whole map, or only the vectors of some of its cells.
 
         Args:
             features: [B, in_channels, H, W].
@@ -68,5 +67,5 @@ class Head(nn.Sequential):
 
 
 def cells_in(heatmap: Tensor, cells: Cells | None) -> Tensor | None:
-    """Which cells to read, once the heatmap is known; None: all."""
+    """Finds the cells to read, if that needs the heatmap; None: all."""
     return cells(heatmap) if callable(cells) else cells

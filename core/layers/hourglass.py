@@ -18,7 +18,7 @@ Upsample = Callable[[int], nn.Module]
 
 
 def nearest_upsample(channels: int) -> nn.Module:
-    """Doubles the size by repeating each cell; ``channels`` is of no account."""
+    """Doubles the size by repeating each cell; ``channels`` is not used."""
     return nn.Upsample(scale_factor=2, mode="nearest")
 
 
@@ -30,8 +30,8 @@ def transposed_upsample(channels: int) -> nn.Module:
 class Hourglass(nn.Module):
     """One hourglass, as its outermost level around a smaller hourglass.
 
-    A level halves the map, hands it to the level below, doubles what comes back and adds it to a
-    branch that kept the size.
+    A level halves the map, runs the level below on it, doubles the result and adds it to a branch
+    that kept the size.
 
     Args:
         channels: of each level's map, finest first; one more than there are halvings.
@@ -79,11 +79,11 @@ class Hourglass(nn.Module):
 
 
 class StackMaps(NamedTuple):
-    """What one stack gives.
+    """Maps of one stack.
 
     Attributes:
-        features: [B, feature_channels, H, W], what the heads read.
-        merged: maps of the hourglass' levels, coarsest first, see :meth:`Hourglass.forward`.
+        features: [B, feature_channels, H, W], the input of the heads.
+        merged: maps of the hourglass' levels, coarsest first, as :meth:`Hourglass.forward` gives.
     """
 
     features: Tensor
@@ -95,11 +95,11 @@ class StackedHourglass(nn.Module):
 
     Args:
         stem_channels: of the stem's convolution and residual blocks; each halves the size.
-        channels, blocks: see :class:`Hourglass`; ``channels[0]`` equals ``stem_channels[-1]``.
+        channels, blocks: as for :class:`Hourglass`; ``channels[0]`` equals ``stem_channels[-1]``.
         stacks: number of hourglasses.
-        feature_channels: number of channels of the features that a stack gives to its heads.
-        block, upsample: see :class:`Hourglass`.
-        key: under which the hourglasses stand in the state dict; weights depend on it.
+        feature_channels: number of channels of the features that the heads read.
+        block, upsample: as for :class:`Hourglass`.
+        key: prefix of the hourglasses' keys in the state dict; weights depend on it.
     """
 
     def __init__(

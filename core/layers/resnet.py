@@ -1,4 +1,4 @@
-"""ResNet-18 with a way back up, as a backbone for detectors of keypoints."""
+"""ResNet-18 with upsampling, as a backbone for detectors of keypoints."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,13 +12,13 @@ _CHANNELS = 512  # of the last map of a ResNet-18
 class UpsampledResNet18(nn.Module):
     """torchvision's ResNet-18, and transposed convolutions that double its last map.
 
-    After "Simple baselines" (Xiao et al. 2018, arXiv:1804.06208, section 2). CenterNet's own, of
-    the published figures, has deformable convolutions besides (arXiv:1904.07850, section 5).
+    After "Simple baselines" (Xiao et al. 2018, arXiv:1804.06208, section 2). The one with which
+    CenterNet was published has deformable convolutions too (arXiv:1904.07850, section 5).
 
     The keys below ``body`` are torchvision's.
 
     Args:
-        channels: of the maps on the way up; each doubles the size.
+        channels: of the upsampled maps; each doubles the size.
     """
 
     def __init__(self, channels: Sequence[int]):

@@ -7,7 +7,7 @@ from torchvision.models.vgg import make_layers
 
 
 def vgg_features(blocks: Sequence[Sequence[int]], batch_norm: bool) -> nn.Sequential:
-    """3x3 convolutions with ReLU in blocks; a max-pooling between two blocks halves the map.
+    """Makes 3x3 convolutions with ReLU in blocks; a max-pooling between two halves the map.
 
     VGG16's blocks give what torchvision calls its ``features``, without the last max-pooling, under
     the same keys. Weights are drawn as torchvision draws them.

@@ -11,10 +11,10 @@ EPSILON = 1e-4  # of the reference: n = 0 divides by it, and it shows in the val
 def associative_embedding_loss(
     tl_embedding: Tensor, br_embedding: Tensor, tl_index: Tensor, br_index: Tensor, mask: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Associative-embedding loss (CornerNet, section 3.3, eq. 4 and 5), summed over the pictures.
+    """Associative-embedding loss (CornerNet, section 3.3, eq. 4 and 5), summed over the images.
 
-    With m an object's mean embedding and n the objects of its picture, pull is the sum of
-    ``((tl - m)^2 + (br - m)^2) / (n + eps)``; push is the sum over all ordered pairs of a picture's
+    With m an object's mean embedding and n the objects of its image, pull is the sum of
+    ``((tl - m)^2 + (br - m)^2) / (n + eps)``; push is the sum over all ordered pairs of an image's
     objects, each object with itself included, of
     ``(max(0, 1 - |m_j - m_k|) - 1 / (n + eps)) / (n (n - 1) + eps)``.
 

@@ -15,11 +15,11 @@ EPSILON = 1e-4  # of the reference: a batch without objects divides by it
 def center_losses(
     outputs: list[CenterMaps], targets: CenterTargets, *, size_weight: float = 0.1
 ) -> dict[str, Tensor]:
-    """The terms that CenterNet minimises (sections 3 and 4), in float32 under autocast too.
+    """Computes CenterNet's loss terms (sections 3 and 4), in float32 under autocast too.
 
     Args:
         outputs: one entry a stack of the network.
-        targets: of the same pictures.
+        targets: of the same images.
         size_weight: of the sizes, which are counted in cells.
 
     Returns:

@@ -22,15 +22,15 @@ def corner_losses(
     tl_valid: Tensor | None = None,
     br_valid: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """The terms that CornerNet minimises (section 4.1), in float32 under autocast too.
+    """Computes CornerNet's loss terms (section 4.1), in float32 under autocast too.
 
     Args:
         outputs: one entry a stack of the network.
-        targets: of the same pictures.
-        pull_weight, push_weight: of the associative-embedding loss. It is summed over pictures
+        targets: of the same images.
+        pull_weight, push_weight: of the associative-embedding loss. It is summed over images
             while the other terms are means, so the published weights belong to the reference's
             chunk sizes.
-        tl_valid, br_valid: see :func:`focal_loss`, for the heatmaps of either corner.
+        tl_valid, br_valid: [B, C, H, W] or None; 0 where a cell of either heatmap costs nothing.
 
     Returns:
         ``heatmap``, ``pull``, ``push``, ``offset``: float32 scalars, weighted and averaged over the

@@ -29,7 +29,7 @@ def focal_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> T
 
 
 class _FocalCost(torch.autograd.Function):
-    """Sum of the costs of all cells; nothing but the inputs is kept for the backward pass.
+    """Sum of the costs of all cells; only the inputs are kept for the backward pass.
 
     Both kinds of cells cost ``-weight log(1 - q) q^2``, q the probability of the wrong answer.
     """

@@ -16,15 +16,15 @@ def saccade_losses(
     pull_weight: float = 0.1,
     push_weight: float = 0.1,
 ) -> dict[str, Tensor]:
-    """The terms of :func:`corner_losses`, and the focal loss of the attention maps.
+    """Computes the terms of :func:`corner_losses`, and the focal loss of the attention maps.
 
     The latter is divided by the number of stacks twice: once as a mean over the stacks, and once
     more with the sum of all terms, as in the reference (its weights were found with that).
 
     Args:
         outputs: one entry a stack of the network.
-        targets: of the same pictures.
-        pull_weight, push_weight: see :func:`corner_losses`.
+        targets: of the same images.
+        pull_weight, push_weight: of the associative-embedding loss.
 
     Returns:
         ``heatmap``, ``attention``, ``pull``, ``push``, ``offset``: float32 scalars; the loss is

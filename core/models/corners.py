@@ -1,4 +1,4 @@
-"""The functions around the network of a detector of corners: samples, targets, decoding …"""
+"""The functions around the network of a detector of corners."""
 
 from collections.abc import Callable
 from functools import partial

@@ -31,7 +31,7 @@ class Infer(Protocol):
 
 
 def no_inputs(targets: Any) -> tuple[Any, ...]:
-    """Inputs, taken from the targets, of networks that read images alone: none."""
+    """Inputs besides the images of a network that needs none for its losses."""
     return ()
 
 

@@ -1,20 +1,21 @@
-"""Where networks run."""
+"""Devices, and networks moved to them."""
 
 import torch
 from torch import nn
 
 from ..config.errors import UserError
+from ..torch_compat import cpu_has_bfloat16
 
 
 def choose_device(
     name: str | torch.device | None = None, local_rank: int | None = None
 ) -> torch.device:
-    """The device of a name, or a GPU if there is one.
+    """Finds the device of a name, or a GPU if there is one.
 
     Args:
         name: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` …; None to choose.
-        local_rank: number of this process on its machine, where several have a GPU each: that of
-            this number.
+        local_rank: number of this process on its machine, where several processes have a GPU each;
+            ``cuda`` then means the GPU of this number.
 
     Raises:
         UserError: there is no such device here, or it is one GPU for several processes.
@@ -41,7 +42,7 @@ def choose_device(
 
 
 def make_current(device: torch.device) -> None:
-    """Makes a GPU the one that is meant where none is named, as by pinned memory and streams."""
+    """Makes a GPU the current one, which streams and pinned memory use where none is named."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
@@ -49,16 +50,16 @@ def make_current(device: torch.device) -> None:
 def move_to_device_(
     network: nn.Module, device: torch.device, channels_last: bool | None, training: bool
 ) -> None:
-    """Moves a network to a device, its weights in the memory layout that was asked for.
+    """Moves a network to a device, with its weights in the wanted memory layout.
 
     Networks that PyTorch 2.15 trains wrongly on CPUs in channels_last keep the other layout there.
 
     Args:
         network: changed in place.
-        device: where to.
-        channels_last: the layout; None: the faster one, which is channels_last but in training on
-            CPUs without AVX-512, where a step in it takes up to 1.4 times as long.
-        training: whether the network is to be trained.
+        device: the new device.
+        channels_last: the layout; None: the faster one, which is channels_last except for training
+            on CPUs without AVX-512, where a step in it takes up to 1.4 times as long.
+        training: whether the network is going to be trained.
     """
     if channels_last is None:
         wide = device.type != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
@@ -69,12 +70,12 @@ def move_to_device_(
 
 
 def slow_in_bfloat16(device: torch.device) -> bool:
-    """Whether convolutions in bfloat16 run without vector instructions, several times slower."""
-    return device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    """Tells if convolutions in bfloat16 are several times slower, for lack of instructions."""
+    return device.type == "cpu" and not cpu_has_bfloat16()
 
 
 def _overruns(module: nn.Module) -> bool:
-    """Whether the backward pass of a convolution writes past its memory, in channels_last.
+    """Tells if the backward pass of a convolution in channels_last writes past its memory.
 
     Seen with PyTorch 2.15 on a CPU with AVX2: 1 x 1, a stride of 2, input channels not in eights.
     """

@@ -1,4 +1,4 @@
-"""What backbones learnt on ImageNet, from a file of torchvision's weights."""
+"""Weights of backbones that were trained on ImageNet, from files of torchvision's."""
 
 import logging
 from collections.abc import Mapping
@@ -15,22 +15,22 @@ from ..data.color import MEAN, STD
 
 logger = logging.getLogger(__name__)
 
-# Of RGB in 0..1, with which torchvision's networks were trained.
+# Mean and deviation of RGB in 0..1 that torchvision's networks were trained with.
 _RGB_MEAN = torch.tensor([0.485, 0.456, 0.406])
 _RGB_STD = torch.tensor([0.229, 0.224, 0.225])
 
 
 @dataclass(frozen=True)
 class Source:
-    """Weights of torchvision's, and the place that they take in a network.
+    """Weights of torchvision's, and the keys that they get in a network.
 
     Attributes:
-        weights: names the file and where to get it.
-        prefixes: what our keys begin with, and what torchvision's begin with in its place.
+        weights: torchvision's name and URL of the file.
+        prefixes: prefixes of our keys, and those that torchvision's keys have instead.
         first: our key of the first convolution's weight.
-        bias: our key of what is added to its output.
-        subtracted: ``bias`` is the mean that a batch norm subtracts.
-        besides: what a mend of weights that do not fit says beside where to get these.
+        bias: our key of the bias that is added to its output.
+        subtracted: whether ``bias`` is the mean that a batch norm subtracts.
+        besides: end of the hint for weights that do not fit.
     """
 
     weights: ResNet18_Weights | VGG16_Weights
@@ -65,17 +65,17 @@ RESNET18 = Source(
 
 
 def load_imagenet_weights_(network: nn.Module, path: str, where: str, source: Source) -> None:
-    """Gives the parts of a network that ``source`` names their weights, in place.
+    """Loads torchvision's weights into the parts of a network that ``source`` names, in place.
 
-    They were learnt on RGB with ImageNet's mean and deviation. The first convolution takes the
-    change from this frame's input, BGR with COCO's, into its weights; nothing else has to know.
-    The published files are older than a batch norm's count of its batches, which keeps its own.
+    They were trained on RGB with ImageNet's mean and deviation; the first convolution's weights are
+    changed for input in BGR with COCO's. The published files have no count of a batch norm's
+    batches; the network keeps its own.
 
     Args:
         network: a Faster R-CNN on VGG16, or a CenterNet on ResNet-18.
         path: the file of torchvision's weights.
         where: file, section and key that name the path, for messages.
-        source: which weights they are.
+        source: the weights, and their keys.
 
     Raises:
         UserError: no such file, or its weights are not those of this backbone.
@@ -106,10 +106,10 @@ def load_imagenet_weights_(network: nn.Module, path: str, where: str, source: So
 
 
 def for_normalized_bgr(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """A first convolution for torchvision's input, made one for this frame's.
+    """Converts a first convolution for torchvision's input to one for this package's.
 
-    The two give the same, but where they reach beyond the edge of the picture: the colour that
-    they meet there is the mean, and the means differ by less than a tenth of a deviation.
+    Both give the same, except where they reach beyond the edge of the image: the padding has the
+    mean colour, and the means differ by less than a tenth of a deviation.
 
     Args:
         weight: [channels, 3, h, w], for RGB with ImageNet's mean and deviation.

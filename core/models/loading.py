@@ -143,7 +143,7 @@ def _as_image(image: np.ndarray | str | Path) -> np.ndarray:
 def _find_snapshot(
     config: Config, run: str, snapshot: str | Path | int | None
 ) -> tuple[Path, int | None]:
-    """Finds the file of the weights, and their iteration, or None where the name does not say it."""
+    """Finds the file of the weights, and their iteration if it is known."""
     directory = RunDirectory(config.system.cache_dir, run)
     if isinstance(snapshot, int):
         return directory.snapshot(snapshot), snapshot

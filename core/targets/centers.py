@@ -1,4 +1,4 @@
-"""What CenterNet's losses compare with, rendered from a batch's boxes where the network runs."""
+"""Targets of CenterNet, rendered from a batch's boxes where the network runs."""
 
 from dataclasses import dataclass
 
@@ -68,10 +68,10 @@ def center_targets(
         fixed=gaussian_radius,
     )
     heatmap = batch.boxes.new_zeros((len(batch), num_classes, height, width))
-    picture = torch.arange(len(batch), device=mask.device)[:, None]
+    row = torch.arange(len(batch), device=mask.device)[:, None]
     gaussian.splat_gaussians_(
         heatmap.view(-1, height, width),
-        (picture * num_classes + batch.labels).flatten(),
+        (row * num_classes + batch.labels).flatten(),
         cell[..., 0].flatten(),
         cell[..., 1].flatten(),
         radius.flatten(),

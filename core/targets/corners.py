@@ -1,4 +1,4 @@
-"""What CornerNet's losses compare with, rendered from a batch's boxes where the network runs."""
+"""Targets of CornerNet, rendered from a batch's boxes where the network runs."""
 
 from dataclasses import dataclass
 

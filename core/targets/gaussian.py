@@ -5,11 +5,11 @@ from torch import Tensor
 
 
 def gaussian_radius(heights: Tensor, widths: Tensor, iou: float) -> Tensor:
-    """How far both corners of a box may move while the box keeps an overlap of ``iou``.
+    """Distance by which both corners of a box may move with an overlap of ``iou`` left.
 
     The reference takes the smallest root of three cases: both corners move inwards, both outwards,
     or one of each. At any one distance r the overlap is least when both move inwards,
-    ``(h - 2r) (w - 2r) / hw``, so it is always that case which decides, and the only one here.
+    ``(h - 2r) (w - 2r) / hw``, so that case always decides, and is the only one here.
 
     Args:
         heights, widths: float64, of any one shape.
@@ -28,7 +28,7 @@ def peak_radius(heights: Tensor, widths: Tensor, *, bump: bool, iou: float, fixe
     Args:
         heights, widths: float64 sizes of the objects in cells, of any one shape; rounded up first.
         bump: whether a peak falls off as a Gaussian; otherwise it is one cell.
-        iou: see :func:`gaussian_radius`.
+        iou: overlap that is left, as for :func:`gaussian_radius`.
         fixed: the radius of all peaks; -1: from the sizes.
 
     Returns:
@@ -51,7 +51,7 @@ def splat_gaussians_(
 
     Args:
         heatmaps: float32 [P, H, W], changed in place.
-        planes: int64 [n], in 0..P-1: where each object is drawn.
+        planes: int64 [n], in 0..P-1: the heatmap in which each object is drawn.
         x, y: int64 [n], cell of each object, inside the heatmap.
         radius: int64 [n], at least 0, in cells.
         drawn: bool [n], false for padding.
@@ -63,7 +63,7 @@ def splat_gaussians_(
     cells = columns * rows * drawn
     ends = cells.cumsum(0)
     total = int(ends[-1]) if len(ends) else 0
-    owner = torch.repeat_interleave(cells, output_size=total)  # [total], which object's cell it is
+    owner = torch.repeat_interleave(cells, output_size=total)  # [total], the object of each cell
     number = torch.arange(total, device=cells.device) - (ends - cells)[owner]
     columns = columns[owner]
     row, column = number // columns, number % columns

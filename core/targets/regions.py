@@ -1,4 +1,4 @@
-"""The objects of a batch in the form in which torchvision's detectors take them."""
+"""Targets of Faster R-CNN: the objects of a batch in the form of torchvision's detectors."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ from ..structures import Batch
 
 
 def region_targets(batch: Batch) -> list[dict[str, Any]]:
-    """Takes the padding off the objects and pictures of a batch.
+    """Removes the padding of the objects and images of a batch.
 
     Args:
-        batch: B pictures.
+        batch: B images.
 
     Returns:
-        of each picture: ``boxes`` float32 [n, 4]; ``labels`` int64 [n], counted from 1 as 0 is the
+        of each image: ``boxes`` float32 [n, 4]; ``labels`` int64 [n], counted from 1 as 0 is the
         background; ``size``, its (height, width) in pixels.
     """
     if batch.sizes is None:

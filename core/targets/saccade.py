@@ -1,4 +1,4 @@
-"""What CornerNet-Saccade's losses compare with, rendered from a batch's boxes where it runs."""
+"""Targets of CornerNet-Saccade, rendered from a batch's boxes where the network runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +16,8 @@ class SaccadeTargets:
 
     Attributes:
         corners: of the usable boxes.
-        tl_valid, br_valid: bool [B, C, H, W], false near a corner of any other box: whatever the
-            heatmap says there costs nothing.
+        tl_valid, br_valid: bool [B, C, H, W], false near a corner of any other box, where the
+            heatmaps have no loss.
         attention: float32 [B, 1, h, w], coarse first: 1 in the cell of an object's centre.
     """
 
@@ -39,7 +39,7 @@ def saccade_targets(
 
     Args:
         batch: with ``usable``.
-        sizes, strides, ranges: see :func:`attention_targets`.
+        sizes, strides, ranges: as for :func:`attention_targets`.
         corners: the other arguments of :func:`core.targets.corners.corner_targets`.
     """
     assert batch.usable is not None
@@ -70,14 +70,14 @@ def attention_targets(
     Returns:
         float32 [B, 1, h, w] for each map.
     """
-    boxes, there = batch.boxes, batch.present
+    boxes, present = batch.boxes, batch.present
     side = (boxes[..., 2:] - boxes[..., :2]).amax(2)
     center = (boxes[..., 2:] + boxes[..., :2]) / 2
     maps = []
     for (height, width), stride, (low, high) in zip(sizes, strides, ranges, strict=True):
         cell = (center / stride).long()
         index = cell[..., 1] * width + cell[..., 0]
-        marked = (there & (side >= low) & (side <= high)).float()
+        marked = (present & (side >= low) & (side <= high)).float()
         blank = boxes.new_zeros((len(batch), height * width))
         drawn = blank.scatter_reduce(1, index, marked, "amax")
         maps.append(drawn.view(len(batch), 1, height, width))
