@@ -9,13 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from core.evaluation.run import evaluate_dataset
 
 import demo
 import evaluate
 from core.config.errors import UserError
 from core.data.coco import CocoDetection
 from core.evaluation.coco import METRICS
-from core.evaluation.run import evaluate_dataset
 from core.structures import Detections
 from tests.support.dbs_files import write_coco
 from tests.support.tiny_detector import write_config, write_snapshot
@@ -200,8 +200,8 @@ def test_demo_mistakes_have_one_line(root):
         assert "\n" not in str(error.value)
         return str(error.value)
 
-    assert "no picture, folder or video" in message(root / "gone.jpg")
-    assert "holds no picture or video" in message(root / "empty")
+    assert "no image, folder or video" in message(root / "gone.jpg")
+    assert "holds no image or video" in message(root / "empty")
     assert "is a file" in message(good, out=root / "words.jpg")
     assert "would be overwritten" in message(good, out=root)
     assert "between 0 and 1" in message(good, more=("--threshold", "30"))

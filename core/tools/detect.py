@@ -1,4 +1,10 @@
-"""Detections drawn on one's own pictures and videos."""
+"""Draws what a detector finds in images, folders of images, and videos.
+
+    python demo.py CornerNet_Squeeze street.jpg holiday/ clip.mp4 --out drawn
+    python demo.py CornerNet --snapshot CornerNet_500000.pkl street.jpg --threshold 0.5
+
+The drawings go into the folder of --out, under the names of the inputs.
+"""
 
 import logging
 from collections import Counter
@@ -8,35 +14,51 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..cli import add_snapshot_arguments, command_parser, load_chosen_detector
 from ..config.errors import UserError
 from ..data.images import load_image
 from ..evaluation.draw import draw_detections
-from ..evaluation.report import progress
+from ..evaluation.report import progress_bar
 from ..models.loading import LoadedDetector
 from ..structures import Detections
 
 logger = logging.getLogger(__name__)
 
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEOS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
 
-_FRAMES_A_SECOND = 25.0  # of a video that does not say it
+_FRAMES_A_SECOND = 25.0  # of a video whose file does not say
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line; returns the exit code."""
+    parser = command_parser("detect", __doc__)
+    add_snapshot_arguments(parser)
+    parser.add_argument("inputs", nargs="+", metavar="IMAGE|FOLDER|VIDEO")
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder (%(default)s)")
+    parser.add_argument(
+        "--threshold", type=float, default=0.3, help="lowest score to draw (%(default)s)"
+    )
+    options = parser.parse_args(argv)
+    files = find_inputs(options.inputs)  # before the weights, which can take a while to load
+    draw_inputs(load_chosen_detector(options), files, options.out, options.threshold)
+    return 0
 
 
 def draw_inputs(
     detector: LoadedDetector, inputs: Sequence[str | Path], out: Path, threshold: float
 ) -> None:
-    """Draws what a detector finds, and logs one line an input.
+    """Draws what a detector finds in each input, and logs a line about it.
 
     Args:
-        detector: with its weights.
-        inputs: pictures, videos, and folders of them.
-        out: folder for the drawings, which have the names of the inputs; it is made.
-        threshold: detections with a lower score are not drawn.
+        detector: detector with its weights.
+        inputs: images, videos, and folders of them.
+        out: folder for the drawings, which are named like the inputs; made if it is missing.
+        threshold: lowest score of a detection that is drawn.
 
     Raises:
-        UserError: an input is missing, or would be overwritten; after all others were drawn, an
-            input that cannot be read.
+        UserError: an input is missing or would be overwritten, before anything is drawn; or an
+            input cannot be read, after all others were drawn.
     """
     if not 0 <= threshold <= 1:
         raise UserError(f"the threshold {threshold} must be between 0 and 1")
@@ -45,7 +67,7 @@ def draw_inputs(
     out.mkdir(parents=True, exist_ok=True)
     unreadable = []
     for file, target in zip(files, targets, strict=True):
-        draw = _draw_video if file.suffix.lower() in VIDEOS else _draw_picture
+        draw = _draw_video if file.suffix.lower() in VIDEOS else _draw_image
         try:
             logger.info("%s: %s -> %s", file, draw(detector, file, target, threshold), target)
         except UserError as error:
@@ -59,34 +81,34 @@ def draw_inputs(
 
 
 def find_inputs(inputs: Iterable[str | Path]) -> list[Path]:
-    """The files that are meant: those given, and the pictures and videos of folders given.
+    """Lists the files to draw on: those given, and the images and videos of folders given.
 
     Raises:
-        UserError: an input does not exist, or a folder has neither pictures nor videos.
+        UserError: an input does not exist, or a folder holds neither images nor videos.
     """
     files = []
     for path in map(Path, inputs):
         if path.is_dir():
-            inside = sorted(f for f in path.iterdir() if f.suffix.lower() in PICTURES | VIDEOS)
+            inside = sorted(f for f in path.iterdir() if f.suffix.lower() in IMAGES | VIDEOS)
             if not inside:
-                kinds = ", ".join(sorted(PICTURES | VIDEOS))
-                raise UserError(f"the folder {path} holds no picture or video ({kinds})")
+                kinds = ", ".join(sorted(IMAGES | VIDEOS))
+                raise UserError(f"the folder {path} holds no image or video ({kinds})")
             files += inside
         elif path.is_file():
             files.append(path)
         else:
-            raise UserError(f"there is no picture, folder or video {path}")
+            raise UserError(f"there is no image, folder or video {path}")
     return files
 
 
 def _name_outputs(files: Sequence[Path], out: Path) -> list[Path]:
-    """One file in ``out`` for each input; of inputs with one name, the later get a number."""
+    """Chooses a file in ``out`` for each input; a name that is taken gets a number."""
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder")
     targets: list[Path] = []
     for file in files:
         suffix = file.suffix.lower()
-        suffix = ".mp4" if suffix in VIDEOS else suffix if suffix in PICTURES else ".jpg"
+        suffix = ".mp4" if suffix in VIDEOS else suffix if suffix in IMAGES else ".jpg"
         target, number = out / f"{file.stem}{suffix}", 1
         while target in targets:
             number += 1
@@ -98,8 +120,8 @@ def _name_outputs(files: Sequence[Path], out: Path) -> list[Path]:
     return targets
 
 
-def _draw_picture(detector: LoadedDetector, file: Path, target: Path, threshold: float) -> str:
-    """Draws on a picture; returns what was found, in words."""
+def _draw_image(detector: LoadedDetector, file: Path, target: Path, threshold: float) -> str:
+    """Draws on an image; returns a description of what was found."""
     image = load_image(file)
     found = _above(detector.detections(image), threshold)
     if not cv2.imwrite(str(target), _drawn(image, found, detector)):
@@ -109,13 +131,13 @@ def _draw_picture(detector: LoadedDetector, file: Path, target: Path, threshold:
 
 
 def _draw_video(detector: LoadedDetector, file: Path, target: Path, threshold: float) -> str:
-    """Draws on every frame of a video; returns what was found, in words."""
+    """Draws on every frame of a video; returns a description of what was found."""
     video = cv2.VideoCapture(str(file))
     rate = video.get(cv2.CAP_PROP_FPS) or _FRAMES_A_SECOND
     total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     writer, frames, objects = None, 0, 0
     try:
-        for image in progress(_frames(video), max(total, 0) or None, "frame"):
+        for image in progress_bar(max(total, 0) or None, "frame", items=_frames(video)):
             found = _above(detector.detections(image), threshold)
             drawn = _drawn(image, found, detector)
             if writer is None:

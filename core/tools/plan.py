@@ -1,50 +1,84 @@
-"""Says before a run what it will take: parameters, work, memory, what fits on a device, hours.
+"""Measures a training step and says what fits on the device and how long a run takes.
 
-    python -m core.tools.plan CornerNet
-    python -m core.tools.plan CornerNet --set system.checkpointing=stack
-    python -m core.tools.plan CornerNet_Squeeze-shapes --device cpu
+    cornerkit plan CornerNet
+    cornerkit plan CornerNet --set system.checkpointing=stack
+    cornerkit plan CornerNet_Squeeze-shapes --device cpu
 
 Computes a chunk of the config's step on the device a few times. Where that would take too long, or
-would not fit, it computes one picture and scales, and says so. Without the data set, pictures of
-noise are as good.
+would not fit, it computes one image, multiplies, and says so. Without the dataset, it computes
+images of noise, which cost the same.
 """
 
+import os
+import statistics
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
-from ..cli import script_parser
-from ..config.errors import run
-from ..config.loading import Config, System, load_config
-from ..data.loader import training_loader
+from ..cli import command_parser
+from ..config.errors import UserError
+from ..config.loading import Config, load_config
+from ..config.schema import System
+from ..data.loader import SampleFunction, training_loader
 from ..data.splits import open_split
-from ..distributed.ranks import Ranks
-from ..models.detector import Detector
+from ..distributed import Ranks
 from ..models.device import choose_device
-from ..structures import Batch
+from ..structures import Batch, collate
+from ..train.build import TrainingState, build_for_training
 from ..train.chunks import chunk_sizes, rank_chunks
-from ..train.fresh import fresh_detector
-from ..train.memory_use import memory_use
-from .step_cost import StepCost, measure_step, synthetic_batch
+from ..train.memory_use import Peak, memory_use
+from ..train.step import train_step
 
 _COCO_CLASSES = 80
+_NOISE_SIZE = (480, 640)  # height and width of an image of noise, in pixels
+_NOISE_OBJECTS = 8
+_ROUNDS = 5  # most times that a chunk is computed
 
 
-def main(words: list[str]) -> int:
-    """The command line; returns the exit code."""
-    parser = script_parser(__doc__)
-    parser.prog = "python -m core.tools.plan"
+@dataclass(frozen=True)
+class StepCost:
+    """Time and memory of a step, as measured.
+
+    Attributes:
+        images: number of images of the chunk that was computed.
+        flops: floating-point operations of one image, forward and backward, recomputed ones
+            included; a multiplication and an addition are two.
+        chunk_seconds: seconds of the chunk, forward and backward.
+        update_seconds: seconds of the optimizer's step.
+        state_bytes: bytes of weights, buffers, gradients and the optimizer's state.
+        activation_bytes: peak of what the chunk took on top of that; None where the system does
+            not report it.
+        available_bytes: memory of the device for both; None where the system does not report it.
+    """
+
+    images: int
+    flops: int
+    chunk_seconds: float
+    update_seconds: float
+    state_bytes: int
+    activation_bytes: int | None
+    available_bytes: int | None
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line; returns the exit code."""
+    parser = command_parser("plan", __doc__)
     parser.add_argument(
         "--seconds",
         type=float,
         default=60,
         metavar="S",
-        help="of a chunk that takes longer, one picture is computed (%(default)g)",
+        help="of a chunk that takes longer, one image is computed (%(default)g)",
     )
-    options = parser.parse_args(words)
+    options = parser.parse_args(argv)
     config = load_config(options.config, overrides=options.set, config_dir=options.config_dir)
     for line in plan(config, choose_device(options.device), options.seconds):
         sys.stdout.write(line + "\n")
@@ -53,15 +87,15 @@ def main(words: list[str]) -> int:
 
 
 def plan(config: Config, device: torch.device, seconds: float) -> Iterator[str]:
-    """The lines of a plan, as they become known.
+    """Yields the lines of a plan as soon as each is known.
 
     Args:
-        config: of the run.
-        device: where to train.
-        seconds: see :func:`core.tools.step_cost.measure_step`.
+        config: config of the run.
+        device: device to train on.
+        seconds: limit of :func:`measure_step`.
 
     Raises:
-        UserError: the data set is there and broken, or a setting does not fit.
+        UserError: the dataset is there and broken, or a setting does not fit.
     """
     system = config.system
     process_bytes = memory_use().get("resident", 0)
@@ -71,92 +105,170 @@ def plan(config: Config, device: torch.device, seconds: float) -> Iterator[str]:
     classes = config.db.categories or _COCO_CLASSES
     if dataset is not None:
         classes = len(dataset.class_names)
-    detector, optimizer = fresh_detector(config, classes, device)
-    yield from _setting(config, detector, device)
+    state = build_for_training(config, classes, device)
+    yield from _describe_setting(state)
     if dataset is None:
-        batch = synthetic_batch(detector.sample, max(sizes), classes)
+        batch = noise_batch(state.detector.sample, max(sizes), classes)
         origin = f"noise, as there is no folder {folder}"
     else:
         loader = training_loader(
             dataset,
-            detector.sample,
+            state.detector.sample,
             batch_size=max(sizes),
             seed=system.seed,
             workers=0,
             prefetch=1,
         )
         batch, origin = next(iter(loader)), str(dataset.annotation_file)
-    yield _line("pictures", f"{_sides(batch)}, {classes} classes: {origin}")
-    cost = measure_step(
-        detector, optimizer, batch, system, device, seconds=seconds, process_bytes=process_bytes
+    height, width = batch.images.shape[2:]
+    yield _line("images", f"{width} x {height}, {classes} classes: {origin}")
+    cost = measure_step(state, batch, seconds, process_bytes)
+    yield from _describe_cost(cost, sizes)
+    yield from _describe_schedule(cost, system)
+
+
+def noise_batch(sample: SampleFunction, images: int, num_classes: int) -> Batch:
+    """Makes a batch of noise with random objects, as a loader would.
+
+    Args:
+        sample: the detector's sample function.
+        images: number of images B.
+        num_classes: number of object classes C.
+    """
+    height, width = _NOISE_SIZE
+    samples = []
+    for number in range(images):
+        rng = np.random.default_rng(number)
+        image = rng.integers(0, 256, (height, width, 3), np.uint8)
+        corners = rng.uniform(0, (width * 0.75, height * 0.75), (_NOISE_OBJECTS, 2))
+        boxes = np.concatenate([corners, corners + rng.uniform(20, 120, (_NOISE_OBJECTS, 2))], 1)
+        labels = rng.integers(0, num_classes, _NOISE_OBJECTS)
+        samples.append(sample(image, boxes.astype(np.float32), labels, rng))
+    return collate(samples, list(range(images)))
+
+
+def measure_step(
+    state: TrainingState, batch: Batch, seconds: float, process_bytes: int = 0
+) -> StepCost:
+    """Computes a chunk a few times, or one image of it where the chunk would take too much.
+
+    Args:
+        state: detector and optimizer of one process; the weights are changed.
+        batch: the images of the chunk.
+        seconds: limit for the computation of a chunk; the rounds together take about as long.
+        process_bytes: main memory of the process before the detector was built.
+
+    Raises:
+        UserError: not even one image fits on the device.
+    """
+    state.network.train()
+    device, batch = state.device, batch.to(state.device)
+    other = process_bytes if device.type == "cpu" else 0
+    # Zeroes no gradients: they stay in memory, as they do from chunk to chunk within a step.
+    idle = torch.optim.SGD([torch.zeros(1)])
+
+    def compute(images: int) -> None:
+        system = replace(state.config.system, batch_size=images, chunk_sizes=None)
+        config = replace(state.config, system=system)
+        train_step(replace(state, config=config, optimizer=idle), batch[:images], update=False)
+
+    try:
+        eager, counter = torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False)
+        with eager, counter, Peak(device) as peak:
+            one_image = _seconds(lambda: compute(1), device)
+        state.optimizer.step()  # allocates its state
+        held, available = _state_bytes(state), _available_bytes(device, process_bytes)
+        activations = _difference(peak.bytes, other + held)
+        enough = True
+        if available is not None and activations is not None:
+            enough = held + activations * len(batch) < available
+        images = len(batch) if enough and one_image * len(batch) < seconds else 1
+        compute(images)  # compiles, and takes memory from the system
+        with Peak(device) as peak:
+            begin, times = time.perf_counter(), [_seconds(lambda: compute(images), device)]
+            while len(times) < _ROUNDS and time.perf_counter() - begin + times[-1] < seconds:
+                times.append(_seconds(lambda: compute(images), device))
+        update = _seconds(state.optimizer.step, device)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"a chunk does not fit on {device} ({str(error).splitlines()[0]}); set "
+            "system.checkpointing, system.precision to bfloat16, or smaller system.chunk_sizes"
+        ) from None
+    return StepCost(
+        images=images,
+        flops=counter.get_total_flops(),
+        chunk_seconds=statistics.median(times),
+        update_seconds=update,
+        state_bytes=held,
+        activation_bytes=_difference(peak.bytes, other + held),
+        available_bytes=available,
     )
-    yield from _costs(cost, sizes)
-    yield from _schedule(cost, system)
 
 
-def _setting(config: Config, detector: Detector, device: torch.device) -> Iterator[str]:
-    system = config.system
+def _describe_setting(state: TrainingState) -> Iterator[str]:
+    """Lines about the device and the network."""
+    system, device = state.config.system, state.device
     name = f" {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
-    ways = [system.precision, "compiled" if system.compile else "not compiled"]
-    ways.append(f"checkpointing: {system.checkpointing}")
-    yield _line("device", f"{device}{name}, {', '.join(ways)}")
-    parameters = sum(parameter.numel() for parameter in detector.network.parameters())
-    yield _line("network", f"{config.model_name}, {parameters:,} parameters")
+    compiled = "compiled" if system.compile else "not compiled"
+    settings = f"{system.precision}, {compiled}, checkpointing: {system.checkpointing}"
+    yield _line("device", f"{device}{name}, {settings}")
+    parameters = sum(parameter.numel() for parameter in state.network.parameters())
+    yield _line("network", f"{state.config.model_name}, {parameters:,} parameters")
 
 
-def _costs(cost: StepCost, sizes: tuple[int, ...]) -> Iterator[str]:
-    """Work, memory and what fits, for the largest chunk."""
+def _describe_cost(cost: StepCost, sizes: tuple[int, ...]) -> Iterator[str]:
+    """Lines about work, memory and what fits, for the largest chunk."""
     total, chunk = sum(sizes), max(sizes)
     yield _line(
         "a step",
-        f"{_count(total, 'picture')} in {_count(len(sizes), 'chunk')}, forward and backward "
-        f"{cost.flops * total / 1e9:,.4g} GFLOP ({cost.flops / 1e9:,.4g} a picture)",
+        f"{_count(total, 'image')} in {_count(len(sizes), 'chunk')}, forward and backward "
+        f"{cost.flops * total / 1e9:,.4g} GFLOP ({cost.flops / 1e9:,.4g} an image)",
     )
-    if cost.pictures < chunk:
+    if cost.images < chunk:
         yield _line(
             "measured",
-            f"one picture, as a chunk of {chunk} would take too long or too much memory; times "
-            "and activations below are its own times the number of pictures",
+            f"one image, as a chunk of {chunk} would take too long or too much memory; times and "
+            "activations below are those of one image times the number of images",
         )
-    each = cost.chunk_seconds / cost.pictures
-    yield _line("a chunk", f"{_count(chunk, 'picture')}, {each * chunk:.3g} s")
-    state = f"{_size(cost.state_bytes)} of weights, gradients and optimiser"
-    if cost.activation_bytes is None or cost.room_bytes is None:
-        yield _line("memory", f"{state}; this system does not tell what activations take")
+    each = cost.chunk_seconds / cost.images
+    yield _line("a chunk", f"{_count(chunk, 'image')}, {each * chunk:.3g} s")
+    state = f"{_size(cost.state_bytes)} of weights, gradients and optimizer"
+    if cost.activation_bytes is None or cost.available_bytes is None:
+        yield _line("memory", f"{state}; this system does not report what activations take")
         return
-    taken = cost.activation_bytes * chunk / cost.pictures
+    taken = cost.activation_bytes * chunk / cost.images
     yield _line("memory", f"{state}, {_size(taken)} of activations a chunk")
-    fitting = int(max(0, cost.room_bytes - cost.state_bytes) * chunk / max(1, taken))
+    fitting = int(max(0, cost.available_bytes - cost.state_bytes) * chunk / max(1, taken))
     if fitting < chunk:
         yield _line(
             "fits",
-            f"not in {_size(cost.room_bytes)}, where {_count(fitting, 'picture')} would; set "
+            f"not in {_size(cost.available_bytes)}, where {_count(fitting, 'image')} would; set "
             "smaller system.chunk_sizes, system.checkpointing, or system.precision to bfloat16",
         )
     else:
         yield _line(
             "fits",
-            f"{_count(fitting // chunk, 'such chunk')}, {_count(fitting, 'picture')}, in "
-            f"{_size(cost.room_bytes)}; a device takes its chunks one after the other",
+            f"{_count(fitting // chunk, 'such chunk')}, {_count(fitting, 'image')}, in "
+            f"{_size(cost.available_bytes)}; a device computes its chunks one after the other",
         )
 
 
-def _schedule(cost: StepCost, system: System) -> Iterator[str]:
-    """Hours of the whole run, by number of devices."""
+def _describe_schedule(cost: StepCost, system: System) -> Iterator[str]:
+    """Lines about the hours of the whole run, by number of devices."""
     yield ""
     yield f"{'devices':>8} {'chunks each':>12} {'seconds a step':>15}   hours for the schedule"
-    for world_size in _worlds(system):
-        shares = [rank_chunks(system, Ranks(rank, world_size)) for rank in range(world_size)]
-        pictures = max(sum(share.sizes) for share in shares)
-        step = cost.chunk_seconds * pictures / cost.pictures + cost.update_seconds
-        chunks = max(len(share.sizes) for share in shares)
+    for world_size in _world_sizes(system):
+        every = [rank_chunks(system, Ranks(rank, world_size)) for rank in range(world_size)]
+        images = max(sum(chunks.sizes) for chunks in every)
+        step = cost.chunk_seconds * images / cost.images + cost.update_seconds
+        most = max(len(chunks.sizes) for chunks in every)
         hours = step * system.max_iter / 3600
-        yield f"{world_size:>8} {chunks:>12} {step:>15.4g}   {hours:,.1f}"
-    yield f"{system.max_iter:,} steps, without waiting for data or for other devices"
+        yield f"{world_size:>8} {most:>12} {step:>15.4g}   {hours:,.1f}"
+    yield f"{system.max_iter:,} steps, without data time and without waiting for other devices"
 
 
-def _worlds(system: System) -> list[int]:
-    """Numbers of devices that can share a step: powers of two, and as many as there are chunks."""
+def _world_sizes(system: System) -> list[int]:
+    """Numbers of devices that can divide a step: powers of two, and as many as there are chunks."""
     if system.chunk_sizes is None:
         return [world_size for world_size in (1, 2, 4, 8) if system.batch_size % world_size == 0]
     most = len(system.chunk_sizes)
@@ -164,9 +276,35 @@ def _worlds(system: System) -> list[int]:
     return [*powers, most]
 
 
-def _sides(batch: Batch) -> str:
-    height, width = batch.images.shape[2:]
-    return f"{width} x {height}"
+def _seconds(function: Callable[[], object], device: torch.device) -> float:
+    """Measures the wall time of a call, with the device's work."""
+    start = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def _state_bytes(state: TrainingState) -> int:
+    """Bytes of weights, buffers, gradients and the optimizer's state."""
+    network = state.network
+    gradients = [weight.grad for weight in network.parameters()]
+    tensors = [*network.parameters(), *network.buffers(), *gradients]
+    tensors += tree_leaves(list(state.optimizer.state.values()))
+    return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
+
+
+def _available_bytes(device: torch.device, process_bytes: int) -> int | None:
+    """Memory of a device for this process's tensors, those that are there included."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    if device.type == "cpu" and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") - process_bytes
+    return None
+
+
+def _difference(peak: int | None, other: int) -> int | None:
+    return None if peak is None else max(0, peak - other)
 
 
 def _count(number: int, noun: str) -> str:
@@ -179,7 +317,3 @@ def _size(number: float) -> str:
 
 def _line(key: str, value: str) -> str:
     return f"{key:10} {value}"
-
-
-if __name__ == "__main__":
-    run(main)

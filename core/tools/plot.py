@@ -1,13 +1,12 @@
 """Draws the losses and the AP of training runs over each other, as PNG.
 
-    python -m core.tools.plot CornerNet_Squeeze-shapes
-    python -m core.tools.plot cache/nnet/CornerNet other/nnet/CornerNet --out compared.png
+    cornerkit plot CornerNet_Squeeze-shapes
+    cornerkit plot cache/nnet/CornerNet other/nnet/CornerNet --out compared.png
 
 RUN is a config's name, the folder of a run, or its log.jsonl. Steps that a resumed run repeated
 replace those of the run before. Needs matplotlib.
 """
 
-import argparse
 import contextlib
 import io
 import logging
@@ -22,8 +21,8 @@ import numpy as np
 
 from ..checkpoint.files import write_together
 from ..checkpoint.run_directory import RunDirectory
+from ..cli import plain_parser
 from ..config.errors import UserError
-from ..config.errors import run as run_script
 from ..config.loading import load_config
 from ..train.log import FILE_NAME, read_log
 
@@ -97,9 +96,7 @@ def main(argv: list[str]) -> int:
     Raises:
         UserError: an argument is wrong, a log is missing or empty, or matplotlib is not installed.
     """
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser("plot", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="config, folder of a run, or log")
     parser.add_argument("--out", default="runs.png", metavar="FILE.png", help="(%(default)s)")
     options = parser.parse_args(argv)
@@ -359,7 +356,3 @@ def _summary(run: Run) -> str:
         return run.name
     best = int(values.argmax())
     return f"{run.name}: best AP {values[best]:.3f} after step {steps[best]:,.0f}"
-
-
-if __name__ == "__main__":
-    run_script(main)

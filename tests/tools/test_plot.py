@@ -28,9 +28,9 @@ def write_log(folder, losses, start=0, **more):
     return folder
 
 
-def draw(*words):
+def draw(*arguments):
     """Runs the command; returns its exit code."""
-    return plot.main(list(map(str, words)))
+    return plot.main(list(map(str, arguments)))
 
 
 def pixels(image, color):
@@ -112,9 +112,9 @@ def test_a_run_is_a_config_a_folder_or_a_log(tmp_path, monkeypatch):
 
 
 def test_mistakes_have_one_line(tmp_path):
-    def message(*words):
+    def message(*arguments):
         with pytest.raises(UserError) as error:
-            draw(*words)
+            draw(*arguments)
         assert "\n" not in str(error.value)
         return str(error.value)
 
