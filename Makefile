@@ -1,5 +1,6 @@
-# make demo: from nothing to a trained detector and pictures. make test and make lint: what CI runs.
-# make compare: all detectors on the generated shapes. make sanitize: the native operators under the compiler's sanitizers. make kill-test: 50 killed and resumed runs.
+# make demo: from nothing to a trained detector and its drawings. make test, make lint: what CI runs.
+# make compare: all detectors on the generated shapes. make sanitize: the native operators under the
+# compiler's sanitizers. make kill-test: 50 killed and resumed runs.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 
 $(INSTALLED): setup.py pyproject.toml $(wildcard cpools_ext/csrc/*.h cpools_ext/csrc/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet torch torchvision setuptools wheel ninja
+	$(BIN)/pip install --quiet torch torchvision "setuptools>=77.0.3" wheel ninja
 	$(BIN)/pip install --quiet --no-build-isolation --editable ".[dev]"
 	touch $@
 
