@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..config.errors import UserError
+from ..torch_compat import map_tensors
 from . import snapshot as checkpoint
 from .files import remove_unfinished
 from .snapshot import Meta, corruption, iterations_in, training_path
@@ -145,7 +146,9 @@ class SnapshotWriter:
             meta: description of the snapshot.
         """
         self.wait()
-        copies = _copied(network.state_dict()), _copied(state)
+        copies = map_tensors(
+            lambda tensor: tensor.detach().to("cpu", copy=True), (network.state_dict(), dict(state))
+        )
         path = self.directory.snapshot(iteration)
         self._thread = threading.Thread(
             target=self._write, args=(iteration, path, *copies, meta), daemon=True
@@ -185,14 +188,3 @@ class SnapshotWriter:
         self.saved, self.failed = iteration, False
         logger.info("saved %s", path)
         self.directory.forget_training_states(iteration, self.keep)
-
-
-def _copied(value: Any) -> Any:
-    """Copies a value with all its tensors, to the CPU."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(_copied, value))
-    return value

@@ -1,27 +1,42 @@
-"""How a process finds those that it works together with, and how it leaves them."""
+"""How a process joins those that it works with: their network, their addresses, and its end.
+
+torchrun's agents tell each process its rank and the address of a store. What is added here are the
+network interface that leads to other machines, a part of the store that processes of an earlier
+start did not write to, and one line where the others are lost.
+"""
 
 import contextlib
 import logging
 import os
 import re
+import socket
+import struct
+import sys
+import time
+import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
+from ..torch_compat import abort_collectives
 from .agent_watch import watch_agent
-from .interface import choose_interface
 from .ranks import ONE_PROCESS, PATIENCE, Ranks
-from .rendezvous import fresh_store
 
 logger = logging.getLogger(__name__)
 
-_GLOO = r"\[\S*[/\\]gloo[/\\]\S*\]|Gloo "  # begins an error of gloo
+_GLOO_ERROR = r"\[\S*[/\\]gloo[/\\]\S*\]|Gloo "  # beginning of an error of gloo
+_GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
+_SIOCGIFADDR = 0x8915  # gives the IPv4 address of an interface
+_LOOPBACK = "127."
+_ANYWHERE = "192.0.2.1"  # an address of no machine
+_PAUSE = 0.05  # seconds between two looks into a store
 
 
 @contextlib.contextmanager
 def join_ranks() -> Iterator[Ranks]:
-    """Joins the processes that torchrun started with this one; else :data:`ONE_PROCESS`.
+    """Joins the processes that torchrun started with this one; else yields :data:`ONE_PROCESS`.
 
     Within it every rank but rank 0 logs nothing below warnings. A rank that loses the others, when
     one has ended or the network is cut, says so in one line and leaves by SystemExit.
@@ -32,7 +47,7 @@ def join_ranks() -> Iterator[Ranks]:
         return
     choose_interface()
     try:
-        with _losses_told():
+        with _one_line_for_a_loss():
             agents_store, rank, _ = next(dist.rendezvous("env://"))
             store = fresh_store(agents_store, rank, world_size, PATIENCE)
             ends = {"rank": rank, "world_size": world_size, "timeout": PATIENCE}
@@ -42,18 +57,100 @@ def join_ranks() -> Iterator[Ranks]:
                 logging.getLogger().setLevel(logging.WARNING)
             yield ranks
     except BaseException:
-        _abandon()
+        if torch.cuda.is_initialized():
+            abort_collectives()  # or NCCL's watchdog aborts this process while it exits
         raise
     dist.destroy_process_group()
 
 
+def choose_interface() -> None:
+    """Gives gloo the interface that leads to the machine of rank 0, before a process group exists.
+
+    Gloo would take the interface of the host's own name. On many machines that name has a loopback
+    address, and each process would wait there for the others. The choice is left to gloo where the
+    user made one, where there is one machine only, and where the interface cannot be found:
+    without IPv4, or on other systems than Linux.
+    """
+    address = os.environ["MASTER_ADDR"]
+    one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+    if one_machine or address.startswith(_LOOPBACK) or _GLOO_INTERFACE in os.environ:
+        return
+    name = interface_to(address) or interface_to(_ANYWHERE)  # rank 0's own name may be a loopback
+    if name is not None:
+        os.environ[_GLOO_INTERFACE] = name
+
+
+def interface_to(host: str) -> str | None:
+    """Finds the interface by which a host is reached; None for a loopback, and where it cannot.
+
+    Args:
+        host: name or address; nothing is sent there.
+    """
+    if sys.platform != "linux":
+        return None
+    import fcntl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, 9))
+        except OSError:
+            return None
+        address = probe.getsockname()[0]
+        if address.startswith(_LOOPBACK):
+            return None
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode())
+            with contextlib.suppress(OSError):  # an interface without an address
+                answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
+                if socket.inet_ntoa(answer[20:24]) == address:
+                    return name
+    return None
+
+
+def fresh_store(store: dist.Store, rank: int, world_size: int, patience: timedelta) -> dist.Store:
+    """Opens a part of a store that only the processes of this start write to.
+
+    The store of torchrun's agents outlives the processes: what was started again
+    (``--max-restarts``) would find the addresses of those that died, and try to connect to them.
+    Rank 0 gives the part a name that never was before, and lists whom it met under that name: a
+    rank that is not in the list has read the name of an earlier start, and waits for a newer one.
+
+    Args:
+        store: the agents' store, opened by every rank.
+        rank: number of this process.
+        world_size: number of processes.
+        patience: how long to wait for the others.
+
+    Raises:
+        RuntimeError: not all of them came.
+    """
+    store.set_timeout(patience)
+    own = uuid.uuid4().hex
+    if rank == 0:
+        store.set("start", own)
+        others = [store.get(f"{own}/{other}").decode() for other in range(1, world_size)]
+        store.set(f"{own}/met", " ".join(others))
+        return dist.PrefixStore(own, store)
+    limit = time.monotonic() + patience.total_seconds()
+    name = ""
+    while time.monotonic() < limit:
+        newest = store.get("start").decode()
+        if newest != name:
+            name = newest
+            store.set(f"{name}/{rank}", own)
+        if store.check([f"{name}/met"]) and own in store.get(f"{name}/met").decode():
+            return dist.PrefixStore(name, store)
+        time.sleep(_PAUSE)
+    raise dist.DistStoreError(f"rank 0 did not come within {patience}")
+
+
 @contextlib.contextmanager
-def _losses_told() -> Iterator[None]:
-    """Makes one line and SystemExit of the error of a collective that lost other processes."""
+def _one_line_for_a_loss() -> Iterator[None]:
+    """Logs one line and raises SystemExit for the error of a collective that lost the others."""
     try:
         yield
     except RuntimeError as error:
-        if not _of_the_network(error):
+        if not is_network_error(error):
             raise
         logger.error(
             "error: rank %s lost the other processes: %s. Which failed first says why (slow ones "
@@ -65,19 +162,11 @@ def _losses_told() -> Iterator[None]:
         raise SystemExit(1) from None
 
 
-def _abandon() -> None:
-    """Ends what NCCL still waits for: a process that leaves by an error would wait with it."""
-    abort = getattr(dist.distributed_c10d, "_abort_process_group", None)
-    if abort is not None and torch.cuda.is_initialized() and dist.is_initialized():
-        with contextlib.suppress(Exception):  # gloo has nothing to abort
-            abort()
+def is_network_error(error: RuntimeError) -> bool:
+    """Returns whether a collective failed because of other processes.
 
-
-def _of_the_network(error: RuntimeError) -> bool:
-    """Whether a collective failed because of other processes.
-
-    Gloo's errors are plain ones that begin with their place in its source.
+    Gloo's errors are plain RuntimeErrors that begin with their place in its source.
     """
     if isinstance(error, dist.DistError):
         return True
-    return type(error) is RuntimeError and re.match(_GLOO, str(error)) is not None
+    return type(error) is RuntimeError and re.match(_GLOO_ERROR, str(error)) is not None

@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import parse_args, run
 
 from ..config.errors import UserError
+from ..torch_compat import run_agent
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def launch(options: argparse.Namespace, command: list[str]) -> int:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
     where = _meeting_place(options)
     try:
-        run(parse_args([f"--nproc-per-node={processes}", *where, *command]))
+        run_agent([f"--nproc-per-node={processes}", *where, *command])
     except ChildFailedError as failed:
         _, failure = failed.get_first_failure()
         return failure.exitcode if failure.exitcode > 0 else 1

@@ -6,7 +6,6 @@ that is alone has no process group, and every function here gives its own values
 """
 
 import contextlib
-import inspect
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,9 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..config.errors import UserError
+from ..torch_compat import keep_own_buffers, map_tensors, tensors_in
 
 logger = logging.getLogger(__name__)
 
@@ -88,12 +87,12 @@ class Ranks:
         """
         if self.world_size == 1:
             return value
-        outlines = [tree_map_only(Tensor, lambda t: t.to("meta"), value) if self.is_main else None]
+        outlines = [map_tensors(lambda t: t.to("meta"), value) if self.is_main else None]
         dist.broadcast_object_list(outlines, src=0)
         if not self.is_main:
-            value = tree_map_only(Tensor, lambda t: torch.empty_like(t, device="cpu"), outlines[0])
-        for tensor in tree_leaves(value):
-            if isinstance(tensor, Tensor) and tensor.numel():
+            value = map_tensors(lambda t: torch.empty_like(t, device="cpu"), outlines[0])
+        for tensor in tensors_in(value):
+            if tensor.numel():
                 dense = tensor.detach().clone() if self.is_main else tensor
                 dist.broadcast(dense.as_strided((dense.numel(),), (1,)), src=0)
         return value
@@ -148,12 +147,8 @@ class Ranks:
         """
         if self.world_size == 1:
             return network
-        known = inspect.signature(DistributedDataParallel).parameters
-        option = "forward_sync_buffers"  # the newer name
-        own_buffers: dict[str, Any] = {option if option in known else "broadcast_buffers": False}
-        return DistributedDataParallel(
-            network, process_group=self.steps, gradient_as_bucket_view=True, **own_buffers
-        )
+        options: dict[str, Any] = {"gradient_as_bucket_view": True, **keep_own_buffers()}
+        return DistributedDataParallel(network, process_group=self.steps, **options)
 
     def with_step_group(
         self, seconds: float | None, device: torch.device, backend: str | None

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..cli import command_parser
@@ -32,6 +31,7 @@ from ..data.splits import open_split
 from ..distributed import Ranks
 from ..models.device import choose_device
 from ..structures import Batch, collate
+from ..torch_compat import tensors_in
 from ..train.build import TrainingState, build_for_training
 from ..train.chunks import chunk_sizes, rank_chunks
 from ..train.memory_use import Peak, memory_use
@@ -290,8 +290,8 @@ def _state_bytes(state: TrainingState) -> int:
     network = state.network
     gradients = [weight.grad for weight in network.parameters()]
     tensors = [*network.parameters(), *network.buffers(), *gradients]
-    tensors += tree_leaves(list(state.optimizer.state.values()))
-    return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
+    tensors += tensors_in(list(state.optimizer.state.values()))
+    return sum(tensor.nbytes for tensor in tensors_in(tensors))
 
 
 def _available_bytes(device: torch.device, process_bytes: int) -> int | None:

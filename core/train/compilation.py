@@ -1,20 +1,21 @@
-"""A network whose training runs compiled, or as it is where the compiler fails."""
+"""Training of a network that is compiled, or runs as it is where the compiler fails."""
 
 import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch._functorch.config
 from torch import nn
-from torch._dynamo.exc import TorchDynamoException
+
+from ..torch_compat import (
+    compile_backward_ahead,
+    is_compile_error,
+    mark_dynamic,
+    set_compiled_call,
+    uncompiled_call,
+)
 
 logger = logging.getLogger(__name__)
-
-# Whether this PyTorch can be made to compile a backward pass ahead of its forward pass.
-AHEAD = hasattr(torch._functorch.config, "force_non_lazy_backward_lowering")
-# Whether what it compiles leaves running statistics alone where it computes activations again.
-RECOMPUTES = torch.__version__ >= "2.9"
 
 
 def compile_(
@@ -25,20 +26,18 @@ def compile_(
     The network and its state-dict keys stay what they are, and so does the memory layout that its
     weights have. Compilation begins with the first call. If it fails, then or for inputs that come
     later, one warning says so and the network runs from there on as if it had not been asked for.
-    Evaluation mode, with its pictures of many sizes, is not compiled.
+    Evaluation mode, with its images of many sizes, is not compiled.
 
     Args:
-        network: should have no graph breaks. It takes images, and cells int64 [B, M] to read of its
-            maps; M, above 1, may be another every time.
-        backend: see :func:`torch.compile`.
+        network: should have no graph breaks. It takes images, and cells int64 [B, M] to read from
+            its maps; M, above 1, may be another every time.
+        backend: compiler, as :func:`torch.compile` takes it.
         warn: whether this process warns if it fails; of several ranks, one does.
     """
     level = logging.WARNING if warn else logging.DEBUG
-    # Else the backward pass would be compiled, and fail, after the forward pass has run, as it does
-    # with PyTorch 2.8 and 2.9.
-    if AHEAD:
-        torch._functorch.config.force_non_lazy_backward_lowering = True
-    plain = network._call_impl
+    # Else the backward pass would be compiled, and fail, after the forward pass has run.
+    compile_backward_ahead()
+    plain = uncompiled_call(network)
 
     # Up to 2.13, PyTorch compiles its own functions, as an nn.Sequential's, within others only.
     def run(images: Any, *cells: Any, **options: Any) -> Any:
@@ -56,15 +55,17 @@ def compile_(
     def call(images: Any, *cells: Any, **options: Any) -> Any:
         if network.training:
             for index in cells:
-                torch._dynamo.maybe_mark_dynamic(index, 1)  # or each number would be compiled
+                mark_dynamic(index, 1)  # or each number would be compiled
             try:
                 return compiled(images, *cells, **options)
-            except TorchDynamoException as error:
+            except RuntimeError as error:
+                if not is_compile_error(error):
+                    raise
                 _warn(error, level)
-                network._compiled_call_impl = None
+                set_compiled_call(network, None)
         return plain(images, *cells, **options)
 
-    network._compiled_call_impl = call
+    set_compiled_call(network, call)
 
 
 def _in_channels_last(network: nn.Module) -> bool:

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock
 
@@ -22,6 +21,7 @@ from ..layers.corner_pooling import CornerPooling
 from ..layers.fire import Fire
 from ..layers.heads import Head
 from ..layers.hourglass import Hourglass
+from ..torch_compat import BatchNorm
 
 Part = Literal["stack", "residual"]
 
@@ -90,13 +90,13 @@ def _contexts(
 ) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
     """Around the first computation, and around the second."""
     norms = {
-        norm: norm.track_running_stats for norm in module.modules() if isinstance(norm, _BatchNorm)
+        norm: norm.track_running_stats for norm in module.modules() if isinstance(norm, BatchNorm)
     }
     return contextlib.nullcontext(), _as_before(norms)
 
 
 @contextlib.contextmanager
-def _as_before(norms: dict[_BatchNorm, bool]) -> Iterator[None]:
+def _as_before(norms: dict[BatchNorm, bool]) -> Iterator[None]:
     """Within it, batch norms compute as they did, and what they update is a copy.
 
     Args:

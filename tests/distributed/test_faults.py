@@ -16,7 +16,7 @@ from tests.support.jobs import TORCHRUN, Job, family, logged_steps
 from tests.support.machines import ADDRESSES, Machines
 from tests.support.same_run import differences
 from tests.support.some_ranks import run_processes
-from tests.support.tiny_training import NAME, words, write_config, write_training
+from tests.support.tiny_training import NAME, argv, write_config, write_training
 
 STEPS = 24
 WHOLE = "CornerNet_Squeeze-whole"
@@ -30,7 +30,7 @@ def undisturbed(tmp_path_factory):
     """A run of two processes that nothing disturbs."""
     root = tmp_path_factory.mktemp("undisturbed")
     write_training(root, WHOLE, **SETTINGS)
-    assert run_processes(2, train.main, words(root, name=WHOLE)) == [0, 0]
+    assert run_processes(2, train.main, argv(root, name=WHOLE)) == [0, 0]
     return root
 
 
@@ -44,7 +44,7 @@ def root(undisturbed, tmp_path):
 
 def go_on(root):
     """Goes on until the end, in two processes."""
-    assert run_processes(2, train.main, words(root, "--resume")) == [0, 0]
+    assert run_processes(2, train.main, argv(root, "--resume")) == [0, 0]
 
 
 def process_of(job, rank):

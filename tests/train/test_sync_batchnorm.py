@@ -1,17 +1,17 @@
-"""Synchronised batch norms: where they can be, and that they see all ranks' pictures."""
+"""Synchronised batch norms: where they can be, and that they see all ranks' images."""
 
 import dataclasses
+import os
 
 import pytest
 import torch
 from torch import nn
 
 from core.config.errors import UserError
-from core.distributed.ranks import ONE_PROCESS, Ranks
-from core.train import loop as engine
-from core.train.chunks import rank_chunks
-from core.train.sync_batchnorm import synchronise_batch_norms_
-from tests.support.engine_stand_in import make_batch, stand_in, system
+from core.distributed import ONE_PROCESS, Ranks
+from core.train.build import synchronise_batch_norms_
+from core.train.step import train_step
+from tests.support.engine_stand_in import make_batch, stand_in, state, system
 from tests.support.some_ranks import run_ranks
 
 CUDA = torch.device("cuda:0")
@@ -48,21 +48,27 @@ def test_the_weights_keep_their_names(ranks, kind):
 
 
 def one_step(ranks, settings):
-    """A step of a detector whose loss is a mean: gradients and running statistics."""
-    ranks = ranks.with_step_group(60, CUDA, "gloo")  # NCCL wants a GPU for each
+    """A step of a detector whose loss is a mean: weights and running statistics after it."""
+    device = torch.device("cuda", ranks.rank % torch.cuda.device_count())
+    if torch.cuda.device_count() < ranks.world_size:
+        # NCCL refuses two ranks on one GPU of a machine: they say that they are on two machines.
+        os.environ |= {"NCCL_HOSTID": str(ranks.rank), "NCCL_SOCKET_IFNAME": "lo"}
+    ranks = ranks.with_step_group(60, device, "nccl")
     detector = stand_in()
-    network = detector.network.to(CUDA)
-    synchronise_batch_norms_(network, CUDA, settings, ranks)
+    network = detector.network.to(device)
+    synchronise_batch_norms_(network, device, settings, ranks)
     losses = {"losses": lambda outputs, target: {"map": outputs[0].square().mean()}}
-    detector = dataclasses.replace(detector, network=ranks.parallel(network).train(), **losses)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    batch = make_batch(0)[rank_chunks(settings, ranks).rows]
-    engine.train_step(detector, optimizer, batch, settings, CUDA, 1, ranks)
+    run = state(settings, dataclasses.replace(detector, **losses), optimizer, ranks, device)
+    train_step(run, make_batch(0)[run.chunks.rows])
     return {key: value.cpu() for key, value in network.state_dict().items()}
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(
+    not (torch.cuda.is_available() and torch.distributed.is_nccl_available()),
+    reason="gloo cannot gather into one tensor, as SyncBatchNorm does: needs a GPU and NCCL",
+)
 def test_two_ranks_make_the_step_of_one_large_chunk():
     (whole,) = run_ranks(1, one_step, system(sync_batchnorm=True), method="spawn")
     for both in run_ranks(2, one_step, SETTINGS, method="spawn"):
