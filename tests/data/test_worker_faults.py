@@ -43,7 +43,7 @@ def rank_loses_worker(ranks, folder: Path, number):
     batches = Killing(loader, number if ranks.rank == ranks.world_size - 1 else 0)
     start = time.monotonic()
     saved, _, reason = train_here(ranks, folder, system(**SETTINGS), stand_in(), batches)
-    return [step for step, _ in saved], reason, time.monotonic() - start
+    return [step for step, *_ in saved], reason, time.monotonic() - start
 
 
 @pytest.mark.parametrize(("number", "cause"), [("SIGKILL", "Killed"), ("SIGBUS", "Bus error")])
