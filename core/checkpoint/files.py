@@ -1,4 +1,4 @@
-"""Files that must not break a run: written whole or not at all, read without running their code."""
+"""Files that must not break a run: written completely or not at all, read without running code."""
 
 import contextlib
 import hashlib
@@ -19,7 +19,7 @@ _UNFINISHED = ".unfinished"
 
 
 class _Digested(io.RawIOBase):
-    """A file that is written through it, and the sha256 of what was."""
+    """Passes what is written on to a file, and computes its sha256."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.sha256 = file, hashlib.sha256()
@@ -37,18 +37,18 @@ def write_together(
 ) -> None:
     """Writes files of one folder that belong together.
 
-    Each is written and flushed beside its place before any takes it, and then they take it, the
-    first of them last. So where the first one is, the others belong to it, whenever the process
-    was killed.
+    Each is written and flushed as a temporary file before any takes its place, and then they take
+    it, the first of them last. So where the first one is, the others belong to it, whenever the
+    process was killed.
 
     Args:
-        writers: by place, what writes the content into an open binary file.
-        sha256: is given the sha256 of every file, by place, before the next is written.
+        writers: functions that write the content into an open binary file, by path.
+        sha256: receives the sha256 of every file, by path, before the next is written.
 
     Raises:
         OSError: a file could not be written; what was there before is there again.
     """
-    temporaries = {path: _beside(path, "new") for path in writers}
+    temporaries = {path: _temporary(path, "new") for path in writers}
     sha256 = {} if sha256 is None else sha256
     try:
         for path, temporary in temporaries.items():
@@ -74,11 +74,11 @@ def _replace_together(temporaries: Mapping[Path, Path]) -> None:
     moved: dict[Path, Path] = {}
     placed: list[Path] = []
     try:
-        # One file takes its place in one go. Of several, the first must not stand beside new ones.
+        # One file replaces another in one go. Of several, the old first must not meet new others.
         for path in (first, *others) if others else ():
             if path.exists():
-                os.replace(path, _beside(path, "old"))
-                moved[path] = _beside(path, "old")
+                os.replace(path, _temporary(path, "old"))
+                moved[path] = _temporary(path, "old")
         for path in (*reversed(others), first):
             os.replace(temporaries[path], path)
             placed.append(path)
@@ -94,7 +94,7 @@ def _replace_together(temporaries: Mapping[Path, Path]) -> None:
 
 
 def _flush_names(folder: Path) -> None:
-    """Has the system write down which files are where in a folder, if it lets itself be asked."""
+    """Flushes the names of a folder's files to the disk, where the system offers it."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -106,11 +106,11 @@ def _flush_names(folder: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Clears away what processes that were killed while they wrote left in a folder.
+    """Removes what processes that were killed while they wrote left in a folder.
 
     Files that had made room for new ones, not all of which came, are put back.
     """
-    moved: dict[str, dict[Path, Path]] = {}  # by process, where they were: see _beside
+    moved: dict[str, dict[Path, Path]] = {}  # by process, with the paths that they had
     for path in folder.glob(f".*.old{_UNFINISHED}"):
         name, process = path.name[1 : -len(f".old{_UNFINISHED}")].rsplit(".", 1)
         moved.setdefault(process, {})[path.with_name(name)] = path
@@ -123,7 +123,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal; OSError where it cannot be read."""
+    """Returns the sha256 of a file, in hexadecimal; OSError where it cannot be read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -160,6 +160,6 @@ def read_torch_file(path: Path) -> Any:
     raise UserError(f"{path} is cut short, or not a snapshot ({summary}); take another one")
 
 
-def _beside(path: Path, what: str) -> Path:
-    """The name of a file of this process that is on its way to or from its place."""
-    return path.with_name(f".{path.name}.{os.getpid()}.{what}{_UNFINISHED}")
+def _temporary(path: Path, kind: str) -> Path:
+    """Returns the name of a file of this process on its way to (new) or from (old) its path."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{kind}{_UNFINISHED}")

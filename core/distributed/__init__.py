@@ -1,4 +1,15 @@
-"""Processes that train or evaluate together."""
+"""Processes that train or evaluate together; what the rest of the package uses of them is here.
+
+- :func:`join_ranks` gives a process its :class:`Ranks`, with their collectives; one that was
+  started alone gets :data:`ONE_PROCESS`, whose collectives do nothing.
+- :class:`Signals` holds back what would end a process in the middle of a step; :class:`Stream`
+  gives batches until one rank has such a signal, or lost its loader, and raises :class:`Stopped`
+  on all ranks at the same step.
+- :func:`launch` starts a process for every device, as ``--distributed`` asks.
+
+Each mechanism is here because a test fails without it: cut networks, killed ranks and restarts in
+``tests/distributed/test_faults.py``, the rest in the tests beside it.
+"""
 
 from .agreement import Stopped, Stream
 from .join import join_ranks

@@ -15,7 +15,7 @@ from ..structures import Batch
 from .ranks import Ranks
 from .signals import Signals
 
-_DYING = 0.1  # seconds; a worker closes its pipes a moment before its death is told
+_DYING = 0.1  # seconds; a worker closes its pipes a moment before its death is known
 
 
 class Stopped(RuntimeError):
@@ -26,9 +26,9 @@ class Stream:
     """Batches that all ranks take together, each its rows of the same one.
 
     Args:
-        batches: without end.
-        dataset: whose pictures they show.
-        signals: that may ask for the end.
+        batches: this rank's, without end.
+        dataset: split that they are made from.
+        signals: signals that may ask for the end.
         ranks: this process among those that train together.
     """
 
@@ -40,47 +40,36 @@ class Stream:
         self._started = False
 
     def take(self) -> Batch:
-        """The next batch. A step's collective; the first time a patient one: workers start up.
+        """Takes the next batch, unless somebody asked for the end.
+
+        A step's collective; the first time a patient one, as the loaders' workers start up.
+
+        Returns:
+            This rank's batch; its list of unreadable images is that of all ranks.
 
         Raises:
             Stopped: a signal was received, or a loader failed, on any rank.
-            UserError: a loader raised it, on any rank; or too many pictures are unreadable.
+            UserError: a loader raised it, on any rank; or too many images are unreadable.
         """
-        batch = next_batch(self._batches, self._signals, self._ranks, patient=not self._started)
-        self._started = True
+        batch, problem = None, None
+        try:
+            batch = _take(self._batches, self._signals)
+        except (Stopped, UserError) as error:
+            problem = error
+        if not self._started:
+            self._ranks.barrier()
+            self._started = True
+        batch = _agree(batch, problem, self._ranks)
         self._unreadable.note(batch)
         return batch
 
 
-def next_batch(
-    stream: Iterator[Batch], signals: Signals, ranks: Ranks, patient: bool = False
-) -> Batch:
-    """Takes the next batch, unless somebody asked for the end. A step's collective.
-
-    Args:
-        stream: of the loader.
-        signals: that may ask for the end.
-        ranks: this process among those that train together.
-        patient: give the others' loaders the time of a patient collective.
-
-    Returns:
-        This rank's batch; its list of unreadable pictures is that of all ranks.
-
-    Raises:
-        Stopped: a signal was received, or a loader failed, on any rank.
-        UserError: a loader raised it, on any rank.
-    """
-    batch, problem = None, None
-    try:
-        batch = _take(stream, signals)
-    except (Stopped, UserError) as error:
-        problem = error
-    if patient:
-        ranks.barrier()
+def _agree(batch: Batch | None, problem: Stopped | UserError | None, ranks: Ranks) -> Batch:
+    """Returns this rank's batch if every rank has one; else raises a problem of theirs."""
     unreadable = 0 if batch is None else len(batch.unreadable)
     problems, unreadable = ranks.sum([problem is not None, unreadable])
     if problems:
-        raise _first_problem(problem, ranks)
+        raise _lowest_problem(problem, ranks)
     assert batch is not None
     if unreadable and ranks.world_size > 1:
         every = ranks.gather(batch.unreadable.tolist())
@@ -89,22 +78,22 @@ def next_batch(
     return batch
 
 
-def _first_problem(own: Stopped | UserError | None, ranks: Ranks) -> Stopped | UserError:
-    """The problem of the first rank that has one. Called by all ranks together."""
+def _lowest_problem(own: Stopped | UserError | None, ranks: Ranks) -> Stopped | UserError:
+    """Returns the problem of the lowest rank that has one; called by all ranks together."""
     every = ranks.gather(None if own is None else (type(own), str(own)))
-    rank, (kind, text) = next((rank, told) for rank, told in enumerate(every) if told is not None)
+    rank, (kind, text) = next((rank, found) for rank, found in enumerate(every) if found)
     if own is not None and rank == ranks.rank:
         return own
     problem: Stopped | UserError = kind(f"rank {rank}: {text}")
     return problem
 
 
-def _take(stream: Iterator[Batch], signals: Signals) -> Batch:
-    """Takes the next batch; looks before and after it whether somebody asked for the end."""
+def _take(batches: Iterator[Batch], signals: Signals) -> Batch:
+    """Takes the next batch; checks before and after it whether somebody asked for the end."""
     death, failure, batch = signals.worker_death(), None, None
     if death is None and not signals.asked:
         try:
-            batch = next(stream)
+            batch = next(batches)
         except UserError:
             raise
         except Exception as error:
@@ -119,11 +108,11 @@ def _take(stream: Iterator[Batch], signals: Signals) -> Batch:
 
 
 def _death_behind(error: Exception, signals: Signals) -> str | None:
-    """Which worker's death made the loader fail with ``error``; None where none did."""
-    told = str(error).startswith(LOST_WORKER)
-    for _ in range(20 if told else 2):
+    """Returns which worker's death made the loader fail with ``error``; None where none did."""
+    by_death = str(error).startswith(LOST_WORKER)
+    for _ in range(20 if by_death else 2):
         time.sleep(_DYING)
         death = signals.worker_death()
         if death is not None:
             return death
-    return str(error).strip() if told else None
+    return str(error).strip() if by_death else None

@@ -1,4 +1,4 @@
-"""Starts a process a device, as the reference's ``--distributed`` does, by PyTorch's launcher."""
+"""Start of a process for every device, as the reference's ``--distributed`` does, by torchrun."""
 
 import argparse
 import logging
@@ -32,7 +32,7 @@ def add_distributed_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def is_launcher(options: argparse.Namespace) -> bool:
-    """Whether this process is to start the others; those that it started are not."""
+    """Returns whether this process is to start the others; those that it started are not."""
     return bool(options.distributed) and not dist.is_torchelastic_launched()
 
 
@@ -40,11 +40,11 @@ def launch(options: argparse.Namespace, command: list[str]) -> int:
     """Starts a command for every device of this machine and waits until all have ended.
 
     Args:
-        options: from :func:`add_distributed_arguments`, and ``device``.
+        options: those of :func:`add_distributed_arguments`, and ``device``.
         command: a Python file, or ``--module`` and a module's name; and its arguments.
 
     Returns:
-        The exit code of the process that failed first, 1 after a signal; else 0.
+        Exit code of the process that failed first, 1 after a signal; else 0.
 
     Raises:
         UserError: the arguments name no machine to meet at.
@@ -65,7 +65,7 @@ def launch(options: argparse.Namespace, command: list[str]) -> int:
 
 
 def _meeting_place(options: argparse.Namespace) -> list[str]:
-    """torchrun's words for how many machines there are, and where they meet."""
+    """Returns torchrun's arguments for the number of machines, and where they meet."""
     if options.world_size < 1:
         raise UserError(f"--world-size {options.world_size}: at least one machine is needed")
     if options.world_size == 1:

@@ -1,8 +1,8 @@
 """The processes that train together, started by torchrun or by ``train.py --distributed``.
 
-Every process is a rank, with a device of its own. What they tell one another goes through
-torch.distributed: NCCL between GPUs, gloo between CPUs and for what is not on a device. A process
-that is alone has no process group, and every function here gives its own values back.
+Every process is a rank, with a device of its own. They exchange values by torch.distributed: NCCL
+between GPUs, gloo between CPUs and for what is not on a device. A single process has no process
+group, and every function here returns its own values.
 """
 
 import contextlib
@@ -25,25 +25,25 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PATIENCE = timedelta(minutes=10)  # for ranks that start up or evaluate
-# Seconds for a step. What takes longest in one is a chunk that one rank has more than another: a
-# second on a GPU, minutes of a large network on a CPU.
+# Seconds for a step. Ranks wait longest in it where one has a chunk more than another: a second on
+# a GPU, minutes of a large network on a CPU.
 _STEP_SECONDS = {"cuda": 45.0, "cpu": 300.0}
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """One of the processes that train together, and its ways to the others.
+    """One of the processes that train together, and its collectives with the others.
 
-    What is called a collective here must be called by all ranks, in the same order. It raises
-    RuntimeError if a rank is gone, or does not come to it in time; see :func:`join_ranks`.
+    A collective must be called by all ranks, in the same order. It raises RuntimeError if a rank is
+    gone, or does not come to it in time; :func:`core.distributed.join_ranks` makes one line of it.
 
     Attributes:
         rank: number of this process, from 0.
         world_size: number of processes.
         local_rank: number of this process on its machine, from 0.
         steps: the process group of the training steps, whose collectives wait no longer than
-            ``system.dist_timeout``; None: the group of all else, which waits ten minutes. Patient
-            collectives are those of that group.
+            ``system.dist_timeout``; None: the group of everything else, which waits ten minutes.
+            Patient collectives are those of the latter.
     """
 
     rank: int = 0
@@ -53,7 +53,7 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, which logs and writes files for all."""
+        """Whether this is the main process, rank 0, which logs and writes files for all."""
         return self.rank == 0
 
     def sum(self, numbers: Sequence[int]) -> list[int]:
@@ -71,7 +71,11 @@ class Ranks:
         return tensor
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, by rank, on every rank; picklable. A patient collective."""
+        """Collects every rank's value, by rank, on every rank. A patient collective.
+
+        Args:
+            value: picklable.
+        """
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -79,11 +83,11 @@ class Ranks:
         return values
 
     def broadcast(self, value: T) -> T:
-        """Rank 0's value, on every rank; a patient collective.
+        """Returns rank 0's value, on every rank. A patient collective.
 
         Args:
             value: picklable; tensors in its dictionaries, lists and tuples travel one by one, and
-                have the same strides on every rank. On other ranks than 0 anything.
+                have the same strides on every rank. Ignored on other ranks than 0.
         """
         if self.world_size == 1:
             return value
@@ -102,7 +106,7 @@ class Ranks:
         self.gather(None)
 
     def broadcast_(self, tensors: Iterable[Tensor]) -> None:
-        """Gives tensors rank 0's values, in place, in one message a type. A step's collective."""
+        """Fills tensors with rank 0's values, in one message a type. A step's collective."""
         if self.world_size == 1:
             return
         by_type: dict[torch.dtype, list[Tensor]] = {}
@@ -117,12 +121,12 @@ class Ranks:
 
     @contextlib.contextmanager
     def agree_on_errors(self) -> Iterator[None]:
-        """Within it, what one rank finds wrong ends all of them, and is told once.
+        """Context in which a UserError of one rank ends all of them, with one message.
 
         A patient collective at its end.
 
         Raises:
-            UserError: on rank 0, of the first rank that raised one; the others leave by SystemExit.
+            UserError: on rank 0, that of the lowest rank; the others leave by SystemExit.
         """
         problem = None
         try:
@@ -140,10 +144,9 @@ class Ranks:
         raise UserError(f"rank {rank}: {text}")
 
     def parallel(self, network: nn.Module) -> nn.Module:
-        """The network, such that a backward pass averages the ranks' gradients.
+        """Wraps a network so that a backward pass averages the ranks' gradients.
 
-        It starts from rank 0's weights. Its buffers are each rank's own from then on. A step's
-        collective.
+        It starts with rank 0's weights; buffers are each rank's own. A step's collective.
         """
         if self.world_size == 1:
             return network
@@ -153,13 +156,13 @@ class Ranks:
     def with_step_group(
         self, seconds: float | None, device: torch.device, backend: str | None
     ) -> "Ranks":
-        """These ranks with a process group for the steps. A patient collective.
+        """Returns these ranks with a process group for the steps. A patient collective.
 
         Args:
-            seconds: how long a step's collective waits for other ranks; None: as long as is safe
+            seconds: time that a step's collective waits for other ranks; None: as long as is safe
                 on such a device, and on a GPU a lost network ends all ranks within a minute.
-            device: where this rank's network is.
-            backend: of collectives on that device; by default NCCL on GPUs, gloo on CPUs.
+            device: device of this rank's network.
+            backend: backend of collectives on that device; by default NCCL on GPUs, gloo on CPUs.
         """
         if self.world_size == 1:
             return self
@@ -178,7 +181,7 @@ ONE_PROCESS = Ranks()
 
 
 def no_gradient_sync(network: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Within it, backward passes of a parallel network add up gradients on their rank alone."""
+    """Context in which backward passes of a parallel network add up gradients on their own rank."""
     if isinstance(network, DistributedDataParallel):
         return network.no_sync()
     return contextlib.nullcontext()

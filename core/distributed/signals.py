@@ -14,7 +14,7 @@ _NOTICE = b"\n%s: finishing this step, then saving; once more ends at once\n"
 
 
 class Signals:
-    """Holds signals back, for as long as the context is open, until they are asked for.
+    """Holds signals back while the context is open.
 
     Outside the main thread, where Python lets nobody handle signals, it holds none back.
 
@@ -51,7 +51,7 @@ class Signals:
                 self._restore(number)
 
     def hold_worker_deaths(self) -> None:
-        """Holds back PyTorch's handler of dead loader workers; call it once they were started.
+        """Holds back PyTorch's handler of dead loader workers; to be called once they started.
 
         That handler raises wherever the process happens to be, in the middle of an update of the
         weights as well.
@@ -60,10 +60,10 @@ class Signals:
             self._hold(signal.SIGCHLD, self._child)
 
     def worker_death(self) -> str | None:
-        """What PyTorch's handler says of the workers, if a child ended since the last call.
+        """Asks PyTorch's handler about the workers, if a child ended since the last call.
 
         Returns:
-            Which worker died, and of what; None if all live.
+            The worker that died, and of what; None if all live.
         """
         if not self._child_died:
             return None

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, alone and together."""
+"""Files that are written completely or not at all, alone and together."""
 
 import contextlib
 import os
@@ -112,6 +112,6 @@ def test_the_folder_is_flushed_last(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", flush)
     monkeypatch.setattr(os, "replace", lambda *names: [happened.append("moved"), replace(*names)])
     if not Path("/proc/self/fd").exists():
-        pytest.skip("this system does not tell the names of open files")
+        pytest.skip("this system does not list the names of open files")
     write(tmp_path, "new", "a b")
     assert happened == [False, False, "moved", "moved", True]
