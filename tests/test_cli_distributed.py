@@ -12,12 +12,13 @@ import torch
 import train
 from core.checkpoint import snapshot as checkpoint
 from core.checkpoint.run_directory import RunDirectory
-from core.config import errors
+from core.cli import exit_codes
 from core.config.errors import UserError
 from core.distributed.launch import launch
+from core.train import command
 from core.train.log import read_log
 from tests.support.some_ranks import run_processes
-from tests.support.tiny_training import NAME, words, write_training
+from tests.support.tiny_training import NAME, argv, write_training
 
 REPOSITORY = Path(train.__file__).parent
 
@@ -36,7 +37,7 @@ def alone(tmp_path_factory):
     """A run of one process."""
     root = tmp_path_factory.mktemp("alone")
     write_training(root)
-    assert train.main(words(root)) == 0
+    assert train.main(argv(root)) == 0
     return root
 
 
@@ -65,11 +66,11 @@ def test_torchrun(alone, tmp_path):
     """Takes ten seconds: two processes and torchrun import PyTorch."""
     write_training(tmp_path)
     torchrun = ("-m", "torch.distributed.run", "--nproc_per_node", "2")
-    process = start(*torchrun, "train.py", *words(tmp_path))
+    process = start(*torchrun, "train.py", *argv(tmp_path))
     output = process.communicate(timeout=120)[1]
     assert process.returncode == 0, output
     check_same_run(tmp_path, alone)
-    assert output.count("processes: 2 share the 2 chunks of a step: 1 each") == 1
+    assert output.count("processes: 2, for 2 chunks a step: 1 each") == 1
     assert output.count("_4.pkl") == 1
 
 
@@ -80,7 +81,7 @@ def test_distributed_on_two_machines(alone, tmp_path):
         free.bind(("127.0.0.1", 0))
         url = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     more = ("--distributed", "--world-size", "2", "--dist-url", url, "--dist-backend", "gloo")
-    both = [start("train.py", *words(tmp_path, *more, "--rank", str(rank))) for rank in (0, 1)]
+    both = [start("train.py", *argv(tmp_path, *more, "--rank", str(rank))) for rank in (0, 1)]
     outputs = [process.communicate(timeout=120)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     check_same_run(tmp_path, alone)
@@ -88,11 +89,12 @@ def test_distributed_on_two_machines(alone, tmp_path):
     assert outputs[1] == ""
 
 
-def script(words):
+def script(argv):
     """A rank's train.py as a process runs it: its exit code."""
-    sys.argv = ["train.py", *words]
+    sys.argv = ["train.py", *argv]
     try:
-        errors.run(train.main)
+        with exit_codes():
+            sys.exit(train.main(argv))
     except SystemExit as end:
         return end.code
 
@@ -103,16 +105,16 @@ BAD = {
     "snapshot": (["--iter", "7"], "there is no snapshot"),
     "weights": (["--weights", "nowhere.pkl"], "no snapshot nowhere.pkl"),
     "device": (["--device", "toaster"], "toaster"),
-    "chunks": (["--set", "system.chunk_sizes=[3]"], "2 processes cannot share the 1 chunks"),
+    "chunks": (["--set", "system.chunk_sizes=[3]"], "2 processes are more than the 1 chunks"),
 }
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_mistake_is_told_once_and_ends_all_with_exit_code_2(tmp_path, kind, capfd, monkeypatch):
+def test_a_mistake_is_one_line_and_ends_all_with_exit_code_2(tmp_path, kind, capfd, monkeypatch):
     write_training(tmp_path)
     monkeypatch.setattr("logging.root.handlers", [])  # pytest's
     more, message = BAD[kind]
-    assert run_processes(2, script, words(tmp_path, *more)) == [2, 2]
+    assert run_processes(2, script, argv(tmp_path, *more)) == [2, 2]
     lines = [line for line in capfd.readouterr().err.splitlines() if "error" in line]
     assert len(lines) == 1 and message in lines[0]
 
@@ -128,11 +130,11 @@ def test_a_mistake_is_told_once_and_ends_all_with_exit_code_2(tmp_path, kind, ca
 )
 def test_machines_that_cannot_meet(tmp_path, more, message):
     with pytest.raises(UserError, match=message):
-        train.main(words(tmp_path, "--distributed", *more))
+        train.main(argv(tmp_path, "--distributed", *more))
 
 
 def test_an_exit_code_comes_through_the_launcher(tmp_path):
     exits = tmp_path / "exits.py"
     exits.write_text("import sys\nsys.exit(int(sys.argv[1]))\n")
-    options = train._parser().parse_args(["CornerNet", "--distributed", "--device", "cpu"])
-    assert [launch(options, str(exits), [code]) for code in ("0", "2", "1")] == [0, 2, 1]
+    options = command._parser().parse_args(["CornerNet", "--distributed", "--device", "cpu"])
+    assert [launch(options, [str(exits), code]) for code in ("0", "2", "1")] == [0, 2, 1]

@@ -1,5 +1,6 @@
-"""evaluate.py and demo.py from the command line's words to files and exit codes."""
+"""evaluate.py and demo.py from the command line to files and exit codes."""
 
+import dataclasses
 import json
 import logging
 import subprocess
@@ -9,15 +10,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from core.evaluation.run import evaluate_dataset
 
 import demo
 import evaluate
 from core.config.errors import UserError
+from core.config.loading import load_config
 from core.data.coco import CocoDetection
 from core.evaluation.coco import METRICS
+from core.evaluation.evaluator import evaluate as evaluate_detector
+from core.evaluation.report import write_results
 from core.structures import Detections
 from tests.support.dbs_files import write_coco
+from tests.support.engine_stand_in import stand_in
 from tests.support.tiny_detector import write_config, write_snapshot
 
 NAMES = ("person", "cat", "toothbrush")
@@ -34,13 +38,13 @@ def root(tmp_path):
     return tmp_path
 
 
-def words(root, *more, name="CornerNet-tiny"):
+def argv(root, *more, name="CornerNet-tiny"):
     return [str(root / "configs" / f"{name}.json"), "--device", "cpu", *more]
 
 
-def test_evaluation_writes_results_and_figures(root, caplog):
+def test_evaluation_writes_results_and_metrics(root, caplog):
     caplog.set_level(logging.INFO)
-    assert evaluate.main(words(root, "--workers", "2")) == 0
+    assert evaluate.main(argv(root, "--workers", "2")) == 0
     folder = root / "results" / "CornerNet-tiny" / "20" / "validation"
     assert sorted(file.name for file in folder.iterdir()) == ["metrics.json", "results.json"]
     results = json.loads((folder / "results.json").read_text())
@@ -50,7 +54,7 @@ def test_evaluation_writes_results_and_figures(root, caplog):
     assert set(METRICS) <= set(metrics)
     assert set(metrics["AP_by_class"]) == set(NAMES)
     assert metrics["images_per_second"] > 0
-    assert (metrics["config"], metrics["iteration"], metrics["pictures"]) == (
+    assert (metrics["config"], metrics["iteration"], metrics["images"]) == (
         "CornerNet-tiny",
         20,
         3,
@@ -64,18 +68,22 @@ def test_the_truth_as_detections_scores_one(root):
     dataset = CocoDetection(data / "annotations" / "instances_val.json", data / "images" / "val")
     images = [cv2.imread(str(dataset.image_path(index))) for index in range(3)]
 
-    def detect(image):
+    def detect(image, predict, trace=None):
         (index,) = (n for n in range(3) if np.array_equal(images[n], image))
         boxes, labels = dataset.boxes(index), dataset.labels(index)
         return Detections(boxes, np.linspace(1, 0.5, len(boxes)).astype(np.float32), labels)
 
-    metrics = evaluate_dataset(detect, dataset, root / "out", {"config": "x"}, workers=1)
-    assert metrics["AP"] == pytest.approx(1)
-    assert json.loads((root / "out" / "metrics.json").read_text()) == metrics
+    detector = dataclasses.replace(stand_in(), infer=detect)
+    metrics = evaluate_detector(detector, dataset, load_config(argv(root)[0]))
+    assert metrics.scores.metrics["AP"] == pytest.approx(1)
+    write_results(metrics, dataset, root / "out", {"config": "x"})
+    content = json.loads((root / "out" / "metrics.json").read_text())
+    assert content["AP"] == metrics.scores.metrics["AP"]
+    assert (content["config"], content["images"]) == ("x", 3)
 
 
 def test_debug_draws_detections_beside_the_truth(root):
-    evaluate.main(words(root, "--debug", "--split", "training"))
+    evaluate.main(argv(root, "--debug", "--split", "training"))
     folder = root / "results" / "CornerNet-tiny" / "20" / "training" / "debug"
     drawings = sorted(folder.iterdir())
     assert [file.name for file in drawings] == [
@@ -89,7 +97,7 @@ def test_debug_draws_detections_beside_the_truth(root):
 
 def test_a_split_without_annotations(root, caplog):
     caplog.set_level(logging.INFO)
-    assert evaluate.main(words(root, "--split", "testing")) == 0
+    assert evaluate.main(argv(root, "--split", "testing")) == 0
     folder = root / "results" / "CornerNet-tiny" / "20" / "testing"
     assert [file.name for file in folder.iterdir()] == ["results.json"]
     assert "has no annotations" in caplog.text
@@ -98,7 +106,7 @@ def test_a_split_without_annotations(root, caplog):
 def test_suffix_snapshot_and_reference_scoring(root):
     write_config(root, "CornerNet-tiny-multi_scale", test_scales=[0.5, 1], merge_bbox=True)
     more = ("--suffix", "multi_scale", "--reference-scoring", "--set", "db.max_per_image=4")
-    assert evaluate.main(words(root, *more)) == 0
+    assert evaluate.main(argv(root, *more)) == 0
     folder = root / "results" / "CornerNet-tiny-multi_scale" / "20" / "validation"
     results = json.loads((folder / "results.json").read_text())
     assert results
@@ -108,21 +116,21 @@ def test_suffix_snapshot_and_reference_scoring(root):
 
     path = root / "mine.pkl"
     path.write_bytes((root / "cache/nnet/CornerNet-tiny/CornerNet-tiny_20.pkl").read_bytes())
-    assert evaluate.main(words(root, "--snapshot", str(path))) == 0
+    assert evaluate.main(argv(root, "--snapshot", str(path))) == 0
     assert (root / "results" / "CornerNet-tiny" / "mine" / "validation").is_dir()
 
 
 @pytest.mark.parametrize("iteration", [20, 30])
 def test_testiter(root, iteration):
     write_snapshot(root, 30, NAMES)
-    assert evaluate.main(words(root, "--testiter", str(iteration))) == 0
+    assert evaluate.main(argv(root, "--testiter", str(iteration))) == 0
     assert (root / "results" / "CornerNet-tiny" / str(iteration)).is_dir()
 
 
 def test_mistakes_have_one_line(root):
     def message(*more, name="CornerNet-tiny"):
         with pytest.raises(UserError) as error:
-            evaluate.main(words(root, *more, name=name))
+            evaluate.main(argv(root, *more, name=name))
         assert "\n" not in str(error.value)
         return str(error.value)
 
@@ -139,7 +147,7 @@ def test_mistakes_have_one_line(root):
     write_snapshot(root, 50, ("person", "toothbrush", "cat"))
     assert "'toothbrush' for 'cat'" in message("--testiter", "50")
 
-    (root / "data/coco/images/val/sub/seven.jpg").write_bytes(b"no picture")
+    (root / "data/coco/images/val/sub/seven.jpg").write_bytes(b"no image")
     assert "seven.jpg cannot be decoded" in message("--testiter", "20")
     (root / "data/coco/images/val/sub/seven.jpg").unlink()
     assert "sub/seven.jpg" in message("--testiter", "20")
@@ -148,14 +156,14 @@ def test_mistakes_have_one_line(root):
 
 def test_exit_codes(root):
     script = str(Path(evaluate.__file__))
-    bad = [sys.executable, script, *words(root, "--testiter", "77")]
+    bad = [sys.executable, script, *argv(root, "--testiter", "77")]
     done = subprocess.run(bad, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr.startswith("error: there is no snapshot")
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_demo_draws_pictures_folders_and_videos(root, caplog):
+def test_demo_draws_images_folders_and_videos(root, caplog):
     caplog.set_level(logging.INFO)
     video = cv2.VideoWriter(str(root / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (96, 64))
     for value in (10, 200):
@@ -165,10 +173,10 @@ def test_demo_draws_pictures_folders_and_videos(root, caplog):
     (root / "folder").mkdir()
     for file in ("picture.png", "folder/picture.png", "folder/other.JPG"):
         (root / file).write_bytes(cv2.imencode(Path(file).suffix.lower(), picture)[1].tobytes())
-    (root / "folder" / "notes.txt").write_text("no picture")
+    (root / "folder" / "notes.txt").write_text("no image")
     inputs = [str(root / name) for name in ("picture.png", "folder", "clip.avi")]
     out = root / "drawn"
-    assert demo.main([*words(root, *inputs), "--out", str(out), "--threshold", "0"]) == 0
+    assert demo.main([*argv(root, *inputs), "--out", str(out), "--threshold", "0"]) == 0
     assert sorted(file.name for file in out.iterdir()) == [
         "clip.mp4",
         "other.jpg",
@@ -183,20 +191,20 @@ def test_demo_draws_pictures_folders_and_videos(root, caplog):
     lines = [line for line in caplog.messages if "->" in line]
     assert len(lines) == 4 and "2 frames" in lines[-1]
     (out / "picture.png").unlink()
-    assert demo.main([*words(root, inputs[0]), "--out", str(out), "--threshold", "1"]) == 0
+    assert demo.main([*argv(root, inputs[0]), "--out", str(out), "--threshold", "1"]) == 0
     np.testing.assert_array_equal(cv2.imread(str(out / "picture.png")), picture)
 
 
 def test_demo_mistakes_have_one_line(root):
     (root / "empty").mkdir()
-    (root / "words.jpg").write_text("no picture")
+    (root / "words.jpg").write_text("no image")
     (root / "words.mp4").write_text("no video")
     good = root / "good.png"
     cv2.imwrite(str(good), np.zeros((60, 60, 3), np.uint8))
 
     def message(*inputs, out=root / "drawn", more=()):
         with pytest.raises(UserError) as error:
-            demo.main([*words(root, *map(str, inputs)), "--out", str(out), *more])
+            demo.main([*argv(root, *map(str, inputs)), "--out", str(out), *more])
         assert "\n" not in str(error.value)
         return str(error.value)
 

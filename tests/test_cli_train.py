@@ -1,4 +1,4 @@
-"""train.py from the command line's words to snapshots, messages and exit codes."""
+"""train.py from the command line to snapshots, messages and exit codes."""
 
 import json
 import logging
@@ -18,10 +18,10 @@ import torch
 import train
 from core.checkpoint import snapshot as checkpoint
 from core.checkpoint.run_directory import RunDirectory
-from core.config import errors
+from core.cli import exit_codes
 from core.config.errors import UserError
 from core.train.log import read_log
-from tests.support.tiny_training import NAME, words, write_config, write_training
+from tests.support.tiny_training import NAME, argv, write_config, write_training
 
 REPOSITORY = Path(train.__file__).parent
 
@@ -31,7 +31,7 @@ def trained(tmp_path_factory):
     """A run of four steps, with snapshots of steps 2 and 4."""
     root = tmp_path_factory.mktemp("trained")
     write_training(root)
-    assert train.main(words(root)) == 0
+    assert train.main(argv(root)) == 0
     return root
 
 
@@ -64,10 +64,10 @@ def test_a_run_leaves_snapshots_and_a_log(trained):
 
 def test_the_start_says_what_is_to_happen(root, caplog):
     caplog.set_level(logging.INFO)
-    assert train.main(words(root)) == 0
+    assert train.main(argv(root)) == 0
     for word in (
         "device: cpu",
-        "7 pictures",
+        "7 images",
         "parameters",
         "chunks of [1, 2]",
         "--iter 4",
@@ -79,12 +79,12 @@ def test_the_start_says_what_is_to_happen(root, caplog):
 
 def test_initialize_saves_step_0_and_ends(root):
     write_config(root, "CornerNet_Squeeze-new")
-    assert train.main(words(root, "--initialize", name="CornerNet_Squeeze-new")) == 0
+    assert train.main(argv(root, "--initialize", name="CornerNet_Squeeze-new")) == 0
     files = sorted(
         file.name for file in snapshot(root, 0, "CornerNet_Squeeze-new").parent.iterdir()
     )
     assert files == [f"CornerNet_Squeeze-new_0{end}" for end in (".json", ".pkl", ".train.pt")]
-    assert train.main(words(root, "--iter", "0", name="CornerNet_Squeeze-new")) == 0
+    assert train.main(argv(root, "--iter", "0", name="CornerNet_Squeeze-new")) == 0
     # The seed makes the weights: a run from step 0 is the run that never stopped there.
     again, first = (
         checkpoint.read_weights(path)
@@ -96,10 +96,10 @@ def test_initialize_saves_step_0_and_ends(root):
 def test_bare_weights_resume_with_one_notice(root, caplog):
     for suffix in (".json", ".train.pt"):
         snapshot(root, 2).with_suffix(suffix).unlink()
-    assert train.main(words(root, "--iter", "2")) == 0
+    assert train.main(argv(root, "--iter", "2")) == 0
     notices = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len(notices) == 1
-    assert "weights alone" in notices[0]
+    assert "weights only" in notices[0]
     lines = read_log(root / "cache" / "nnet" / NAME / "log.jsonl")
     rates = {line["iteration"]: line["learning_rate"] for line in lines if "loss" in line}
     assert rates == pytest.approx({1: 1e-3, 2: 1e-3, 3: 1e-3, 4: 1e-4})
@@ -107,7 +107,7 @@ def test_bare_weights_resume_with_one_notice(root, caplog):
 
 def test_another_seed_or_batch_size_resumes_with_a_notice(root, caplog):
     more = ("--iter", "2", "--set", "system.seed=5", "--set", "system.batch_size=2")
-    assert train.main(words(root, *more, "--set", "system.chunk_sizes=[2]")) == 0
+    assert train.main(argv(root, *more, "--set", "system.chunk_sizes=[2]")) == 0
     assert "system.seed was 317 and is 5" in caplog.text
     assert "system.batch_size was 3 and is 2" in caplog.text
 
@@ -124,15 +124,15 @@ def test_fine_tuning_to_other_classes_lists_the_fresh_heads(root, caplog, how):
     weights = str(snapshot(root, 4))
     more = ["--weights", weights] if how == "--weights" else ["--set", f"{how}={weights}"]
     write_config(root, "CornerNet_Squeeze-more", max_iter=1)
-    assert train.main(words(root, *more, name="CornerNet_Squeeze-more")) == 0
+    assert train.main(argv(root, *more, name="CornerNet_Squeeze-more")) == 0
     assert "freshly initialised: tl_heats.0.1.weight, tl_heats.0.1.bias" in caplog.text
     with pytest.raises(UserError, match="comet"):
-        train.main(words(root, "--iter", "4"))
+        train.main(argv(root, "--iter", "4"))
 
 
 def test_options_that_exclude_each_other(root, capsys):
     with pytest.raises(SystemExit) as caught:
-        train.main(words(root, "--iter", "2", "--weights", "x.pkl"))
+        train.main(argv(root, "--iter", "2", "--weights", "x.pkl"))
     assert caught.value.code == 2
     assert "not allowed with" in capsys.readouterr().err
 
@@ -181,13 +181,13 @@ def test_a_bad_snapshot_is_one_line_and_exit_code_2(root, kind, monkeypatch, cap
     spoil, message = BAD_SNAPSHOTS[kind]
     spoil(snapshot(root, 2))
     before = {file: file.read_bytes() for file in snapshot(root, 2).parent.iterdir()}
-    lines = failure(words(root, "--iter", "2"), monkeypatch, caplog)
+    lines = failure(argv(root, "--iter", "2"), monkeypatch, caplog)
     assert len(lines) == 1
     assert re.search(message, lines[0])
     assert {file: file.read_bytes() for file in snapshot(root, 2).parent.iterdir()} == before
 
 
-BAD_WORDS = {
+BAD_ARGUMENTS = {
     "no such config": (["CornerNet_Squeze"], "did you mean 'CornerNet_Squeeze'"),
     "unknown key": (["--set", "system.learning_rat=1"], "did you mean 'learning_rate'"),
     "no data": (["--set", "system.dataset_dir=coco"], "no folder"),
@@ -198,10 +198,10 @@ BAD_WORDS = {
 }
 
 
-@pytest.mark.parametrize("kind", BAD_WORDS)
-def test_bad_words_are_one_line_and_exit_code_2(root, kind, monkeypatch, caplog):
-    more, message = BAD_WORDS[kind]
-    given = more if kind == "no such config" else words(root, *more)
+@pytest.mark.parametrize("kind", BAD_ARGUMENTS)
+def test_bad_arguments_are_one_line_and_exit_code_2(root, kind, monkeypatch, caplog):
+    more, message = BAD_ARGUMENTS[kind]
+    given = more if kind == "no such config" else argv(root, *more)
     lines = failure(given, monkeypatch, caplog)
     assert len(lines) == 1
     assert message in lines[0]
@@ -210,8 +210,8 @@ def test_bad_words_are_one_line_and_exit_code_2(root, kind, monkeypatch, caplog)
 def failure(given, monkeypatch, caplog):
     """Runs the script to exit code 2; returns the lines of its errors."""
     monkeypatch.setattr(sys, "argv", ["train.py", *given])
-    with pytest.raises(SystemExit) as caught:
-        errors.run(train.main)
+    with pytest.raises(SystemExit) as caught, exit_codes():
+        train.main(sys.argv[1:])
     assert caught.value.code == 2
     messages = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
     return [line for message in messages for line in message.splitlines()]
@@ -220,7 +220,7 @@ def failure(given, monkeypatch, caplog):
 def test_tensorboard_is_optional(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match="pip install tensorboard"):
-        train.main(words(root, "--tensorboard"))
+        train.main(argv(root, "--tensorboard"))
 
 
 @pytest.mark.parametrize("what", ["SIGTERM", "a killed worker"])
@@ -228,7 +228,7 @@ def test_an_ended_run_says_how_to_go_on(root, what):
     """As the user meets it: a process of its own, with workers, until somebody ends it."""
     more = ("--workers", "1", "--set", "system.max_iter=100000", "--set", "system.val_iter=0")
     process = subprocess.Popen(
-        [sys.executable, "train.py", *words(root, *more)],
+        [sys.executable, "train.py", *argv(root, *more)],
         cwd=REPOSITORY,
         stderr=subprocess.PIPE,
         text=True,

@@ -37,13 +37,13 @@ INLINE = re.compile(
 
 
 class Command(NamedTuple):
-    """A command of a page: its name, its line, and the words."""
+    """A command of a page: the name of its file, and program and arguments."""
 
     page: str
-    words: tuple[str, ...]
+    argv: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.page}: {' '.join(self.words)}"
+        return f"{self.page}: {' '.join(self.argv)}"
 
 
 class Parsed(BaseException):
@@ -66,23 +66,23 @@ def commands() -> Iterator[Command]:
             if MARK_OF_SLURM in block:
                 continue
             for line in block.replace("\\\n", " ").splitlines():
-                words = shlex.split(line, comments=True)
-                if words:
-                    yield Command(name, tuple(words))
+                argv = shlex.split(line, comments=True)
+                if argv:
+                    yield Command(name, tuple(argv))
         prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
         for span in INLINE.findall(prose):
-            words = shlex.split(span)
-            if is_complete(words):
-                yield Command(name, tuple(words))
+            argv = shlex.split(span)
+            if is_complete(argv):
+                yield Command(name, tuple(argv))
 
 
-def is_complete(words: list[str]) -> bool:
+def is_complete(argv: list[str]) -> bool:
     """Tells a whole command from the mention of one, such as ``cornerkit train`` in a sentence."""
-    if any("…" in word or "|" in word for word in words):
+    if any("…" in word or "|" in word for word in argv):
         return False
-    if words[0] == "torchrun":
-        return "-m" in words or any(word.endswith(".py") for word in words)
-    return words[0] != "cornerkit" or len(words) > 2
+    if argv[0] == "torchrun":
+        return "-m" in argv or any(word.endswith(".py") for word in argv)
+    return argv[0] != "cornerkit" or len(argv) > 2
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +98,14 @@ def configs(tmp_path_factory) -> Path:
     return folder
 
 
-def options_of(words: list[str], monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace | None:
-    """What a program's own parser makes of its arguments; None of a program without arguments."""
+def options_of(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace | None:
+    """Parses arguments by the parser of their program; None if it has none."""
     parse = argparse.ArgumentParser.parse_args
 
     def stop(parser: argparse.ArgumentParser, *arguments: Any) -> None:
         raise Parsed(parse(parser, *arguments))
 
-    program, *rest = words
+    program, *rest = argv
     with monkeypatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", stop)
         patch.setattr(sys, "argv", [program, *rest])
@@ -121,17 +121,15 @@ def options_of(words: list[str], monkeypatch: pytest.MonkeyPatch) -> argparse.Na
         except Parsed as parsed:
             return parsed.options
         except SystemExit as end:
-            pytest.fail(f"{' '.join(words)} ended with {end.code}")
+            pytest.fail(f"{' '.join(argv)} ended with {end.code}")
     return None
 
 
-def check_training_command(
-    words: list[str], configs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def check_training_command(argv: list[str], configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parses the arguments of one of our programs, and loads the config that they choose."""
-    options = options_of(words, monkeypatch)
+    options = options_of(argv, monkeypatch)
     if options is None:
-        assert words == ["cornerkit", "--help"]
+        assert argv == ["cornerkit", "--help"]
     elif isinstance(getattr(options, "config", None), str):
         suffix, overrides = getattr(options, "suffix", None), getattr(options, "set", None)
         load_config(options.config, suffix, overrides or (), configs)
@@ -139,10 +137,10 @@ def check_training_command(
 
 @pytest.mark.parametrize("command", sorted(set(commands())), ids=str)
 def test_a_command_of_the_pages(command: Command, configs: Path, monkeypatch) -> None:
-    words = [word.removeprefix(".venv/bin/") for word in command.words]
-    while re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # variables of the environment
-        words.pop(0)
-    program, *rest = words
+    argv = [word.removeprefix(".venv/bin/") for word in command.argv]
+    while re.fullmatch(r"[A-Z_]+=\S*", argv[0]):  # variables of the environment
+        argv.pop(0)
+    program, *rest = argv
     if program == "make":
         makefile = (ROOT / "Makefile").read_text()
         targets = [word for word in rest if "=" not in word]
@@ -155,26 +153,26 @@ def test_a_command_of_the_pages(command: Command, configs: Path, monkeypatch) ->
         if options.module:
             script = script.replace("cornerkit.cli", "cornerkit")
         check_training_command([script, *arguments], configs, monkeypatch)
-    elif words[:3] == ["python", "-m", "pytest"]:
-        assert all((ROOT / word).exists() for word in words[3:] if word.startswith("tests/"))
-    elif words[:3] == ["python", "-m", "core.cli"]:
-        check_training_command(["cornerkit", *words[3:]], configs, monkeypatch)
-    elif words[:2] == ["python", "-m"]:
-        assert importlib.util.find_spec(words[2]) is not None
-        if words[2] != "cpools_ext" or len(words) > 3:
-            check_training_command(words[2:], configs, monkeypatch)
+    elif argv[:3] == ["python", "-m", "pytest"]:
+        assert all((ROOT / word).exists() for word in argv[3:] if word.startswith("tests/"))
+    elif argv[:3] == ["python", "-m", "core.cli"]:
+        check_training_command(["cornerkit", *argv[3:]], configs, monkeypatch)
+    elif argv[:2] == ["python", "-m"]:
+        assert importlib.util.find_spec(argv[2]) is not None
+        if argv[2] != "cpools_ext" or len(argv) > 3:
+            check_training_command(argv[2:], configs, monkeypatch)
     elif program == "python" and rest[0].endswith(".py"):
         check_training_command(rest, configs, monkeypatch)
     elif program == "cornerkit":
-        check_training_command(words, configs, monkeypatch)
+        check_training_command(argv, configs, monkeypatch)
     else:
         assert program in OTHER_PROGRAMS
 
 
-def check_pip(words: list[str]) -> None:
+def check_pip(argv: list[str]) -> None:
     """Installations are of this package, with extras that it has."""
-    assert words[0] == "install" and set(words[1:-1]) <= {"--no-build-isolation", "--editable"}
-    match = re.fullmatch(r"\.(?:\[(\w+)\])?", words[-1])
+    assert argv[0] == "install" and set(argv[1:-1]) <= {"--no-build-isolation", "--editable"}
+    match = re.fullmatch(r"\.(?:\[(\w+)\])?", argv[-1])
     assert match
     extras = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1]
     assert match[1] is None or re.search(rf"^{match[1]} = \[", extras, re.MULTILINE)

@@ -13,11 +13,11 @@ import evaluate
 import train
 from core.checkpoint import snapshot as checkpoint
 from core.checkpoint.run_directory import RunDirectory
-from core.config import errors
+from core.cli import exit_codes
 from core.evaluation.coco import METRICS
 from core.models.loading import load_detector
 from core.train.log import read_log
-from tests.support.tiny_training import NAME, words, write_training
+from tests.support.tiny_training import NAME, argv, write_training
 
 
 def losses(root):
@@ -42,7 +42,7 @@ def whole(tmp_path_factory):
     """A run of four steps that nothing stopped."""
     root = tmp_path_factory.mktemp("whole")
     write_training(root)
-    assert train.main(words(root)) == 0
+    assert train.main(argv(root)) == 0
     return root
 
 
@@ -56,12 +56,12 @@ def test_a_resumed_run_is_bit_for_bit_a_run_that_never_stopped(whole, tmp_path, 
         whole = tmp_path / "sgd"
         whole.mkdir()
         write_training(whole)
-        train.main(words(whole, *optimizer))
+        train.main(argv(whole, *optimizer))
     first = (*optimizer, "--workers", str(workers[0]), "--set", "system.max_iter=2")
-    assert train.main(words(tmp_path, *first)) == 0
+    assert train.main(argv(tmp_path, *first)) == 0
     second = (*optimizer, "--workers", str(workers[1]), "--iter", "2")
     torch.manual_seed(workers[1])  # what is not saved would show
-    assert train.main(words(tmp_path, *second)) == 0
+    assert train.main(argv(tmp_path, *second)) == 0
     assert losses(tmp_path) == losses(whole)
     assert len(losses(whole)[0]) == 4
     same, other = weights_and_state(whole), weights_and_state(tmp_path)
@@ -77,19 +77,19 @@ def test_the_learning_rate_decays_across_the_resume(whole):
 
 
 def test_evaluate_the_snapshot(whole):
-    assert evaluate.main(words(whole, "--testiter", "4")) == 0
+    assert evaluate.main(argv(whole, "--testiter", "4")) == 0
     folder = whole / "results" / NAME / "4" / "validation"
     metrics = json.loads((folder / "metrics.json").read_text())
     assert set(METRICS) <= set(metrics)
-    figures = [metrics[figure] for figure in METRICS]
-    assert all(0 <= figure <= 1 for figure in figures if figure is not None)
-    assert (metrics["iteration"], metrics["pictures"]) == (4, 3)
+    values = [metrics[name] for name in METRICS]
+    assert all(0 <= value <= 1 for value in values if value is not None)
+    assert (metrics["iteration"], metrics["images"]) == (4, 3)
     results = json.loads((folder / "results.json").read_text())
     assert all(len(row["bbox"]) == 4 for row in results)
 
 
 def test_detect_with_the_snapshot(whole):
-    detect = load_detector(words(whole)[0], snapshot=4, device="cpu")
+    detect = load_detector(argv(whole)[0], snapshot=4, device="cpu")
     picture = next((whole / "data" / "shapes" / "images" / "val").iterdir())
     found = detect(cv2.imread(str(picture)))
     assert set(found) == set(detect.class_names)
@@ -98,16 +98,16 @@ def test_detect_with_the_snapshot(whole):
     assert all((boxes[:, 4] < 0.5).all() for boxes in found.values())
 
 
-def test_unreadable_pictures_in_training(tmp_path, caplog, monkeypatch):
+def test_unreadable_images_in_training(tmp_path, caplog, monkeypatch):
     """One of seven is more than 1 %: the run saves, stops and names it."""
     write_training(tmp_path, batch_size=2, chunk_sizes=None)
     picture = sorted((tmp_path / "data" / "shapes" / "images" / "train").iterdir())[3]
     picture.write_bytes(picture.read_bytes()[:300])
-    monkeypatch.setattr(sys, "argv", ["train.py", *words(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["train.py", *argv(tmp_path)])
     caplog.set_level(logging.INFO)
-    with pytest.raises(SystemExit) as caught:
-        errors.run(train.main)
+    with pytest.raises(SystemExit) as caught, exit_codes():
+        train.main(sys.argv[1:])
     assert caught.value.code == 2
     last = caplog.records[-1].getMessage()
-    assert "1 of the 7 pictures" in last
+    assert "1 of the 7 images" in last
     assert picture.name in last

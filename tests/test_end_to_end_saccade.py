@@ -15,7 +15,7 @@ from core.checkpoint.run_directory import RunDirectory
 from core.evaluation.draw import draw_saccades
 from core.models.loading import load_detector
 from core.train.log import read_log
-from tests.support.tiny_training import keep_classes, words, write_training
+from tests.support.tiny_training import argv, keep_classes, write_training
 
 NAME = "CornerNet_Saccade-tiny"
 DB = {
@@ -39,7 +39,7 @@ def write(root, **system):
 
 
 def of(root, *more):
-    return words(root, *more, name=NAME)
+    return argv(root, *more, name=NAME)
 
 
 def losses(root):

@@ -129,8 +129,8 @@ def trained(installed: Path, tmp_path_factory) -> Path:
     shapes = ("-m", "cornerkit.data.shapes", "data/shapes", "--train", "8", "--val", "2")
     run(installed / "python", *shapes, cwd=folder)
     settings = ("system.max_iter=2", "system.stepsize=1", "system.val_iter=0", "system.display=1")
-    words = [word for setting in settings for word in ("--set", setting)]
-    run(installed / "cornerkit", "train", NAME, "--device", "cpu", *words, cwd=folder)
+    argv = [word for setting in settings for word in ("--set", setting)]
+    run(installed / "cornerkit", "train", NAME, "--device", "cpu", *argv, cwd=folder)
     return folder
 
 
@@ -183,8 +183,8 @@ def test_evaluating_from_another_folder(installed: Path, trained: Path) -> None:
 
 def test_detecting_from_another_folder(installed: Path, trained: Path) -> None:
     image = next((trained / "data" / "shapes" / "images" / "val").iterdir())
-    words = ("detect", NAME, image, "--device", "cpu", "--out", "drawn")
-    run(installed / "cornerkit", *words, cwd=trained)
+    argv = ("detect", NAME, image, "--device", "cpu", "--out", "drawn")
+    run(installed / "cornerkit", *argv, cwd=trained)
     assert [path.stem for path in (trained / "drawn").iterdir()] == [image.stem]
 
 

@@ -34,9 +34,9 @@ def snapshot(config, iteration, metrics):
 
 
 def test_trained_is_the_newest_snapshot_whatever_the_config_says(config, monkeypatch):
-    """The figures of the config's last iteration lie beside it; those are of a new training."""
+    """The metrics of the config's last iteration lie beside it; those are of a new training."""
     calls = []
-    monkeypatch.setattr(compare, "run", lambda *words: calls.append(words) or 90.0)
+    monkeypatch.setattr(compare, "run", lambda *arguments: calls.append(arguments) or 90.0)
     snapshot(config, 2500, METRICS)
     snapshot(config, 2000, {**METRICS, "AP": 0.1})
     assert compare.learn(config, trained=True) == ["", "0.765", "0.910", "31"]
@@ -46,12 +46,12 @@ def test_trained_is_the_newest_snapshot_whatever_the_config_says(config, monkeyp
 
 
 def test_trained_needs_a_snapshot(config, monkeypatch):
-    monkeypatch.setattr(compare, "run", lambda *words: pytest.fail(f"ran {words}"))
+    monkeypatch.setattr(compare, "run", lambda *arguments: pytest.fail(f"ran {arguments}"))
     with pytest.raises(UserError, match=r"has no snapshot in .*; leave --trained out"):
         compare.learn(config, trained=True)
 
 
-def test_a_model_without_a_published_figure_has_a_row(monkeypatch, capsys):
+def test_a_model_without_a_published_ap_has_a_row(monkeypatch, capsys):
     monkeypatch.setattr(compare, "PUBLISHED", {})
     monkeypatch.setattr(compare, "learn", lambda config, trained: ["3.0", "0.5", "0.9", "40"])
     assert compare.main(["--models", "CornerNet_Squeeze"]) == 0
@@ -61,7 +61,7 @@ def test_a_model_without_a_published_figure_has_a_row(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("model", sorted(MODELS))
-def test_every_model_has_configs_and_a_published_figure(model):
+def test_every_model_has_configs_and_a_published_ap(model):
     assert model in compare.PUBLISHED and model in SMALL
     assert (compare.load_config(f"{model}-shapes").system.train_split) == "train"
 

@@ -108,12 +108,12 @@ def test_dead_keys_of_the_reference_are_accepted_with_one_notice(caplog):
         ({"system": {"opt_algo": "lion"}}, ["opt_algo", "'adam'"]),
     ],
 )
-def test_mistakes_are_named(content, words):
+def test_mistakes_are_named(content, argv):
     with pytest.raises(UserError) as error:
         read(content)
     message = str(error.value)
     assert "\n" not in message
-    for word in ["x.json", *words]:
+    for word in ["x.json", *argv]:
         assert word in message
 
 

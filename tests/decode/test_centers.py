@@ -68,7 +68,7 @@ def test_one_peak_by_hand():
     assert found[0, 1:, 4].tolist() == [0, 0]
 
 
-def test_a_batch_is_its_pictures():
+def test_a_batch_gives_what_its_images_give():
     maps = random_maps()
     together = decode_centers(maps, top_k=20, kernel=3)
     for row in range(2):
@@ -110,7 +110,7 @@ def test_what_is_read_at_cells_is_what_whole_maps_have(mirrored, top_k):
 
 
 def test_cells_of_the_mirror_image_show_the_same():
-    """The peak of the mean lies where the picture alone has a lower one."""
+    """The peak of the mean lies where the image alone has a lower one."""
     logits = torch.full((2, 1, 4, 6), -9.0)
     logits[0, 0, 1, 0], logits[0, 0, 2, 5], logits[1, 0, 2, 0] = 1.0, 0.5, 0.9
     settings = {"mirrored": True, "top_k": 1, "kernel": 3}

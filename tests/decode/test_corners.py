@@ -34,7 +34,7 @@ def random_maps(batch: int = 2, height: int = 12, width: int = 15, seed: int = 0
 
 
 def by_search(maps: CornerMaps, row: int, **settings) -> np.ndarray:
-    """Every pair of peaks of one picture, one after the other; rows of real objects only."""
+    """Every pair of peaks of one image, one after the other; rows of real objects only."""
     corners = []
     for heatmap, embedding, offset in zip(maps[0:2], maps[2:4], maps[4:6], strict=True):
         scores = heatmap[row].double().sigmoid()
@@ -98,7 +98,7 @@ def test_slow_search(no_border, kernel):
 
 @pytest.mark.parametrize("height, width, top_k", [(1, 1, 4), (2, 3, 20), (4, 4, 60), (1, 9, 9)])
 def test_fewer_peaks_or_cells_than_corners_wanted(height, width, top_k):
-    """What fills up the K corners is none, and pairs with nothing."""
+    """Corners that only fill up the K pair with nothing."""
     settings = {**SMALL, "top_k": top_k, "num_dets": 16, "ae_threshold": 10.0}
     maps = random_maps(2, height, width)
     detections = decode_corners(maps, **settings)
@@ -114,7 +114,7 @@ def test_best_first_and_rejected_last():
     assert (scores[:, -1] == -1).all()
 
 
-def test_two_pictures_are_twice_one_picture():
+def test_two_images_give_twice_what_one_gives():
     maps = random_maps(2)
     both = decode_corners(maps, **SMALL)
     for row in range(2):

@@ -45,7 +45,7 @@ def maps(kind: str) -> torch.Tensor:
         return torch.zeros(2, 12, 40, 33)
     if kind == "slopes":  # every row is high and almost none holds a peak
         return noise[:, :, :1, :1] + 10 - slope
-    if kind == "uneven":  # one picture of many peaks beside one of few
+    if kind == "uneven":  # one image of many peaks beside one of few
         return torch.stack((noise[0], noise[0, :, :1, :1] + slope))
     assert kind == "saturated"
     return (noise * 100).sigmoid()
@@ -61,14 +61,14 @@ def test_results_of_the_full_pooling(kind, kernel, k):
     check(maps(kind), k, kernel)
 
 
-def test_most_pictures_never_need_the_full_pooling(monkeypatch):
+def test_most_images_never_need_the_full_pooling(monkeypatch):
     monkeypatch.setattr(module, "_peaks_by_pooling", None)
     check(maps("noise"), 20, 3)
     check(maps("smooth"), 20, 3)
 
 
 def test_slopes_need_more_rows_or_the_full_pooling():
-    """The rows that are looked at first do not decide every map, and the check notices."""
+    """The rows that are searched first do not decide every map, and the check notices."""
     _, complete = module._peaks_of_best_rows(maps("slopes"), 20, 3, 80)
     assert not complete
     _, complete = module._peaks_of_best_rows(maps("uneven"), 20, 3, 80)

@@ -1,4 +1,4 @@
-"""Suppression of a picture's detections, and the cut to the best ones."""
+"""Suppression of an image's detections, and the cut to the best ones."""
 
 import numpy as np
 import pytest

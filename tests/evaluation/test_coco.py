@@ -1,4 +1,4 @@
-"""COCO's results and figures: against pycocotools' own way, and where that way fails."""
+"""COCO's results and metrics: against pycocotools' own way, and where that way fails."""
 
 import json
 
@@ -61,7 +61,7 @@ def truth(dataset):
     ]
 
 
-def test_figures_are_pycocotools(tmp_path, capsys):
+def test_metrics_are_pycocotools(tmp_path, capsys):
     dataset = many(tmp_path)
     results = coco_results(near_truth(dataset, np.random.default_rng(2)), dataset)
     (tmp_path / "results.json").write_text(json.dumps(results))
@@ -73,11 +73,11 @@ def test_figures_are_pycocotools(tmp_path, capsys):
     expected.summarize()
     printed = capsys.readouterr().out
     scores = score_results(results, dataset)
-    assert_allclose(list(scores.figures.values()), expected.stats, rtol=0, atol=1e-12)
-    assert tuple(scores.figures) == METRICS
-    assert 0.05 < scores.figures["AP"] < 0.9
+    assert_allclose(list(scores.metrics.values()), expected.stats, rtol=0, atol=1e-12)
+    assert tuple(scores.metrics) == METRICS
+    assert 0.05 < scores.metrics["AP"] < 0.9
     assert scores.table == printed.rstrip()
-    assert np.mean(list(scores.ap_by_class.values())) == pytest.approx(scores.figures["AP"])
+    assert np.mean(list(scores.ap_by_class.values())) == pytest.approx(scores.metrics["AP"])
     assert tuple(scores.ap_by_class) == dataset.class_names
     assert capsys.readouterr().out == ""
 
@@ -85,10 +85,10 @@ def test_figures_are_pycocotools(tmp_path, capsys):
 def test_the_truth_scores_one(tmp_path):
     dataset = opened(tmp_path)
     scores = score_results(coco_results(truth(dataset), dataset), dataset)
-    assert scores.figures["AP"] == pytest.approx(1)
+    assert scores.metrics["AP"] == pytest.approx(1)
     # cat has a crowd only, which nobody must find
     assert scores.ap_by_class == pytest.approx({"person": 1, "cat": None, "toothbrush": 1})
-    assert scores.figures["AP_medium"] is None
+    assert scores.metrics["AP_medium"] is None
 
 
 def test_ap_of_a_class_is_of_that_class(tmp_path):
@@ -106,22 +106,22 @@ def test_nothing_found_scores_zero(tmp_path, empty):
     results = coco_results([detections([], [], [])] * 3, dataset)
     assert results == []
     scores = score_results(results, dataset)
-    assert scores.figures["AP"] == (0 if empty == "no detection" else None)
+    assert scores.metrics["AP"] == (0 if empty == "no detection" else None)
 
 
 def test_an_annotation_of_id_zero_can_be_found(tmp_path):
     dataset = opened(tmp_path, annotations=[annotation(0, 2, 90, [10, 5, 20, 10])])
     scores = score_results(coco_results(truth(dataset), dataset), dataset)
-    assert scores.figures["AP"] == pytest.approx(1)
+    assert scores.metrics["AP"] == pytest.approx(1)
 
 
 def test_fields_that_coco_has_and_others_lack(tmp_path):
     record = {"image_id": 30, "category_id": 17, "bbox": [0, 0, 40, 30]}
     dataset = opened(tmp_path, annotations=[record, {**record, "bbox": [5, 20, 10, 10]}])
     scores = score_results(coco_results(truth(dataset), dataset), dataset)
-    assert scores.figures["AP"] == pytest.approx(1)
-    assert scores.figures["AP_small"] == pytest.approx(1)  # 10 x 10
-    assert scores.figures["AP_medium"] == pytest.approx(1)  # 40 x 30
+    assert scores.metrics["AP"] == pytest.approx(1)
+    assert scores.metrics["AP_small"] == pytest.approx(1)  # 10 x 10
+    assert scores.metrics["AP_medium"] == pytest.approx(1)  # 40 x 30
 
 
 def test_results_are_in_coco_format(tmp_path):

@@ -1,4 +1,4 @@
-"""From a picture to detections around a network whose maps are given."""
+"""From an image to detections, around a network whose maps are given."""
 
 import numpy as np
 import pytest
@@ -73,7 +73,7 @@ def drawn_maps(images, seed, mean):
 
 
 def one_peak(label=1, size=(4.0, 6.0), logit=2.0, at=(5, 9)):
-    """A network that finds one object, at cell (y, x) of the picture and mirrored in its mirror."""
+    """A network that finds one object, at cell (y, x) of the image and mirrored in its mirror."""
 
     def predict(images):
         batch, height, width = len(images), images.shape[2] // 4, images.shape[3] // 4
@@ -234,7 +234,7 @@ def test_maps_are_not_changed():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (127, 128), (128, 255), (3, 700)])
-def test_a_kept_picture_has_its_middle_in_the_middle(size):
+def test_a_kept_image_has_its_middle_in_the_middle(size):
     image = np.random.default_rng(1).integers(1, 256, (*size, 3)).astype(np.uint8)
     view = Geometry("keep", (512, 512), 32, 4).view(image, 1)
     height, width = view.canvas.shape[:2]

@@ -74,7 +74,7 @@ def test_suppression_of_the_reference(case):
     np.testing.assert_array_equal(given, kept)
 
 
-def test_a_cell_is_a_point_of_the_picture():
+def test_a_cell_is_a_point_of_the_image():
     maps = [attention((1, 2, 3, 0.9), count=2)]
     crops = views([0.5, 2.0], [[0, 0], [-10, 40]])
     settings = {"strides": (16,), "zooms": (2,), "threshold": 0.3, "closer_only": False}
@@ -83,7 +83,7 @@ def test_a_cell_is_a_point_of_the_picture():
 
 
 @pytest.mark.parametrize("size", [(1, 4000), (5, 4000), (4000, 5)])
-def test_a_picture_thinner_than_a_cell_is_looked_at(size):
+def test_an_image_thinner_than_a_cell_has_locations(size):
     """As if it were as wide as the cells that it lies in."""
     crops = plan_crops(np.array([[size[0] // 2, size[1] // 2, 255 / 4000]]), size, (255, 255))
     everywhere = [np.ones((1, 1, cells, cells), np.float32) for cells in (16, 32, 64)]
@@ -106,8 +106,8 @@ def test_limits():
 
     assert count(1) == 2
     assert count(2) == 2
-    assert count(2.1) == 0  # near enough
-    assert count(2, zooms=(1, 2.1)) == 1  # too near
+    assert count(2.1) == 0  # large enough
+    assert count(2, zooms=(1, 2.1)) == 1  # too large
     assert count(1, closer_only=True) == 1
     assert count(1, threshold=0.9) == 0  # exceeds, not reaches
     assert count(1, cell=(0, 7, 7, 0.9)) == 1  # 112 pixels are outside
@@ -126,7 +126,7 @@ def test_unclear_and_empty_detections_are_no_locations():
     assert detection_locations(np.zeros((0, 8), np.float32), RANGES, 255).shape == (0, 4)
 
 
-def test_near_locations_of_like_scale_are_one():
+def test_near_locations_of_similar_scale_are_one():
     best, far, near, other = [50, 50, 2, 0.9], [70, 70, 2, 0.8], [51, 90, 2, 0.7], [50, 50, 3, 0.6]
     given = np.array([far, near, best, other], np.float64)
     np.testing.assert_array_equal(suppress_locations(given, 16), [best, far, other])

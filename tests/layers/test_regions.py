@@ -41,14 +41,14 @@ def target(printed):
 
 @pytest.fixture(scope="module")
 def anchors():
-    """Of a picture of 800 x 800 pixels, as a network gets them."""
+    """Anchors of an image of 800 x 800 pixels, as a network gets them."""
     (boxes,) = grid(torch.zeros(1, 3, 800, 800), torch.zeros(1, 1, 50, 50))
     return boxes
 
 
 def grid(images, map_):
-    pictures = ImageList(images, [tuple(images.shape[2:])] * len(images))
-    return AnchorGrid(STRIDE, SCALES, RATIOS)(pictures, [map_])
+    image_list = ImageList(images, [tuple(images.shape[2:])] * len(images))
+    return AnchorGrid(STRIDE, SCALES, RATIOS)(image_list, [map_])
 
 
 def proposals(channels=4):
@@ -116,7 +116,7 @@ def test_labels_and_targets(golden, anchors, target):
     np.testing.assert_allclose(codes[rows].numpy(), golden["pos_targets"][:, XYXY], atol=1e-5)
 
 
-def test_labels_picture_by_picture(anchors, target):
+def test_labels_image_by_image(anchors, target):
     nothing = {"boxes": torch.zeros(0, 4), "size": (800, 800)}
     part = proposals()
     labels, matched = part.assign_targets_to_anchors([anchors, anchors], [nothing, target])
@@ -138,7 +138,7 @@ def test_an_object_that_no_anchor_touches_is_not_trained(anchors, target):
 
 
 def test_anchors_outside_are_removed_before_the_match_not_after(anchors):
-    """The object's best anchor leaves the picture; the best of those inside stands for it."""
+    """The object's best anchor leaves the image; it is matched with the best of those inside."""
     object_ = {"boxes": torch.tensor([[0, 300, 60, 420.0]]), "size": (800, 800)}
     (labels,), _ = proposals().assign_targets_to_anchors([anchors], [object_])
     assert int((labels == 1).sum()) == 1
@@ -161,8 +161,8 @@ def test_losses_of_a_network_that_says_nothing(golden, target):
     part = proposals()
     for parameter in part.parameters():
         torch.nn.init.zeros_(parameter)
-    pictures = ImageList(torch.zeros(1, 3, 800, 800), [(800, 800)])
-    boxes, losses = part(pictures, {"map": torch.randn(1, 4, 50, 50)}, [target])
+    image_list = ImageList(torch.zeros(1, 3, 800, 800), [(800, 800)])
+    boxes, losses = part(image_list, {"map": torch.randn(1, 4, 50, 50)}, [target])
     assert losses["loss_objectness"].item() == pytest.approx(np.log(2))
     codes, beta = np.abs(golden["pos_targets"]), 1 / 9
     smooth = np.where(codes < beta, codes**2 / (2 * beta), codes - beta / 2)
@@ -179,7 +179,7 @@ def test_samples_are_of_the_wanted_number(printed, golden):
 
 @pytest.mark.parametrize("size", [(47, 63), (600, 1000), (800, 800)])
 def test_pooling_does_not_guess_the_stride(size):
-    """torchvision's takes it from the picture and the map: wrong for the first of these sizes."""
+    """torchvision's takes it from the image and the map: wrong for the first of these sizes."""
     map_ = torch.randn(1, 2, size[0] // 16, size[1] // 16)
     boxes = torch.tensor([[0, 0, 20, 30.0], [8, 8, 40, 41]])
     expected = roi_align(map_, [boxes], 7, 1 / 16, 2)
@@ -189,7 +189,7 @@ def test_pooling_does_not_guess_the_stride(size):
     assert torch.allclose(theirs, expected) == (size != (47, 63))
 
 
-def test_a_picture_without_regions_is_one():
+def test_an_image_without_regions_is_one():
     regions = [torch.zeros(0, 4), torch.ones(2, 4)]
     first, second = at_least_one_region(regions, [(30, 40), (50, 60)])
     assert first.tolist() == [[0, 0, 40, 30]]

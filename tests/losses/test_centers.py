@@ -65,8 +65,8 @@ def test_padding_costs_nothing(case):
             torch.testing.assert_close(value, expected[name])
 
 
-def test_a_picture_without_objects_beside_one_with():
-    outputs, targets = golden_case("mixed")  # its second picture is empty
+def test_an_image_without_objects_beside_one_with():
+    outputs, targets = golden_case("mixed")  # its second image is empty
     keep = [0, 2]
     kept = CenterTargets(**{name: value[keep] for name, value in vars(targets).items()})
     both = center_losses(outputs, targets)

@@ -49,7 +49,7 @@ def rows(outputs: list[CornerMaps], targets: CornerTargets, keep: slice):
 
 
 def random_case(counts: tuple[int, ...], seed: int = 0) -> tuple[list[CornerMaps], CornerTargets]:
-    """Two stacks, 2 classes, 6 x 7 cells; as many objects a picture as ``counts`` says."""
+    """Two stacks, 2 classes, 6 x 7 cells; as many objects an image as ``counts`` says."""
     g = torch.Generator().manual_seed(seed)
     batch, objects = len(counts), max(1, *counts)
 
@@ -80,7 +80,7 @@ def test_golden(case):
         "offset": GOLDEN[f"{case}_parts_off"].sum() / stacks,
     }
     for name, term in terms.items():
-        # a picture of one object leaves four digits of push (golden README)
+        # an image of one object leaves four digits of push (golden README)
         rel = 1e-3 if name == "push" and 1 in META[case]["objects"] else 1e-5
         assert term.item() == pytest.approx(parts[name], rel=rel), name
     total = sum(terms.values())
@@ -116,7 +116,7 @@ def test_golden_parts(case):
 
 @pytest.mark.parametrize("case", ["mixed", "none"])
 def test_as_many_slots_as_objects_give_the_same(case):
-    """The reference pads to 128 objects; a batch here to the picture with the most."""
+    """The reference pads to 128 objects; a batch here to the image with the most."""
     outputs = golden_outputs(case)
     short = corner_losses(outputs, golden_targets(case, max(1, *META[case]["objects"])))
     for name, term in corner_losses(outputs, golden_targets(case)).items():
@@ -138,8 +138,8 @@ def test_padding_has_no_effect_whatever_it_holds():
 
 
 @pytest.mark.parametrize("counts", [(0,), (1,), (5,), (2, 0, 1, 5)])
-def test_pull_and_push_are_sums_over_pictures(counts):
-    """So a picture by itself, which the reference could not train, gives its share."""
+def test_pull_and_push_are_sums_over_images(counts):
+    """So an image by itself, which the reference could not train, gives its part."""
     outputs, targets = random_case(counts)
     whole = corner_losses(outputs, targets)
     singles = [
@@ -174,9 +174,9 @@ def test_push_separates_two_objects():
     _, push = associative_embedding_loss(embedding, embedding, *index, mask)
     (gradient,) = torch.autograd.grad(push, embedding)
     assert (gradient[..., :2] > 0).all() and (gradient[..., 2:] < 0).all()
-    apart = embedding.detach() * 3  # further apart than the margin of 1
+    distant = embedding.detach() * 3  # at distances above the margin of 1
     (gradient,) = torch.autograd.grad(
-        associative_embedding_loss(apart.requires_grad_(), apart, *index, mask)[1], apart
+        associative_embedding_loss(distant.requires_grad_(), distant, *index, mask)[1], distant
     )
     assert gradient.abs().max() == 0
 

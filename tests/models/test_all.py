@@ -1,10 +1,14 @@
-"""What holds for every model; one that is added is tested by its entry in ``SMALL``."""
+"""Tests of every model; a new one is tested by its entry in ``SMALL``."""
+
+import traceback
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
+import core
 from core.checkpoint import snapshot as checkpoint
 from core.checkpoint.run_directory import RunDirectory
 from core.data.color import apply_color
@@ -18,7 +22,7 @@ from tests.support.model_builders import (
     small_config,
     small_detector,
 )
-from tests.support.model_losses import gradients, losses, picture_batch, sides
+from tests.support.model_losses import gradients, image_batch, losses, sides
 
 NAMES = sorted(SMALL)
 TRAINABLE = {
@@ -28,8 +32,8 @@ TRAINABLE = {
     "CenterNet": 191_284_008,
     "FasterRCNN": 138_302_722,
 }
-# Terms of the loss of two pictures, with weights of a formula; computed once, when the published
-# networks had the golden losses.
+# Loss terms of two images, with weights of a formula; computed once, when the published networks
+# had the golden losses.
 PINNED = {
     "CenterNet": {"heatmap": 67.8411, "size": 1.09639, "offset": 0.892315},
     "CenterNet-resnet18": {"heatmap": 94.7209, "size": 1.25749, "offset": 0.995669},
@@ -66,20 +70,20 @@ def test_state_dict_is_the_reference_s(name):
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_step_gives_every_parameter_a_gradient(name, count):
     detector = small_detector(name)
-    terms = losses(detector, picture_batch(name, count))
+    terms = losses(detector, image_batch(name, count))
     for key, gradient in gradients(detector.network, terms).items():
         assert gradient is not None and gradient.isfinite().all(), key
         assert gradient.abs().max() > 0, key
 
 
 def test_the_loss_is_a_pinned_number(name):
-    """Weights and pictures come from NumPy; all regions are trained, so that none are drawn."""
+    """Weights and images come from NumPy; all regions are trained, so that none are drawn."""
     all_regions = {"rpn_samples": 5000, "roi_samples": 5000} if name == "FasterRCNN" else {}
     detector = small_detector(name, model=all_regions)
     state = detector.network.state_dict()
     weights = {key: formula(key, tuple(value.shape)) for key, value in state.items()}
     detector.network.load_state_dict(weights)
-    terms = losses(detector, picture_batch(name, 2))
+    terms = losses(detector, image_batch(name, 2))
     assert {key: term.item() for key, term in terms.items()} == pytest.approx(
         PINNED[name], rel=1e-3
     )
@@ -87,14 +91,14 @@ def test_the_loss_is_a_pinned_number(name):
 
 def test_saved_and_loaded(name, tmp_path):
     detector, other = small_detector(name), small_detector(name, seed=1)
-    losses(detector, picture_batch(name, 2))  # moves the running statistics
+    losses(detector, image_batch(name, 2))  # moves the running statistics
     path = RunDirectory(tmp_path, name).snapshot(3)
     meta = checkpoint.Meta(name, 3, ("a", "b", "c"), small_config(name).as_dict(), {})
     checkpoint.save_snapshot(path, detector.network, None, meta)
     assert checkpoint.load_weights(other.network, path, other.class_head_keys) == []
     with torch.no_grad():
         own, loaded = (
-            tree_leaves(network.eval()(picture_batch(name, 1)))
+            tree_leaves(network.eval()(image_batch(name, 1)))
             for network in (detector.network, other.network)
         )
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(own, loaded, strict=True))
@@ -110,8 +114,8 @@ def test_class_head_keys_are_the_entries_that_depend_on_the_class_count(name):
     assert differing == {key for key in other if key.startswith(three.class_head_keys)}
 
 
-def test_a_picture_goes_all_the_way(name):
-    """Sample, targets, losses, decode and infer fit each other and the network."""
+def test_the_functions_of_a_detector_fit_each_other(name):
+    """An image passes through sample, targets, network and losses, and through infer."""
     detector, (height, width) = small_detector(name, reference_scoring=False), sides(name)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (2 * height, 2 * width, 3), dtype=np.uint8)
@@ -135,3 +139,17 @@ def test_a_picture_goes_all_the_way(name):
             found = detector.infer(image, predict)
         assert (found.boxes[:, 2] >= found.boxes[:, 0]).all() and (found.labels < 3).all()
         assert np.isfinite(found.boxes).all()
+
+
+def test_between_infer_and_the_network_is_nothing_but_predict(name):
+    detector, calls = small_detector(name), []
+    package = str(Path(core.__file__).parent)
+
+    def note(module, inputs):
+        stack = traceback.extract_stack()
+        calls.append([frame.name for frame in stack if frame.filename.startswith(package)])
+
+    detector.network.eval().register_forward_pre_hook(note)
+    with torch.inference_mode():
+        detector.infer(np.zeros((90, 120, 3), np.uint8), detector.predict(torch.device("cpu")))
+    assert calls and all(call == [detector.infer.func.__name__, "__call__"] for call in calls)

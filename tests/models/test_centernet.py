@@ -1,4 +1,4 @@
-"""CenterNet as a whole: the reference's numbers, both backbones, configs."""
+"""The complete CenterNet: the reference's numbers, both backbones, configs."""
 
 import json
 
@@ -52,8 +52,8 @@ class CenterGolden(Golden):
         return CenterTargets(heatmap, index, size, offset, mask.bool())
 
     def batch(self):
-        pictures = [np.array(rows, np.float32) for rows in json.loads(str(self["boxes"]))]
-        return make_batch([rows - np.float32([0, 0, 0, 0, 1]) for rows in pictures], 256, 256)
+        objects = [np.array(rows, np.float32) for rows in json.loads(str(self["boxes"]))]
+        return make_batch([rows - np.float32([0, 0, 0, 0, 1]) for rows in objects], 256, 256)
 
     def compare(self, maps, prefix, suffix="", tolerance=5e-3):
         for name, key in HEADS.items():
@@ -114,7 +114,7 @@ def small_config(model=None, **db):
 
 
 def test_published_snapshots_load(tmp_path):
-    """A dictionary with the published names, with a prefix or without, goes in whole."""
+    """A dictionary with the published names loads completely, with a prefix or without."""
     network = small_detector(NAME).network
     weights = {key: torch.rand_like(value.float()) for key, value in network.state_dict().items()}
     kinds = {key.split(".")[0] for key in weights}
@@ -173,7 +173,7 @@ def test_configs_that_are_refused(model, db, message):
 
 
 def test_every_map_of_the_hourglass_halves_within_the_padding():
-    """Padded test pictures are multiples of the coarsest cell: 128 pixels for hourglass-104."""
+    """Padded test images are multiples of the coarsest cell: 128 pixels for hourglass-104."""
     geometry = published_detector(NAME).infer.keywords["geometry"]
     assert geometry.coarsest_stride == 128
     assert small_detector("CenterNet-resnet18").infer.keywords["geometry"].coarsest_stride == 32

@@ -110,7 +110,7 @@ def test_published_configs_reach_the_functions(config, suffix, expected):
     assert detector.sample.keywords["scales"] == pytest.approx(np.arange(0.6, 1.4, 0.1))
 
 
-def test_without_data_aug_training_pictures_are_those_of_validation(name):
+def test_without_data_aug_training_images_are_those_of_validation(name):
     image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
     boxes, labels = np.array([[10, 12, 60, 50]], np.float32), np.array([2])
     plain = small_detector(name, data_aug=False)

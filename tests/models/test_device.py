@@ -1,16 +1,15 @@
-"""Where networks run, and what is said of it."""
+"""Devices and memory layouts of networks, and the messages about them."""
 
 import pytest
 import torch
 
-import evaluate
-import train
 from core.config.errors import UserError
 from core.config.loading import load_config
+from core.evaluation import command as evaluate
 from core.models import device
-from core.train import description
-from core.train import run as training
-from tests.support.tiny_training import words, write_training
+from core.train import command as train
+from core.train.run import prepare
+from tests.support.tiny_training import argv, write_training
 
 
 def test_a_network_that_would_overrun_keeps_the_contiguous_layout() -> None:
@@ -24,7 +23,7 @@ def test_a_network_that_would_overrun_keeps_the_contiguous_layout() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "kernels", "training", "channels_last"),
+    ("name", "kernels", "training", "channels_last"),
     [
         ("cpu", "AVX2", True, False),
         ("cpu", "AVX2", False, True),
@@ -33,26 +32,26 @@ def test_a_network_that_would_overrun_keeps_the_contiguous_layout() -> None:
     ],
 )
 def test_the_layout_is_the_faster_one(
-    place: str, kernels: str, training: bool, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, kernels: str, training: bool, channels_last: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: kernels)
     network = torch.nn.Conv2d(8, 16, 3)
-    device.move_to_device_(network, torch.device(place), None, training)
+    device.move_to_device_(network, torch.device(name), None, training)
     assert network.weight.is_contiguous(memory_format=torch.channels_last) == channels_last
 
 
-def test_slow_bfloat16_is_said(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_bfloat16_is_reported(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_training(tmp_path, max_iter=1)
-    name, *_ = words(tmp_path)
-    for precision, slow, said in (
+    name, *_ = argv(tmp_path)
+    for precision, slow, reported in (
         ("bfloat16", True, True),
         ("bfloat16", False, False),
         ("float32", True, False),
     ):
         config = load_config(name, overrides=[f"system.precision={precision}"])
-        run = training.prepare(config, torch.device("cpu"))
-        monkeypatch.setattr(description, "slow_in_bfloat16", lambda _, slow=slow: slow)
-        assert any("system.precision=float32" in line for line in description.describe(run)) == said
+        run = prepare(config, torch.device("cpu"))
+        monkeypatch.setattr(train, "slow_in_bfloat16", lambda _, slow=slow: slow)
+        assert any("system.precision=float32" in line for line in train.describe(run)) == reported
 
 
 def test_one_gpu_is_not_for_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,13 +62,13 @@ def test_one_gpu_is_not_for_several_processes(monkeypatch: pytest.MonkeyPatch) -
         device.choose_device("nonsense", local_rank=1)
 
 
-@pytest.mark.parametrize("script", [train, evaluate])
-def test_the_gpu_that_was_named_is_the_current_one(script, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("command", [train, evaluate])
+def test_the_gpu_that_was_named_is_the_current_one(command, tmp_path, monkeypatch) -> None:
     """It stays so while the network is built: memory is taken there and nowhere else."""
     write_training(tmp_path)
     made_current: list[torch.device] = []
-    monkeypatch.setattr(script, "choose_device", lambda *given: torch.device("cuda:1"))
+    monkeypatch.setattr(command, "choose_device", lambda *given: torch.device("cuda:1"))
     monkeypatch.setattr(torch.cuda, "set_device", made_current.append)
     with pytest.raises((UserError, AssertionError, RuntimeError)):  # there is none here
-        script.main([words(tmp_path)[0], "--device", "cuda:1"])
+        command.main([argv(tmp_path)[0], "--device", "cuda:1"])
     assert made_current == [torch.device("cuda:1")]

@@ -1,4 +1,4 @@
-"""Faster R-CNN as a whole: beside torchvision's, its losses, its pictures."""
+"""The complete Faster R-CNN: compared with torchvision's, its losses, its image sizes."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ TERMS = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg
 
 
 def batch_of(detector, *objects, size=(63, 47), augmented=False):
-    """Noise pictures of ``size`` with the given objects, as the loader hands them over."""
+    """A batch of noise images of ``size`` with the given objects, as from the loader."""
     rng = np.random.default_rng(len(objects))
     samples = [
         detector.sample(
@@ -48,7 +48,7 @@ def images_of(count, height=63, width=47, seed=0):
 
 
 def test_torchvision_s_network_around_the_same_parts_finds_the_same():
-    """Its keys are ours; it too suppresses by class, keeps the best and clips to the picture."""
+    """Its keys are ours; it too suppresses by class, keeps the best and clips to the image."""
     ours = small_detector(NAME).network.eval()
     a = Architecture(**{k: v for k, v in small_config(NAME).model.items()})
     grid = AnchorGrid(a.stride, a.anchor_scales, a.anchor_ratios)
@@ -107,7 +107,7 @@ def test_the_published_network():
         [[[0, 0, 47, 63]]],
     ],
 )
-def test_losses_are_finite_whatever_is_in_the_pictures(objects):
+def test_losses_are_finite_whatever_is_in_the_images(objects):
     detector = small_detector(NAME)
     batch = batch_of(detector, *objects)
     for training in (True, False):
@@ -119,7 +119,7 @@ def test_losses_are_finite_whatever_is_in_the_pictures(objects):
 
 
 @pytest.mark.parametrize("objects", [[[]], [[], [[2, 2, 300, 9]]]])
-def test_narrow_pictures_without_a_proposal_left(objects):
+def test_narrow_images_without_a_proposal_left(objects):
     detector = small_detector(NAME, model={"rpn_min_size": 40.0})
     batch = batch_of(detector, *objects, size=(11, 400))
     assert batch.images.shape[2] == 4  # a cell
@@ -149,8 +149,8 @@ def test_a_validation_that_fails_leaves_evaluation_mode_behind():
     assert not any(module.training for module in network.modules())
 
 
-def test_padding_of_the_batch_does_not_change_a_picture_s_loss():
-    """A picture alone, and in the padding that a larger one gives it."""
+def test_padding_of_the_batch_does_not_change_an_image_s_loss():
+    """An image alone, and padded to the size of a larger one."""
     detector = small_detector(NAME)
     detector.network.eval()
     small = batch_of(detector, [[5, 6, 30, 40]], size=(63, 47))
@@ -163,7 +163,7 @@ def test_padding_of_the_batch_does_not_change_a_picture_s_loss():
     assert sample.image.shape[1:] == (47, 63)
 
 
-def test_pictures_of_two_sizes_in_one_batch():
+def test_images_of_two_sizes_in_one_batch():
     detector = small_detector(NAME)
     rng = np.random.default_rng(0)
     samples = [
@@ -184,8 +184,8 @@ def test_pictures_of_two_sizes_in_one_batch():
     assert detector.targets(batch[1:])[0]["size"] == targets[1]["size"]
 
 
-def test_pictures_of_two_sizes_are_padded_with_the_mean_colour():
-    """As torchvision pads: the network sees each of them as alone, and 0 beside it."""
+def test_images_of_two_sizes_are_padded_with_the_mean_colour():
+    """As torchvision pads: the network sees each image as if alone, with 0 beside it."""
     detector, rng, seen = small_detector(NAME), np.random.default_rng(0), []
     detector.network.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     objects = np.array([[2, 3, 30, 35]], np.float32), np.array([1])
@@ -193,8 +193,8 @@ def test_pictures_of_two_sizes_are_padded_with_the_mean_colour():
         detector.sample(rng.integers(0, 256, (*size, 3), np.uint8), *objects, rng)
         for size in ((40, 60), (60, 40))
     ]
-    for pictures in (samples[:1], samples[1:], samples):
-        losses(detector, collate(pictures, [0] * len(pictures)))
+    for group in (samples[:1], samples[1:], samples):
+        losses(detector, collate(group, [0] * len(group)))
     for alone, together in zip(seen[:2], seen[2], strict=True):
         height, width = alone.shape[2:]
         assert (height, width) != together.shape[1:]
@@ -203,8 +203,8 @@ def test_pictures_of_two_sizes_are_padded_with_the_mean_colour():
         assert torch.equal(together, expected)
 
 
-def test_detections_lie_in_the_picture_in_its_pixels():
-    """A detector that finds the whole of what it sees, whatever that was scaled to."""
+def test_detections_are_in_pixels_of_the_image():
+    """A detector that finds the whole image, whatever size that was scaled to."""
     detector = small_detector(NAME)
 
     def predict(images):
@@ -222,7 +222,7 @@ def test_detections_lie_in_the_picture_in_its_pixels():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 2), (63, 47)])
-def test_pictures_of_any_size(size):
+def test_images_of_any_size(size):
     detector = small_detector(NAME)
     detector.network.eval()
     predict = detector.predict(torch.device("cpu"))
@@ -233,6 +233,6 @@ def test_pictures_of_any_size(size):
     assert (np.diff(found.scores) <= 0).all() and set(found.labels) <= {0, 1, 2}
 
 
-def test_training_without_targets_is_a_programmer_s_mistake():
+def test_training_without_targets_fails_an_assertion():
     with pytest.raises(AssertionError, match="targets"):
         small_detector(NAME).network(images_of(1))

@@ -1,4 +1,4 @@
-"""Whole networks with formula weights against what the reference computed."""
+"""Complete networks with formula weights, compared with the reference's outputs."""
 
 import json
 from dataclasses import dataclass
@@ -64,11 +64,11 @@ class Golden:
         )
 
     def batch(self):
-        """The pictures' boxes as the workers would hand them over."""
+        """A batch with the images' boxes, as from the workers."""
         boxes = torch.zeros(2, 4, 5)
         rows = json.loads(str(self["boxes"]))
-        for picture, objects in enumerate(rows):
-            boxes[picture, : len(objects)] = torch.tensor(objects)
+        for row, objects in enumerate(rows):
+            boxes[row, : len(objects)] = torch.tensor(objects)
         return Batch(
             images=torch.zeros(2, 3, 255, 255, dtype=torch.uint8),
             boxes=boxes[..., :4].clamp(0, 254),
@@ -80,12 +80,12 @@ class Golden:
         )
 
     def compare(self, maps: CornerMaps, prefix: str, suffix: str = ""):
-        """A stack's maps with the stored means, deviations and 64 values of each."""
+        """Compares a stack's maps with the stored means, deviations and 64 values of each."""
         for head, key in HEADS.items():
             self.compare_map(getattr(maps, head), f"{prefix}_{key}{suffix}")
 
     def compare_map(self, map_: torch.Tensor, key: str, tolerance: float | None = None):
-        """One map with what is stored under ``key``; ``tolerance`` of a std, or the model's."""
+        """Compares a map with the one stored under ``key``, up to ``tolerance`` of its std."""
         map_, std = map_.detach(), float(self[f"{key}_std"])
         assert list(map_.shape) == self[f"{key}_shape"].tolist()
         mean = float(self[f"{key}_mean"])
@@ -99,7 +99,7 @@ class Golden:
         )
 
     def check_gradients(self, network: nn.Module):
-        """The norms of the gradients of 20 parameters."""
+        """Compares the norms of the gradients of 20 parameters."""
         gradients = {key: value.grad for key, value in network.named_parameters()}
         for key, norm in zip(self["grad_names"], self["grad_norms"], strict=True):
             gradient = gradients[key.removeprefix("module.")]
@@ -117,7 +117,7 @@ def best_scores(decoded, count=20):
 
 
 def check_decoding(golden, decoded, maps, no_border=False):
-    """What a detector decoded, and the same maps decoded in other ways."""
+    """Compares decoded maps, and the same maps decoded with other settings."""
     np.testing.assert_allclose(best_scores(decoded), golden["decode_top"], atol=1e-4)
     settings = dict(detector_settings(golden), no_border=no_border)
     loose = decode_corners(maps, **{**settings, "ae_threshold": 10})

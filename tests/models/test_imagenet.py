@@ -1,4 +1,4 @@
-"""What backbones learnt on ImageNet: VGG16 for Faster R-CNN, ResNet-18 for CenterNet."""
+"""Weights trained on ImageNet: VGG16 for Faster R-CNN, ResNet-18 for CenterNet."""
 
 import pytest
 import torch

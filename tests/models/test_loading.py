@@ -134,12 +134,12 @@ def test_not_an_image(root, image):
 
 
 def test_bad_calls(root):
-    (root / "words.jpg").write_text("no image")
+    (root / "text.jpg").write_text("no image")
     detect = load(root)
     with pytest.raises(UserError, match=r"there is no image .*nothing"):
         detect(root / "nothing.jpg")
-    with pytest.raises(UserError, match=r"words.jpg is not an image"):
-        detect(root / "words.jpg")
+    with pytest.raises(UserError, match=r"text.jpg is not an image"):
+        detect(root / "text.jpg")
     with pytest.raises(UserError, match=r"there is no snapshot .*_77.pkl.*20"):
         load(root, 77)
     with pytest.raises(UserError, match=r"there is no snapshot .*else.pkl"):

@@ -1,4 +1,4 @@
-"""What trains and detects works on another device than the CPU, and seldom waits for it."""
+"""Training and detecting on another device than the CPU, with few waits for it."""
 
 import contextlib
 import re
@@ -10,9 +10,10 @@ import torch
 
 from core.config.loading import System
 from core.models.device import move_to_device_
-from core.tools.step_cost import synthetic_batch
+from core.tools.plan import noise_batch
 from core.train.optimizer import build_optimizer
 from core.train.step import train_step, validate
+from tests.support.engine_stand_in import state
 from tests.support.model_builders import SMALL, small_detector
 from tests.support.other_device import OTHER, OtherDevice
 
@@ -28,7 +29,7 @@ def no_autocast(monkeypatch):
 
 
 def detector_that_finds(name):
-    """With fresh weights; its attention and its sizes let what it finds pass."""
+    """A detector with fresh weights whose attention and sizes are large enough to detect."""
     attention = {"att_thresholds": [0.05]} if name == "CornerNet_Saccade" else {}
     detector = small_detector(name, seed=2, **attention)
     with torch.no_grad():
@@ -38,31 +39,31 @@ def detector_that_finds(name):
     return detector
 
 
-def at_work(name, device):
-    """What a detector finds, what two steps and a validation tell, the weights, the waits."""
+def detect_and_train(name, device):
+    """Detections, numbers of two steps and a validation, weights, and waits for the device."""
     detector = detector_that_finds(name)
-    batch = synthetic_batch(detector.sample, 4, 3)
+    batch = noise_batch(detector.sample, 4, 3)
     system = System(batch_size=4, chunk_sizes=[4], channels_last=False)
-    picture = np.random.default_rng(0).integers(0, 256, (140, 190, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (140, 190, 3), np.uint8)
     with OtherDevice() as other:
         move_to_device_(detector.network.eval(), device, False, training=True)
         with torch.no_grad():
-            found = detector.infer(picture, detector.predict(device))
+            found = detector.infer(image, detector.predict(device))
         other.waits.clear()
-        detector.network.train()
         optimizer = build_optimizer(detector.network.parameters(), "sgd", 0.01)
-        told = [train_step(detector, optimizer, batch, system, device) for _ in range(2)]
+        run = state(system, detector, optimizer, device=device)
+        steps = [train_step(run, batch) for _ in range(2)]
         waits = list(other.waits)
-        numbers = [[x.item() for x in (*terms.values(), norm)] for terms, norm in told]
-        numbers.append(list(validate(detector, batch, system, device).values()))
+        numbers = [[x.item() for x in (*terms.values(), norm)] for terms, norm in steps]
+        numbers.append(list(validate(run, batch).values()))
         weights = {k: v.cpu() for k, v in detector.network.state_dict().items()}
     return found, numbers, weights, waits
 
 
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_another_device_gives_the_same(name):
-    found, numbers, weights, none = at_work(name, CPU)
-    other_found, other_numbers, other_weights, waits = at_work(name, OTHER)
+    found, numbers, weights, none = detect_and_train(name, CPU)
+    other_found, other_numbers, other_weights, waits = detect_and_train(name, OTHER)
     assert not none
     close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)  # optimisers round as they do
     close(other_numbers, numbers)
@@ -71,7 +72,7 @@ def test_another_device_gives_the_same(name):
     for kind in ("boxes", "scores", "labels"):
         one, other = getattr(found, kind), getattr(other_found, kind)
         np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-3)
-    if name != "FasterRCNN":  # torchvision's own waits are many
+    if name != "FasterRCNN":  # torchvision itself waits often
         assert len(waits) == 2 * SETS_OF_MAPS.get(name, 1), waits
 
 

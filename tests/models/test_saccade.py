@@ -1,4 +1,4 @@
-"""CornerNet-Saccade as a whole: the reference's numbers, configs, sizes."""
+"""The complete CornerNet-Saccade: the reference's numbers, configs, sizes."""
 
 import json
 from dataclasses import replace

@@ -129,7 +129,7 @@ def test_the_losses_of_regions_are_a_computed_number():
 
 
 @pytest.mark.parametrize(
-    ("model", "words"),
+    ("model", "message"),
     [
         ({"channels": [[8], []]}, "model.channels must hold numbers above 0"),
         ({"channels": []}, "model.channels must hold"),
@@ -143,8 +143,8 @@ def test_the_losses_of_regions_are_a_computed_number():
         ({"channels": [8, 8]}, "must be a list"),
     ],
 )
-def test_numbers_of_faster_rcnn_that_are_refused(model, words):
-    with pytest.raises(UserError, match=words.replace("[", r"\[")):
+def test_numbers_of_faster_rcnn_that_are_refused(model, message):
+    with pytest.raises(UserError, match=message.replace("[", r"\[")):
         models.build(small_config("FasterRCNN", model), 3)
 
 
@@ -163,7 +163,7 @@ SWITCHES = ("test_flipped", "test_nms", "reference_scoring", "rand_crop", "rand_
 
 @pytest.mark.parametrize("switched", [None, *SWITCHES])
 def test_every_setting_of_centernet_reaches_its_place(switched):
-    """One switch at a time is on, so that none can stand in another's place."""
+    """One switch at a time is on, so that none can be confused with another."""
     db = small_config(
         "CenterNet", test_resolution="fix", **CENTERS, **{key: key == switched for key in SWITCHES}
     ).db
@@ -224,7 +224,7 @@ def test_centernet_as_published(name, resolution):
 
 
 def test_schedules_as_published():
-    """CenterNet: 50 epochs of 118,287 pictures, the rate down by ten after 40."""
+    """CenterNet: 50 epochs of 118,287 images, the rate down by ten after 40."""
     system = load_config("CenterNet").system
     assert (system.batch_size, system.chunk_sizes) == (24, (4, 5, 5, 5, 5))
     assert (system.max_iter, system.stepsize) == (246_400, 197_120)

@@ -9,10 +9,10 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from tests.support.model_builders import SMALL, small_config, small_detector
-from tests.support.model_losses import gradients, losses, picture_batch
+from tests.support.model_losses import gradients, image_batch, losses
 
 NAMES = sorted(SMALL)
-MAPS = [name for name in NAMES if name != "FasterRCNN"]  # that make maps of images and no more
+MAPS = [name for name in NAMES if name != "FasterRCNN"]  # networks that make maps of images
 STACKS = {"CenterNet-resnet18": 1}  # of the small networks, where they are not two
 
 
@@ -33,7 +33,7 @@ def map_sizes(maps):
 
 def test_training_gives_every_stack_and_evaluation_the_last(map_name):
     network = small_detector(map_name).network
-    images, cells = picture_batch(map_name, 2), small_config(map_name).db.output_size
+    images, cells = image_batch(map_name, 2), small_config(map_name).db.output_size
     stacks = network(images)
     assert len(stacks) == STACKS.get(map_name, 2)
     for maps in stacks:
@@ -48,9 +48,9 @@ def test_training_gives_every_stack_and_evaluation_the_last(map_name):
         torch.testing.assert_close(map_, expected)
 
 
-def test_a_batch_is_its_pictures(name):
+def test_a_batch_gives_what_its_images_give(name):
     network = small_detector(name).network.eval()
-    images = picture_batch(name, 3)
+    images = image_batch(name, 3)
     with torch.no_grad():
         together, alone = network(images), [network(image[None]) for image in images]
     for row, expected in enumerate(alone):
@@ -65,7 +65,7 @@ def test_a_batch_is_its_pictures(name):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_other_sizes_of_pictures(map_name):
+def test_other_sizes_of_images(map_name):
     network = small_detector(map_name).network.eval()
     with torch.no_grad():
         (maps,) = network(torch.zeros(1, 3, 127, 255))
@@ -75,7 +75,7 @@ def test_other_sizes_of_pictures(map_name):
 @pytest.mark.parametrize("training", [False, True])
 def test_inputs_are_left_as_they_are(name, training):
     detector = small_detector(name)
-    images = picture_batch(name, 2)
+    images = image_batch(name, 2)
     kept = images.clone()
     if training:
         losses(detector, images)
@@ -86,8 +86,8 @@ def test_inputs_are_left_as_they_are(name, training):
 
 def test_channels_last_gives_the_same(name):
     detector = small_detector(name)
-    dtype = torch.float64 if name in MAPS else torch.float32  # in which its regions come
-    images = picture_batch(name, 2).to(dtype)
+    dtype = torch.float64 if name in MAPS else torch.float32  # the dtype of its regions
+    images = image_batch(name, 2).to(dtype)
     other = copy.deepcopy(detector.network.to(dtype)).to(memory_format=torch.channels_last)
     expected = losses(detector, images)
     terms = losses(detector, images.to(memory_format=torch.channels_last), other)
@@ -103,7 +103,7 @@ def test_channels_last_gives_the_same(name):
 def test_bfloat16_autocast_is_near_float32(name, training):
     detector = small_detector(name)
     network = detector.network.train(training)
-    images = picture_batch(name, 2)
+    images = image_batch(name, 2)
     expected = losses(detector, images)
     with torch.autocast("cpu", torch.bfloat16):
         terms = losses(detector, images)
@@ -116,7 +116,7 @@ def test_bfloat16_autocast_is_near_float32(name, training):
 
 def test_exports_without_breaks(map_name):
     network = small_detector(map_name).network.eval()
-    images = picture_batch(map_name, 1)
+    images = image_batch(map_name, 1)
     program = torch.export.export(network, (images,))
     for map_, wanted in zip(
         tree_leaves(program.module()(images)), tree_leaves(network(images)), strict=True
@@ -124,11 +124,11 @@ def test_exports_without_breaks(map_name):
         torch.testing.assert_close(map_, wanted)
 
 
-def test_what_is_read_at_cells_is_what_whole_maps_have(map_name):
+def test_vectors_at_cells_equal_those_of_whole_maps(map_name):
     """The terms of the loss, and the gradient of every parameter."""
     detector = small_detector(map_name)
     network = detector.network.double()
-    images = picture_batch(map_name, 2).double()
+    images = image_batch(map_name, 2).double()
     results = []
     for cells in (True, False):
         terms = losses(detector, images, cells=cells)
@@ -136,10 +136,10 @@ def test_what_is_read_at_cells_is_what_whole_maps_have(map_name):
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-7)
 
 
-def test_where_cells_are_given_heatmaps_alone_are_whole(map_name):
-    """In training and in inference: what is read at objects alone is computed there alone."""
+def test_with_cells_only_heatmaps_are_whole_maps(map_name):
+    """In training and in inference: maps that are read at objects are only computed there."""
     detector = replace(small_detector(map_name), losses=lambda outputs, targets: outputs)
-    images = picture_batch(map_name, 2)
+    images = image_batch(map_name, 2)
     trained = losses(detector, images)
     with torch.no_grad():
         found = detector.network.eval()(images, **detector.decode_inputs)
@@ -150,7 +150,7 @@ def test_where_cells_are_given_heatmaps_alone_are_whole(map_name):
 
 def test_decoding_reads_the_same_at_its_cells_as_in_whole_maps(map_name):
     detector = small_detector(map_name)
-    network, images = detector.network.eval(), picture_batch(map_name, 2)
+    network, images = detector.network.eval(), image_batch(map_name, 2)
     with torch.no_grad():
         whole, read = network(images), network(images, **detector.decode_inputs)
     torch.testing.assert_close(detector.decode(read), detector.decode(whole), rtol=1e-4, atol=1e-5)

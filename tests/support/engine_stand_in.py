@@ -1,14 +1,24 @@
 """A detector of a few hundred weights, and batches for it, to test the training loop alone."""
 
+import copy
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from core.config.loading import System
+from core.checkpoint.run_directory import RunDirectory, SnapshotWriter
+from core.config.loading import Config
+from core.config.schema import Db, System
+from core.distributed import ONE_PROCESS
 from core.models.detector import Detector
 from core.structures import Batch, Sample, collate
+from core.train.build import TrainingState
+from core.train.log import FILE_NAME, RunLog, read_log
+from core.train.loop import train
+from core.train.optimizer import build_optimizer
+from core.train.run import TrainingRun
 
 SIDE = 8
 
@@ -26,7 +36,7 @@ class StandInNetwork(nn.Module):
 
 
 def stand_in(seed: int = 0) -> Detector:
-    """The detector: a "map" term, quadratic in the picture's sum, and an "offset" term."""
+    """The detector: a "map" term, quadratic in the image's sum, and an "offset" term."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = StandInNetwork()
@@ -39,13 +49,13 @@ def stand_in(seed: int = 0) -> Detector:
             "offset": 0.1 * outputs[0].float().abs().sum(),  # not a mean: chunks count
         },
         decode=lambda outputs: outputs[0],
-        infer=lambda image, predict: None,
+        infer=lambda image, predict, trace=None: None,
         class_head_keys=("heads.0.",),
     )
 
 
 def make_sample(image, boxes, labels, rng) -> Sample:
-    """Noise of the generator as a picture with one box."""
+    """Noise of the generator as an image with one box."""
     rng = np.random.default_rng(0) if rng is None else rng
     color = np.concatenate([np.eye(3) / 255, np.zeros((3, 1))], axis=1)
     return Sample(
@@ -71,19 +81,79 @@ def stream(start: int = 0, size: int = 4):
         start += 1
 
 
-class StandInPictures:
-    """A dataset of 1000 pictures, as far as they are counted and named."""
+class StandInImages:
+    """A dataset of 1000 images, as far as they are counted and named."""
 
     annotation_file = Path("annotations.json")
+    has_annotations = True
 
     def __len__(self) -> int:
         return 1000
 
     def image_path(self, index: int) -> Path:
-        return Path(f"pictures/{index:04d}.jpg")
+        return Path(f"images/{index:04d}.jpg")
 
 
 def system(**settings) -> System:
     """Settings of a short run."""
     short = {"batch_size": 4, "max_iter": 6, "snapshot": 100, "val_iter": 0, "display": 1}
     return System(**{**short, "learning_rate": 0.01, "stepsize": 4, **settings})
+
+
+def state(settings, detector=None, optimizer=None, ranks=ONE_PROCESS, device="cpu"):
+    """What :func:`core.train.step.train_step` works with: the stand-in, and Adam or SGD."""
+    detector = detector or stand_in()
+    weights = detector.network.parameters()
+    optimizer = optimizer or build_optimizer(weights, settings.opt_algo, settings.learning_rate)
+    config = Config("stand-in", "stand-in.json", settings, Db(), {})
+    network = ranks.parallel(detector.network).train()
+    return TrainingState(config, detector, network, optimizer, torch.device(device), ranks)
+
+
+@dataclass
+class StandInRun(TrainingRun):
+    """A run over batches that a test gives; its snapshots are kept in memory.
+
+    Attributes:
+        given, given_validation: batches, without end.
+        saved: (iteration, weights, state of the optimizer) of the snapshots.
+    """
+
+    given: object
+    given_validation: object
+    saved: list
+
+    def batches(self):
+        return self.given
+
+    def validation_batches(self):
+        return self.given_validation
+
+    def save(self, iteration):
+        weights = self.detector.network.state_dict()
+        self.saved.append(copy.deepcopy((iteration, weights, self.optimizer.state_dict())))
+
+
+def stand_in_run(folder, settings, *, batches=None, validation=None, start=0, **more):
+    """A run of :func:`state`; ``more`` goes there, or replaces a dataset."""
+    dataset = more.pop("dataset", StandInImages())
+    validation_dataset = more.pop("validation_dataset", dataset)
+    return StandInRun(
+        **vars(state(settings, **more)),
+        dataset=dataset,
+        validation_dataset=validation_dataset,
+        start=start,
+        snapshots=SnapshotWriter(RunDirectory(folder / "cache", "stand-in"), 3),
+        given=stream(start) if batches is None else batches,
+        given_validation=validation,
+        saved=[],
+    )
+
+
+def train_stand_in(folder, run):
+    """Trains, and returns the lines of the log in ``folder``."""
+    log = None
+    if run.ranks.is_main:
+        log = RunLog(folder, run.config.system, start=run.start, images=len(run.dataset))
+    train(run, log)
+    return read_log(folder / FILE_NAME)

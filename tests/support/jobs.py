@@ -10,7 +10,7 @@ from pathlib import Path
 
 import train
 from core.train.log import FILE_NAME
-from tests.support.tiny_training import NAME, words
+from tests.support.tiny_training import NAME, argv
 
 REPOSITORY = Path(train.__file__).parent
 PYTHON = (sys.executable,)
@@ -37,7 +37,7 @@ class Job:
         self._output = root / f"{name}_{time.time_ns()}.txt"
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
-                [*launcher, "train.py", *words(root, *more, name=name)],
+                [*launcher, "train.py", *argv(root, *more, name=name)],
                 cwd=REPOSITORY,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 stdout=output,

@@ -26,12 +26,12 @@ LONGEST = 5  # steps that a job logs before it is killed in one, or in the next 
 SNAPSHOT = 3  # steps between two
 
 
-def main(words: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50, help="of both jobs together")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    options = parser.parse_args(words)
+    options = parser.parse_args(argv)
     rng, found = random.Random(options.seed), []
     with tempfile.TemporaryDirectory() as folder:
         write_training(Path(folder))
@@ -82,8 +82,8 @@ def compare(root: Path, processes: int, kills: int, rng: random.Random) -> list[
 def start(root: Path, name: str, processes: int, workers: int) -> Job:
     """Starts or resumes a run."""
     launcher = (*TORCHRUN, "--standalone", f"--nproc_per_node={processes}")
-    words = ("--resume", "--workers", str(workers))
-    return Job(root, *words, name=name, launcher=PYTHON if processes == 1 else launcher)
+    argv = ("--resume", "--workers", str(workers))
+    return Job(root, *argv, name=name, launcher=PYTHON if processes == 1 else launcher)
 
 
 def kill(job: Job, moment: str, rng: random.Random, seconds: float) -> str:

@@ -55,5 +55,5 @@ class Machines:
         _ip("-n", self._names[0], "link", "set", "cable", "up")
 
 
-def _ip(*words):
-    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
+def _ip(*argv):
+    return subprocess.run(["ip", *argv], check=True, capture_output=True, text=True).stdout

@@ -12,7 +12,7 @@ def sides(name):
     return (63, 47) if name == "FasterRCNN" else small_config(name).db.input_size
 
 
-def picture_batch(name, count):
+def image_batch(name, count):
     images = np.random.default_rng(0).standard_normal((count, 3, *sides(name)), np.float32)
     return torch.from_numpy(images)
 

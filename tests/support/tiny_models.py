@@ -4,7 +4,7 @@ import json
 
 from core.checkpoint.run_directory import RunDirectory
 from core.train.log import read_log
-from tests.support.tiny_training import DB, MODEL, words, write_training
+from tests.support.tiny_training import DB, MODEL, argv, write_training
 
 CENTERS = {key: value for key, value in DB.items() if key != "num_dets"}
 TINY = {
@@ -49,7 +49,7 @@ def write(root, name, model=None, **system):
 
 def of(root, name, *more):
     """Words of a script's command line, for that config."""
-    return words(root, *more, name=name)
+    return argv(root, *more, name=name)
 
 
 def losses(root, name):

@@ -66,6 +66,6 @@ def keep_classes(root: Path, count: int) -> None:
         file.write_text(json.dumps({**content, "annotations": kept}))
 
 
-def words(root: Path, *more: str, name: str = NAME) -> list[str]:
-    """Words of a script's command line, for a config that :func:`write_training` wrote."""
+def argv(root: Path, *more: str, name: str = NAME) -> list[str]:
+    """Arguments of a script, for a config that :func:`write_training` wrote."""
     return [str(root / "configs" / f"{name}.json"), "--device", "cpu", *more]

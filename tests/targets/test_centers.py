@@ -17,12 +17,12 @@ OPTIONS = {
 }
 
 
-def targets_of(pictures, height=64, width=96, **changes):
-    return center_targets(make_batch(pictures, height, width), **OPTIONS | changes)
+def targets_of(objects, height=64, width=96, **changes):
+    return center_targets(make_batch(objects, height, width), **OPTIONS | changes)
 
 
 def golden_boxes():
-    """The golden pictures' boxes, categories turned to labels."""
+    """The golden images' boxes, with labels instead of categories."""
     return [DATA[f"tgt_boxes_{number}"] - np.array([0, 0, 0, 0, 1]) for number in range(4)]
 
 
@@ -70,10 +70,10 @@ def test_a_centre_is_one_and_in_its_class():
     assert targets.heatmap.max() == 1 and targets.heatmap.min() == 0
 
 
-def test_a_batch_is_its_pictures():
-    pictures = [random_boxes(5, 1), random_boxes(0), random_boxes(1, 2)]
-    together = targets_of(pictures)
-    for row, boxes in enumerate(pictures):
+def test_a_batch_gives_what_its_images_give():
+    objects = [random_boxes(5, 1), random_boxes(0), random_boxes(1, 2)]
+    together = targets_of(objects)
+    for row, boxes in enumerate(objects):
         alone = targets_of([boxes])
         assert torch.equal(together.heatmap[row], alone.heatmap[0])
         count = len(boxes)

@@ -23,16 +23,16 @@ OPTIONS = {
 }
 
 
-def make_batch(pictures, height=64, width=96):
-    """A batch of black images with the boxes (x0, y0, x1, y1, label) of each picture."""
+def make_batch(objects, height=64, width=96):
+    """A batch of black images with the boxes (x0, y0, x1, y1, label) of each image."""
     image = np.zeros((3, height, width), np.uint8)
-    rows = [np.array(boxes, np.float32).reshape(-1, 5) for boxes in pictures]
+    rows = [np.array(boxes, np.float32).reshape(-1, 5) for boxes in objects]
     samples = [Sample(image, r[:, :4], r[:, 4].astype(np.int64), NORMALIZE) for r in rows]
     return collate(samples, list(range(len(samples))))
 
 
 def reference_boxes(number, input_size):
-    """Boxes of a golden picture as the sampler hands them over, categories turned to labels."""
+    """Boxes of a golden image as the sampler gives them, with labels instead of categories."""
     (height, width), boxes = GOLDEN["sizes"][number], GOLDEN[f"boxes_{number}"].copy()
     boxes[:, 0:4:2] = (boxes[:, 0:4:2] * (input_size[1] / width)).clip(0, input_size[1] - 1)
     boxes[:, 1:4:2] = (boxes[:, 1:4:2] * (input_size[0] / height)).clip(0, input_size[0] - 1)
@@ -50,8 +50,8 @@ def random_boxes(count, seed=0, height=64, width=96):
 @pytest.mark.parametrize("variant", META)
 def test_targets_equal_the_reference(variant):
     meta = META[variant]
-    pictures = [reference_boxes(number, meta["input_size"]) for number in range(4)]
-    batch = make_batch(pictures, *meta["input_size"])
+    objects = [reference_boxes(number, meta["input_size"]) for number in range(4)]
+    batch = make_batch(objects, *meta["input_size"])
     targets = corner_targets(
         batch,
         num_classes=80,
@@ -90,9 +90,9 @@ def test_a_box_gives_its_two_corners():
 
 
 def test_a_batch_of_two_equals_two_batches_of_one():
-    pictures = [random_boxes(7, 1), random_boxes(12, 2)]
-    both = corner_targets(make_batch(pictures), **OPTIONS)
-    for row, boxes in enumerate(pictures):
+    objects = [random_boxes(7, 1), random_boxes(12, 2)]
+    both = corner_targets(make_batch(objects), **OPTIONS)
+    for row, boxes in enumerate(objects):
         alone = corner_targets(make_batch([boxes]), **OPTIONS)
         for name, value in vars(alone).items():
             expected = getattr(both, name)[row]

@@ -23,10 +23,10 @@ CORNERS = {
 ATTENTION = {"sizes": SIZES, "strides": STRIDES, "ranges": RANGES}
 
 
-def make_batch(pictures, usable=None, side=255):
-    """A batch of black images with the boxes (x0, y0, x1, y1, label) of each picture."""
+def make_batch(objects, usable=None, side=255):
+    """A batch of black images with the boxes (x0, y0, x1, y1, label) of each image."""
     image = np.zeros((3, side, side), np.uint8)
-    rows = [np.array(boxes, np.float32).reshape(-1, 5) for boxes in pictures]
+    rows = [np.array(boxes, np.float32).reshape(-1, 5) for boxes in objects]
     usable = [np.ones(len(r), bool) for r in rows] if usable is None else usable
     samples = [
         Sample(image, r[:, :4], r[:, 4].astype(np.int64), NORMALIZE, np.array(u, bool))
@@ -36,15 +36,15 @@ def make_batch(pictures, usable=None, side=255):
 
 
 def golden_batch(run):
-    pictures, usable = [], []
+    objects, usable = [], []
     for row in range(5):
         boxes = TARGETS[f"run{run}_final_{row}"].copy()
         boxes[:, 4] -= 1
         sides = boxes[:, 2:4].astype(int) - boxes[:, :2].astype(int)
-        pictures.append(boxes)
+        objects.append(boxes)
         ratio = TARGETS[f"run{run}_ratio_{row}"]
         usable.append((ratio > 0.5) & (sides.max(1, initial=0) >= 16))
-    return make_batch(pictures, usable)
+    return make_batch(objects, usable)
 
 
 @pytest.mark.parametrize("run", range(len(RUNS)))
@@ -120,7 +120,7 @@ def test_boxes_that_are_not_usable_blank_their_corners_and_give_no_object():
     assert not targets.tl_valid[0, 7].all() and targets.tl_valid[0, 3].all()
 
 
-def test_other_sizes_of_pictures():
+def test_other_sizes_of_images():
     batch = make_batch([[[100, 3, 126, 126, 0]]], side=127)
     sizes, strides = ((8, 8), (16, 16), (32, 32)), (16, 8, 4)
     maps = attention_targets(batch, sizes=sizes, strides=strides, ranges=RANGES)

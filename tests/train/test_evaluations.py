@@ -1,4 +1,4 @@
-"""Evaluation while training, from the command line's words to the best snapshot."""
+"""Evaluation while training, from the command line to the best snapshot."""
 
 import json
 import logging
@@ -13,17 +13,23 @@ from core.checkpoint import snapshot as checkpoint
 from core.checkpoint.run_directory import RunDirectory
 from core.config.errors import UserError
 from core.config.loading import load_config
-from core.evaluation import while_training
-from core.evaluation.while_training import Evaluation, Evaluations
-from core.train import loop as engine
+from core.train import evaluations as evaluations_module
+from core.train import loop
+from core.train.evaluations import Evaluation, Evaluations
 from core.train.log import FILE_NAME, RunLog, read_log
-from core.train.optimizer import build_optimizer
+from core.train.loop import train as train_run
 from core.train.run import prepare
 from tests.checkpoint.test_files import Killed
-from tests.support.engine_stand_in import StandInPictures, make_batch, stand_in, stream, system
+from tests.support.engine_stand_in import (
+    StandInImages,
+    make_batch,
+    stand_in_run,
+    system,
+    train_stand_in,
+)
 from tests.support.same_run import differences
 from tests.support.some_ranks import run_ranks
-from tests.support.tiny_training import NAME, words, write_config, write_training
+from tests.support.tiny_training import NAME, argv, write_config, write_training
 
 CPU = torch.device("cpu")
 SEEN = "CornerNet_Squeeze-seen"
@@ -34,7 +40,7 @@ def root(tmp_path_factory):
     """A run of four steps without any evaluation."""
     root = tmp_path_factory.mktemp("plain")
     write_training(root)
-    assert train.main(words(root)) == 0
+    assert train.main(argv(root)) == 0
     return root
 
 
@@ -61,7 +67,7 @@ def assert_same_snapshots(root):
 def test_evaluations_leave_training_as_it_is(root, workers, caplog):
     caplog.set_level(logging.INFO)
     write_config(root, SEEN, eval_iter=1)
-    assert train.main(words(root, "--workers", str(workers), name=SEEN)) == 0
+    assert train.main(argv(root, "--workers", str(workers), name=SEEN)) == 0
     assert losses(root, SEEN) == losses(root)
     assert_same_snapshots(root)
 
@@ -75,39 +81,39 @@ def test_evaluations_leave_training_as_it_is(root, workers, caplog):
     assert f"step {meta.iteration}: AP {best:.3f}" in caplog.text
 
     snapshot = str(RunDirectory(root / "cache", SEEN).best)
-    assert evaluate.main(words(root, "--snapshot", snapshot, name=SEEN)) == 0
+    assert evaluate.main(argv(root, "--snapshot", snapshot, name=SEEN)) == 0
     metrics = root / "results" / SEEN / str(meta.iteration) / "validation" / "metrics.json"
     content = json.loads(metrics.read_text())
     assert {name: content[name] for name in meta.metrics} == meta.metrics
-    assert train.main(words(root, "--iter", "4", name=SEEN)) == 0
+    assert train.main(argv(root, "--iter", "4", name=SEEN)) == 0
 
 
 def test_the_best_that_a_killed_process_had_moved_is_still_to_beat(root, monkeypatch):
     write_config(root, SEEN, eval_iter=1)
-    assert train.main(words(root, name=SEEN)) == 0
+    assert train.main(argv(root, name=SEEN)) == 0
     best = RunDirectory(root / "cache", SEEN).best
-    meta, known, known_before = checkpoint.read_meta(best), [], while_training._highest_before
+    meta, known, known_before = checkpoint.read_meta(best), [], evaluations_module._highest_before
     for file in (best, checkpoint.meta_path(best)):
         file.rename(file.with_name(f".{file.name}.4711.old.unfinished"))
     monkeypatch.setattr(
-        while_training, "_highest_before", lambda *given: known.append(known_before(*given))
+        evaluations_module, "_highest_before", lambda *given: known.append(known_before(*given))
     )
-    assert train.main(words(root, "--iter", "4", name=SEEN)) == 0
+    assert train.main(argv(root, "--iter", "4", name=SEEN)) == 0
     assert checkpoint.read_meta(best) == meta and known == [meta.metrics["AP"]]
 
 
-@pytest.mark.parametrize("moment", ["before the figures", "after the best was kept"])
+@pytest.mark.parametrize("moment", ["before the metrics", "after the best was kept"])
 @pytest.mark.parametrize("step", [2, 4])
-def test_an_evaluation_that_was_cut_off_is_made_up(root, moment, step, monkeypatch):
+def test_an_evaluation_that_was_interrupted_is_rerun(root, moment, step, monkeypatch):
     """The snapshot of its step was saved before it; also where no step follows."""
     cut = f"{SEEN}-cut-{step}-{moment.split()[0]}"
     for name in (f"{SEEN}-whole", cut):
         write_config(root, name, eval_iter=2)
     if not folder(root, f"{SEEN}-whole").exists():
-        assert train.main(words(root, name=f"{SEEN}-whole")) == 0
+        assert train.main(argv(root, name=f"{SEEN}-whole")) == 0
 
     where, method = {
-        "before the figures": (Evaluations, "_score"),
+        "before the metrics": (Evaluations, "_compare"),
         "after the best was kept": (RunLog, "evaluation"),
     }[moment]
     whole = getattr(where, method)
@@ -119,9 +125,9 @@ def test_an_evaluation_that_was_cut_off_is_made_up(root, moment, step, monkeypat
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(where, method, cut_off)
-        train.main(words(root, name=cut))
+        train.main(argv(root, name=cut))
     for _ in range(2):  # the second time there is nothing left to do
-        assert train.main(words(root, "--resume", name=cut)) == 0
+        assert train.main(argv(root, "--resume", name=cut)) == 0
         assert differences(root, f"{SEEN}-whole", cut) == []
         best = [
             checkpoint.read_meta(RunDirectory(root / "cache", name).best)
@@ -133,22 +139,10 @@ def test_an_evaluation_that_was_cut_off_is_made_up(root, moment, step, monkeypat
 def train_together(ranks, root, name):
     config = load_config(str(root / "configs" / f"{name}.json"))
     run = prepare(config, CPU, ranks=ranks.with_step_group(60, CPU, None))
-    evaluations = run.evaluations()
-    engine.train(
-        run.detector,
-        run.optimizer,
-        run.batches(),
-        run.validation_batches(),
-        start=0,
-        system=config.system,
-        device=CPU,
-        dataset=run.dataset,
-        save=run.save,
-        log=run.open_log(),
-        ranks=run.ranks,
-        validation_dataset=run.validation,
-        evaluate=evaluations,
-    )
+    log = None
+    if ranks.is_main:
+        log = RunLog(run.directory.path, config.system, start=0, images=len(run.dataset))
+    train_run(run, log)
     run.snapshots.wait()
     return [parameter.tolist() for parameter in run.detector.network.parameters()]
 
@@ -165,36 +159,30 @@ def test_evaluations_leave_the_training_of_two_ranks_as_it_is(root, tmp_path):
     assert [line["iteration"] for line in lines] == [1, 2, 3, 4]
 
 
-def stand_in_run(tmp_path, settings, **more):
-    """Six steps of the stand-in; the lines of its log, and the steps that were saved."""
-    detector, saved = stand_in(), []
-    engine.train(
-        detector,
-        build_optimizer(detector.network.parameters(), "sgd", 0.01),
-        stream(),
-        start=0,
-        system=settings,
-        device=CPU,
-        dataset=StandInPictures(),
-        save=saved.append,
-        log=RunLog(tmp_path, start=0, stop=6, batch_size=4, pictures=1000),
-        **more,
-    )
-    return read_log(tmp_path / FILE_NAME), saved
+def replace_evaluations(monkeypatch, evaluate, interrupted=False):
+    """Replaces the evaluations of the runs to come by ``evaluate(iteration, signals)``."""
+
+    class Replaced:
+        def __init__(self, run):
+            self.interrupted = interrupted
+            self.evaluate = evaluate
+
+    monkeypatch.setattr(loop, "Evaluations", Replaced)
 
 
-def test_an_evaluation_comes_after_its_step_was_logged_and_saved(tmp_path):
+def test_an_evaluation_comes_after_its_step_was_logged_and_saved(tmp_path, monkeypatch):
     happened = []
 
-    def look(iteration, asked):
-        assert asked() is None
+    def look(iteration, signals):
+        assert signals.asked is None
         lines = read_log(tmp_path / FILE_NAME)
         happened.append((iteration, lines[-1]["iteration"], len(lines)))
-        return None if iteration == 2 else Evaluation({"AP": 0.5}, True, 1.5)
+        return None if iteration == 2 else Evaluation(iteration, {"AP": 0.5}, True, 1.5)
 
-    lines, saved = stand_in_run(
-        tmp_path, system(eval_iter=2, snapshot=4), validation_batches=None, evaluate=look
-    )
+    replace_evaluations(monkeypatch, look)
+    run = stand_in_run(tmp_path, system(eval_iter=2, snapshot=4))
+    lines = train_stand_in(tmp_path, run)
+    saved = [iteration for iteration, *_ in run.saved]
     assert happened == [(2, 2, 2), (4, 4, 4), (6, 6, 7)]
     evaluations = [line for line in lines if "evaluation" in line]
     assert evaluations == [
@@ -204,36 +192,33 @@ def test_an_evaluation_comes_after_its_step_was_logged_and_saved(tmp_path):
     assert saved == [4, 6]
 
 
-def test_evaluations_are_no_part_of_the_speed(tmp_path):
-    """Neither one that failed, nor what follows the figures: the best weights, the other ranks."""
+def test_evaluations_are_no_part_of_the_speed(tmp_path, monkeypatch):
+    """Neither one that failed, nor what follows the metrics: the best weights, the other ranks."""
 
-    def look(iteration, asked):
+    def look(iteration, signals):
         time.sleep(0.5)
-        return Evaluation({"AP": 0.5}, True, 0.0) if iteration % 2 else None
+        return Evaluation(iteration, {"AP": 0.5}, True, 0.0) if iteration % 2 else None
 
-    lines, _ = stand_in_run(
-        tmp_path, system(eval_iter=1), validation_batches=None, evaluate=look, evaluate_first=True
-    )
+    replace_evaluations(monkeypatch, look, interrupted=True)
+    lines = train_stand_in(tmp_path, stand_in_run(tmp_path, system(eval_iter=1)))
     seconds = [line["seconds_per_step"] for line in lines if "loss" in line]
     assert len(seconds) == 6 and sorted(seconds)[3] < 0.25  # a busy machine may hold up some
 
 
-class FewPictures(StandInPictures):
+class FewImages(StandInImages):
     annotation_file = "validation.json"
 
     def __len__(self):
         return 100
 
 
-def test_unreadable_validation_pictures_are_counted_too(tmp_path, caplog):
+def test_unreadable_validation_images_are_counted_too(tmp_path, caplog):
     batches = (make_batch(number, unreadable=(number,)) for number in range(10))
-    with pytest.raises(UserError, match=r"2 of the 100 pictures of validation\.json"):
-        stand_in_run(
-            tmp_path,
-            system(val_iter=2),
-            validation_batches=batches,
-            validation_dataset=FewPictures(),
+    with pytest.raises(UserError, match=r"2 of the 100 images of validation\.json"):
+        run = stand_in_run(
+            tmp_path, system(val_iter=2), validation=batches, validation_dataset=FewImages()
         )
+        train_stand_in(tmp_path, run)
     assert [r.levelname for r in caplog.records] == ["WARNING"] * 2
     steps = [line["iteration"] for line in read_log(tmp_path / FILE_NAME) if "loss" in line]
     assert steps == [1, 2, 3, 4]

@@ -1,11 +1,11 @@
-"""What the log is told of a wait for data, where a GPU still works on the step before."""
+"""Data time in the log, where a GPU still works on the step before."""
 
 import pytest
 import torch
 
 from core.train import late_report
 from core.train.late_report import LateReport
-from tests.support.engine_stand_in import StandInPictures, make_batch
+from tests.support.engine_stand_in import StandInImages, make_batch
 
 
 class Event:
@@ -22,7 +22,7 @@ class Event:
 
 
 class Steps:
-    """The log: keeps what it is told."""
+    """A log that keeps its steps."""
 
     def __init__(self):
         self.steps = []
@@ -45,12 +45,12 @@ def test_a_wait_counts_while_the_device_has_nothing_to_do(host, gpu, waited, mon
     monkeypatch.setattr(LateReport, "_now", lambda self: moments.pop(0))
     monkeypatch.setattr(late_report.time, "perf_counter", lambda: clock.pop(0))
     log = Steps()
-    report = LateReport(log, StandInPictures(), torch.device("cpu"))
+    report = LateReport(log, StandInImages(), torch.device("cpu"))
     for number, (start, end) in enumerate(host):
         clock += [start, end, end]
-        with report.waiting():
+        with report.waiting_for_data():
             pass
-        report.step(number, {"map": torch.ones(())}, torch.ones(()), make_batch(number), 0.1)
+        report.step(number, {"map": torch.ones(())}, torch.ones(()), 0.1, make_batch(number).index)
     report.flush()
-    assert [step.waited for step in log.steps] == waited
+    assert [step.data_time for step in log.steps] == waited
     assert [step.ended for step in log.steps] == [end for _, end in host]

@@ -15,15 +15,18 @@ import pytest
 from core.config.errors import UserError
 from core.train import memory_use
 from core.train.log import FILE_NAME, RunLog, Step, read_log
+from tests.support.engine_stand_in import system
 
 
 def open_log(folder, start=0, **settings):
-    return RunLog(folder, start=start, stop=10, batch_size=4, pictures=8, **settings)
+    display = settings.pop("display", 1)
+    settings_of_run = system(max_iter=10, display=display)
+    return RunLog(folder, settings_of_run, start=start, images=8, **settings)
 
 
-def step_of(iteration, terms, ended=None, waited=0.0):
+def step_of(iteration, terms, ended=None, data_time=0.0):
     ended = time.perf_counter() if ended is None else ended
-    return Step(iteration, terms, 0.1, 2.5, ended, waited)
+    return Step(iteration, terms, 0.1, 2.5, ended, data_time)
 
 
 def report(log, steps):
@@ -43,7 +46,7 @@ def test_a_line_every_display_steps(tmp_path):
 
 def test_lines_of_steps_that_were_undone_are_void(tmp_path):
     report(open_log(tmp_path), range(1, 6))
-    report(open_log(tmp_path, start=3, facts={"device": "cpu"}), range(4, 6))
+    report(open_log(tmp_path, start=3, header={"device": "cpu"}), range(4, 6))
     lines = read_log(tmp_path / FILE_NAME)
     assert [line["iteration"] for line in lines] == [1, 2, 3, 4, 5]
     raw = (tmp_path / FILE_NAME).read_text().splitlines()
@@ -69,20 +72,20 @@ def test_a_validation_that_is_no_number_is_null(tmp_path):
         json.loads(text, parse_constant=pytest.fail)
 
 
-def test_speed_and_waiting_are_those_since_the_last_line(tmp_path, monkeypatch):
+def test_speed_and_data_time_are_those_since_the_last_line(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "perf_counter", lambda: 100.0)
     with open_log(tmp_path, display=2) as log:
-        log.step(step_of(1, {"map": 1.0}, ended=101.0, waited=0.5))
-        log.step(step_of(2, {"map": 1.0}, ended=104.0, waited=1.5))
+        log.step(step_of(1, {"map": 1.0}, ended=101.0, data_time=0.5))
+        log.step(step_of(2, {"map": 1.0}, ended=104.0, data_time=1.5))
         log.pause(30.0)
         log.evaluation(2, {"AP": 0.5}, False, 29.0)
         log.step(step_of(3, {"map": 1.0}, ended=135.0))
-        log.step(step_of(4, {"map": 1.0}, ended=136.0, waited=0.5))
+        log.step(step_of(4, {"map": 1.0}, ended=136.0, data_time=0.5))
     first, evaluated, second = read_log(tmp_path / FILE_NAME)
     assert (first["seconds_per_step"], first["images_per_second"]) == (2.0, 2.0)
-    assert first["waiting"] == 0.5
+    assert first["data_time"] == 1.0
     assert (second["seconds_per_step"], second["images_per_second"]) == (1.0, 4.0)
-    assert second["waiting"] == 0.25
+    assert second["data_time"] == 0.25
     assert evaluated["evaluation"] == {"AP": 0.5}
     assert (evaluated["best"], evaluated["seconds"]) == (False, 29.0)
 
@@ -107,7 +110,7 @@ def test_everything_is_in_the_progress_bar(tmp_path, capsys):
     assert "10/10" in shown
     for part in ("loss=0.6", "map=0.1", "offset=0.5", "rate=0.1", "gradient=2.5"):
         assert part in shown
-    assert re.search(r"images/s=[\d.e+]+, waiting=0%, resident=\d\.\d\dGiB", shown)
+    assert re.search(r"images/s=[\d.e+]+, data=0%, resident=\d\.\d\dGiB", shown)
 
 
 def test_the_bar_begins_with_the_run(tmp_path, capsys):
@@ -166,3 +169,10 @@ def test_a_full_disk_is_told_once_and_ends_nothing(tmp_path, caplog):
     report(open_log(tmp_path), range(1, 4))
     (message,) = caplog.messages
     assert "No space left on device; training goes on" in message
+
+
+def test_logs_of_older_versions_have_a_data_time_as_well(tmp_path):
+    """They say which part of the time was spent waiting."""
+    line = {"iteration": 1, "loss": 1.0, "seconds_per_step": 2.0, "waiting": 0.25}
+    (tmp_path / FILE_NAME).write_text(json.dumps({"start": 0}) + "\n" + json.dumps(line) + "\n")
+    assert read_log(tmp_path / FILE_NAME) == [{**line, "data_time": 0.5}]

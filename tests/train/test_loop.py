@@ -8,43 +8,25 @@ import pytest
 import torch
 from torch import nn
 
-from core.targets.color import apply_color
-from core.train import loop as engine
-from core.train.log import FILE_NAME, RunLog, read_log
-from core.train.optimizer import build_optimizer, learning_rate_at
-from core.train.step import frozen_running_statistics
-from tests.support.engine_stand_in import StandInPictures, make_batch, stand_in, stream, system
-
-CPU = torch.device("cpu")
-
-
-def run(folder, detector, optimizer, settings, start=0, validation=None):
-    """Trains, and returns the snapshots as (iteration, weights, optimiser) and the log's lines."""
-    snapshots = []
-    log = RunLog(
-        folder, start=start, stop=settings.max_iter, batch_size=4, pictures=1000, display=1
-    )
-    engine.train(
-        detector,
-        optimizer,
-        stream(start),
-        validation,
-        start=start,
-        system=settings,
-        device=CPU,
-        dataset=StandInPictures(),
-        save=lambda iteration: snapshots.append(
-            copy.deepcopy((iteration, detector.network.state_dict(), optimizer.state_dict()))
-        ),
-        log=log,
-    )
-    return snapshots, read_log(folder / FILE_NAME)
+from core.data.color import apply_color
+from core.train.optimizer import build_optimizer, learning_rate_at, set_learning_rate_
+from core.train.step import frozen_running_statistics, train_step, validate
+from tests.support.engine_stand_in import (
+    make_batch,
+    stand_in,
+    stand_in_run,
+    state,
+    stream,
+    system,
+    train_stand_in,
+)
 
 
-def new_run(settings):
-    detector = stand_in()
-    parameters = detector.network.parameters()
-    return detector, build_optimizer(parameters, settings.opt_algo, settings.learning_rate)
+def run(folder, settings, **more):
+    """Trains, and returns the snapshots as (iteration, weights, optimizer) and the log's lines."""
+    run = stand_in_run(folder, settings, **more)
+    lines = train_stand_in(folder, run)
+    return run.saved, lines
 
 
 def losses(lines):
@@ -55,15 +37,15 @@ def losses(lines):
 @pytest.mark.parametrize("chunk_sizes", [None, (1, 3)])
 def test_a_resumed_run_is_a_run_that_never_stopped(tmp_path, algorithm, chunk_sizes):
     settings = system(opt_algo=algorithm, snapshot=3, chunk_sizes=chunk_sizes)
-    whole, lines = run(tmp_path / "whole", *new_run(settings), settings)
+    whole, lines = run(tmp_path / "whole", settings)
     assert [snapshot[0] for snapshot in whole] == [3, 6]
     assert [line["iteration"] for line in lines] == [1, 2, 3, 4, 5, 6]
 
-    detector, optimizer = new_run(settings)
-    _, weights, state = whole[0]
-    detector.network.load_state_dict(weights)
-    optimizer.load_state_dict(state)
-    rest, rest_lines = run(tmp_path / "rest", detector, optimizer, settings, start=3)
+    resumed = stand_in_run(tmp_path / "rest", settings, start=3)
+    _, weights, optimizer_state = whole[0]
+    resumed.detector.network.load_state_dict(weights)
+    resumed.optimizer.load_state_dict(optimizer_state)
+    rest_lines, rest = train_stand_in(tmp_path / "rest", resumed), resumed.saved
     assert losses(rest_lines) == losses(lines)[3:]
     for key, value in whole[1][1].items():
         assert torch.equal(rest[-1][1][key], value), key
@@ -71,58 +53,53 @@ def test_a_resumed_run_is_a_run_that_never_stopped(tmp_path, algorithm, chunk_si
 
 def test_every_line_of_the_log_has_what_it_promises(tmp_path):
     settings = system()
-    _, lines = run(tmp_path, *new_run(settings), settings)
+    _, lines = run(tmp_path, settings)
     for line in lines:
         assert set(line["terms"]) == {"map", "offset"}
         assert line["loss"] == pytest.approx(sum(line["terms"].values()))
         assert line["epoch"] == pytest.approx(line["iteration"] * 4 / 1000)
         assert line["images_per_second"] == pytest.approx(4 / line["seconds_per_step"], rel=0.01)
-        assert 0 <= line["waiting"] <= 1
+        assert 0 <= line["data_time"] <= line["seconds_per_step"]
         assert line["memory"]["resident"] > 2**20
     assert [line["learning_rate"] for line in lines] == [0.01] * 4 + [0.001] * 2
     assert lines[-1]["loss"] < lines[0]["loss"]
 
 
-def test_waiting_for_data_is_told(tmp_path):
+def test_the_time_spent_waiting_for_data_is_logged(tmp_path):
     def slow():
         for number, batch in zip(range(7), stream(), strict=False):
             time.sleep(0.1 if number % 2 else 0)
             yield batch
 
-    detector, optimizer = new_run(system())
-    log = RunLog(tmp_path, start=0, stop=6, batch_size=4, pictures=1000)
-    arguments = {"start": 0, "system": system(), "device": CPU, "dataset": StandInPictures()}
-    engine.train(detector, optimizer, slow(), None, save=lambda step: None, log=log, **arguments)
-    for line in read_log(tmp_path / FILE_NAME):
-        waited = line["waiting"] * line["seconds_per_step"]
+    _, lines = run(tmp_path, system(), batches=slow())
+    for line in lines:
         if line["iteration"] % 2:
-            assert waited < 0.05
+            assert line["data_time"] < 0.05
         else:
-            assert waited == pytest.approx(0.1, abs=0.05)
+            assert line["data_time"] == pytest.approx(0.1, abs=0.05)
 
 
 def test_the_gradient_norm_is_that_of_all_gradients(tmp_path):
     settings, detector = system(chunk_sizes=(1, 3)), stand_in()
-    optimizer = torch.optim.SGD(detector.network.parameters(), lr=0.1)
-    _, norm = engine.train_step(detector, optimizer, make_batch(0), settings, CPU)
+    _, norm = train_step(state(settings, detector), make_batch(0))
     squares = [gradient.square().sum() for gradient in gradients(detector).values()]
     torch.testing.assert_close(norm, torch.stack(squares).sum().sqrt())
-    _, lines = run(tmp_path, *new_run(settings), settings)
+    _, lines = run(tmp_path, settings)
     assert lines[0]["gradient_norm"] == pytest.approx(norm.item())
 
 
 def test_gradients_above_the_clip_norm_are_scaled_down_to_it():
-    """All together: every weight's gradient keeps its part, and the norm told is that before."""
+    """All together: every weight's gradient keeps its part, and the norm given is that before."""
     plain, clipped, untouched = stand_in(), stand_in(), stand_in()
-    told = []
+    norms = []
     for detector, limit in ((plain, None), (clipped, 0.25), (untouched, 1e6)):
         optimizer = torch.optim.SGD(detector.network.parameters(), lr=1.0)
         settings = system(chunk_sizes=(1, 3), clip_norm=limit)
-        told.append(engine.train_step(detector, optimizer, make_batch(0), settings, CPU)[1])
-    assert told[0] == told[1] == told[2] > 0.25
+        norms.append(train_step(state(settings, detector, optimizer), make_batch(0))[1])
+    assert norms[0] == norms[1] == norms[2] > 0.25
     start = stand_in().network.state_dict()
     for name, gradient in gradients(plain).items():
-        expected = gradient * 0.25 / told[0]
+        expected = gradient * 0.25 / norms[0]
         torch.testing.assert_close(gradients(clipped)[name], expected, rtol=1e-4, atol=1e-7)
         moved = start[name] - clipped.network.get_parameter(name)
         torch.testing.assert_close(moved, expected, rtol=1e-3, atol=1e-6)
@@ -131,14 +108,14 @@ def test_gradients_above_the_clip_norm_are_scaled_down_to_it():
 
 def test_the_last_step_is_saved_once(tmp_path):
     settings = system(snapshot=4)
-    assert [s[0] for s in run(tmp_path, *new_run(settings), settings)[0]] == [4, 6]
+    assert [s[0] for s in run(tmp_path, settings)[0]] == [4, 6]
     settings = system(snapshot=3)
-    assert [s[0] for s in run(tmp_path, *new_run(settings), settings)[0]] == [3, 6]
+    assert [s[0] for s in run(tmp_path, settings)[0]] == [3, 6]
 
 
 def test_nothing_is_left_to_do(tmp_path):
     settings = system()
-    snapshots, lines = run(tmp_path, *new_run(settings), settings, start=6)
+    snapshots, lines = run(tmp_path, settings, start=6)
     assert snapshots == lines == []
 
 
@@ -164,7 +141,7 @@ def test_a_step_is_the_mean_of_its_chunks(sizes):
         copies.append(replica)
         every_terms.append(terms)
     optimizer = torch.optim.SGD(detector.network.parameters(), lr=0.0)
-    terms, _ = engine.train_step(detector, optimizer, batch, system(chunk_sizes=sizes), CPU)
+    terms, _ = train_step(state(system(chunk_sizes=sizes), detector, optimizer), batch)
     for name, value in terms.items():
         expected = sum(terms[name] for terms in every_terms) / len(sizes)
         torch.testing.assert_close(value, expected)
@@ -181,7 +158,7 @@ def test_chunks_make_another_step_than_the_whole_batch():
     detectors = [stand_in(), stand_in()]
     for detector, setting in zip(detectors, settings, strict=True):
         optimizer = torch.optim.SGD(detector.network.parameters(), lr=0.0)
-        engine.train_step(detector, optimizer, make_batch(0), setting, CPU)
+        train_step(state(setting, detector, optimizer), make_batch(0))
     first, second = (gradients(detector) for detector in detectors)
     assert not torch.allclose(first["body.0.weight"], second["body.0.weight"])
 
@@ -190,26 +167,27 @@ def test_a_step_leaves_its_batch_and_the_batch_norms_as_they_were():
     detector, batch = stand_in(), make_batch(0)
     before = copy.deepcopy(batch)
     optimizer = torch.optim.SGD(detector.network.parameters(), lr=0.1)
-    engine.train_step(detector, optimizer, batch, system(chunk_sizes=(2, 2)), CPU)
+    train_step(state(system(chunk_sizes=(2, 2)), detector, optimizer), batch)
     for name, value in vars(before).items():
         assert value is None or torch.equal(value, getattr(batch, name)), name
     assert detector.network.body[1].track_running_stats
 
 
-def test_a_step_of_one_picture():
+def test_a_step_of_one_image():
     detector = stand_in()
     optimizer = torch.optim.SGD(detector.network.parameters(), lr=0.1)
-    terms, _ = engine.train_step(detector, optimizer, make_batch(0, 1), system(batch_size=1), CPU)
+    terms, _ = train_step(state(system(batch_size=1), detector, optimizer), make_batch(0, 1))
     assert all(torch.isfinite(value) for value in terms.values())
 
 
 def test_validation_changes_nothing_and_uses_running_statistics(tmp_path):
     detector, batch = stand_in(), make_batch(9)
     before = copy.deepcopy(detector.network.state_dict())
-    terms = engine.validate(detector, batch, system(chunk_sizes=(1, 3)), CPU)
+    terms = validate(state(system(chunk_sizes=(1, 3)), detector), batch)
     for key, value in before.items():
         assert torch.equal(detector.network.state_dict()[key], value), key
     assert all(parameter.grad is None for parameter in detector.network.parameters())
+    detector.network.eval()
     with torch.no_grad():
         chunks = [chunk_terms(detector, batch[:1]), chunk_terms(detector, batch[1:])]
     for name, value in terms.items():
@@ -217,7 +195,7 @@ def test_validation_changes_nothing_and_uses_running_statistics(tmp_path):
 
 
 def test_validation_every_val_iter_leaves_training_as_it_is(tmp_path):
-    plain, lines = run(tmp_path / "a", *new_run(system()), system())
+    plain, lines = run(tmp_path / "a", system())
     settings = system(val_iter=2)
     seen = []
 
@@ -226,9 +204,7 @@ def test_validation_every_val_iter_leaves_training_as_it_is(tmp_path):
             seen.append(number)
             yield make_batch(100 + number)
 
-    watched, watched_lines = run(
-        tmp_path / "b", *new_run(settings), settings, validation=validation()
-    )
+    watched, watched_lines = run(tmp_path / "b", settings, validation=validation())
     assert seen == [0, 1, 2]
     validated = [line for line in watched_lines if "validation" in line]
     assert [line["iteration"] for line in validated] == [2, 4, 6]
@@ -245,8 +221,8 @@ def test_precision_is_that_of_the_network_alone(precision):
     detector.network.register_forward_hook(lambda *call: dtypes.append(call[2][0].dtype))
     optimizer = torch.optim.SGD(detector.network.parameters(), lr=0.1)
     settings = system(precision=precision)
-    terms, _ = engine.train_step(detector, optimizer, make_batch(0), settings, CPU)
-    engine.validate(detector, make_batch(0), settings, CPU)
+    terms, _ = train_step(state(settings, detector, optimizer), make_batch(0))
+    validate(state(settings, detector, optimizer), make_batch(0))
     assert dtypes == [getattr(torch, precision)] * 2
     assert {value.dtype for value in terms.values()} == {torch.float32}
     assert {p.dtype for p in detector.network.parameters()} == {torch.float32}
@@ -267,7 +243,8 @@ def test_learning_rate_follows_the_references_loop():
         reference.append(rate)
         if iteration % 6 == 0:  # the reference divides after such a step
             rate /= 10
-    assert [learning_rate_at(i, 0.00025, 6, 10) for i in range(1, 21)] == pytest.approx(reference)
+    settings = system(learning_rate=0.00025, stepsize=6, decay_rate=10.0)
+    assert [learning_rate_at(i, settings) for i in range(1, 21)] == pytest.approx(reference)
 
 
 def test_optimisers_are_the_references():
@@ -288,23 +265,16 @@ def test_optimisers_are_the_references():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_terms_fetched_late_are_those_of_their_step(tmp_path):
     """On a GPU the log is one step behind the queue, and must not mix the steps up."""
-    device, settings = torch.device("cuda"), system(max_iter=20)
-    detector, _ = new_run(settings)
-    detector.network.to(device)
-    optimizer = torch.optim.SGD(detector.network.parameters(), lr=0.01)
+    device, settings = torch.device("cuda"), system(max_iter=20, opt_algo="sgd")
     expected = []
-    twin = copy.deepcopy(detector.network)
-    log = RunLog(tmp_path, start=0, stop=20, batch_size=4, pictures=1000)
-    arguments = {"start": 0, "system": settings, "device": device, "dataset": StandInPictures()}
-    engine.train(
-        detector, optimizer, stream(), None, save=lambda iteration: None, log=log, **arguments
-    )
-    detector = copy.copy(detector)
-    object.__setattr__(detector, "network", twin)
-    optimizer = torch.optim.SGD(twin.parameters(), lr=0.01)
+    detector = stand_in()
+    detector.network.to(device)
+    twin = stand_in()
+    twin.network.to(device)
+    _, lines = run(tmp_path, settings, detector=detector, device=device)
+    steps = state(settings, twin, device=device)
     for iteration, batch in zip(range(1, 21), stream(), strict=False):
-        rate = learning_rate_at(iteration, 0.01, 4, 10)
-        optimizer.param_groups[0]["lr"] = rate
-        terms, _ = engine.train_step(detector, optimizer, batch, settings, device)
+        set_learning_rate_(steps.optimizer, iteration, settings)
+        terms, _ = train_step(steps, batch, iteration)
         expected.append(sum(value.item() for value in terms.values()))
-    assert [line["loss"] for line in read_log(tmp_path / FILE_NAME)] == pytest.approx(expected)
+    assert [line["loss"] for line in lines] == pytest.approx(expected)

@@ -1,6 +1,5 @@
 """How a run ends early: signals, dead workers, losses that are no numbers, unreadable pictures."""
 
-import copy
 import itertools
 import json
 import logging
@@ -15,22 +14,20 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from core.config.errors import UserError
+from core.distributed import Stopped
 from core.distributed.signals import Signals
 from core.structures import collate
-from core.train import loop as engine
-from core.train.guards import NonFiniteLoss, Stopped
-from core.train.log import FILE_NAME, RunLog, read_log
-from core.train.optimizer import build_optimizer
+from core.train.failures import NonFiniteLoss
+from core.train.log import FILE_NAME, read_log
 from tests.support.engine_stand_in import (
-    StandInPictures,
     make_batch,
     make_sample,
     stand_in,
+    stand_in_run,
     stream,
     system,
+    train_stand_in,
 )
-
-CPU = torch.device("cpu")
 
 
 class Attempt:
@@ -47,29 +44,21 @@ class Attempt:
         object.__setattr__(self.detector, "losses", meddled)
         self.folder, self.system = folder, system(**{"max_iter": 1000, **settings})
         self.batches = stream() if batches is None else batches
-        self.saved: list[int] = []
-        self.weights: dict[str, torch.Tensor] = {}
+        self.snapshots: list[tuple] = []
 
-    def save(self, iteration):
-        self.saved.append(iteration)
-        self.weights = copy.deepcopy(self.detector.network.state_dict())
+    @property
+    def saved(self):
+        return [iteration for iteration, *_ in self.snapshots]
+
+    @property
+    def weights(self):
+        return self.snapshots[-1][1]
 
     def run(self):
         """Trains until something stops it."""
-        log = RunLog(self.folder, start=0, stop=1000, batch_size=4, pictures=1000)
-        optimizer = build_optimizer(self.detector.network.parameters(), "adam", 0.01)
-        engine.train(
-            self.detector,
-            optimizer,
-            self.batches,
-            None,
-            start=0,
-            system=self.system,
-            device=CPU,
-            dataset=StandInPictures(),
-            save=self.save,
-            log=log,
-        )
+        run = stand_in_run(self.folder, self.system, batches=self.batches, detector=self.detector)
+        self.snapshots = run.saved
+        train_stand_in(self.folder, run)
 
     def lines(self):
         return [line["iteration"] for line in read_log(self.folder / FILE_NAME)]
@@ -245,11 +234,11 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, value, snapshot):
     with pytest.raises(NonFiniteLoss) as caught:
         attempt.run()
     assert re.search(rf"step 3 is not finite: map 1.5, offset {value}", str(caught.value))
-    assert "pictures/0000.jpg" in str(caught.value)
+    assert "images/0000.jpg" in str(caught.value)
     assert attempt.saved == []
     assert attempt.lines() == [1, 2]
     content = json.loads((tmp_path / "non_finite_3.json").read_text())
-    assert content["pictures"] == [f"pictures/000{row}.jpg" for row in range(4)]
+    assert content["images"] == [f"images/000{row}.jpg" for row in range(4)]
     assert content["terms"] == {"map": "1.5", "offset": str(value)}
 
 
@@ -277,9 +266,9 @@ def test_unreadable_pictures_are_named_once_and_too_many_stop_the_run(tmp_path, 
             yield make_batch(number, unreadable=(number, 0))
 
     attempt = Attempt(tmp_path, batches())
-    with pytest.raises(UserError, match="11 of the 1000 pictures"):
+    with pytest.raises(UserError, match="11 of the 1000 images"):
         attempt.run()
     assert attempt.saved == [10]
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 11
-    assert "pictures/0000.jpg" in warnings[0]
+    assert "images/0000.jpg" in warnings[0]

@@ -1,6 +1,5 @@
 """A step is defined by the config's chunks: any number of processes computes the same."""
 
-import copy
 import itertools
 import os
 import signal
@@ -10,17 +9,22 @@ import torch
 
 from core.config.errors import UserError
 from core.config.loading import load_config
-from core.train import loop as engine
+from core.distributed import Stopped
 from core.train.chunks import rank_chunks
+from core.train.command import describe
 from core.train.compilation import compile_
-from core.train.description import describe
-from core.train.guards import NonFiniteLoss, Stopped
-from core.train.log import FILE_NAME, RunLog, read_log
-from core.train.optimizer import build_optimizer
+from core.train.failures import NonFiniteLoss
 from core.train.run import prepare
-from tests.support.engine_stand_in import StandInPictures, make_batch, stand_in, system
+from core.train.step import train_step
+from tests.support.engine_stand_in import (
+    make_batch,
+    stand_in,
+    stand_in_run,
+    system,
+    train_stand_in,
+)
 from tests.support.some_ranks import run_ranks
-from tests.support.tiny_training import words, write_training
+from tests.support.tiny_training import argv, write_training
 
 CPU = torch.device("cpu")
 CHUNKS = (1, 2, 1, 3)
@@ -49,30 +53,20 @@ def batches(rows, first=0):
 def train_here(ranks, folder, settings, detector, given=None):
     """Trains as one of the ranks; gives the snapshots, and rank 0's log."""
     ranks = ranks.with_step_group(60, CPU, None)
-    optimizer = build_optimizer(
-        detector.network.parameters(), settings.opt_algo, settings.learning_rate
-    )
-    log, saved = None, []
-    if ranks.is_main:
-        log = RunLog(folder, start=0, stop=10, batch_size=7, pictures=1000, display=1)
     rows = rank_chunks(settings, ranks).rows
+    run = stand_in_run(
+        folder,
+        settings,
+        batches=given or batches(rows),
+        validation=batches(rows, 100),
+        detector=detector,
+        ranks=ranks,
+    )
     try:
-        engine.train(
-            detector,
-            optimizer,
-            given or batches(rows),
-            batches(rows, 100),
-            start=0,
-            system=settings,
-            device=CPU,
-            dataset=StandInPictures(),
-            save=lambda step: saved.append((step, copy.deepcopy(detector.network.state_dict()))),
-            log=log,
-            ranks=ranks,
-        )
+        lines = train_stand_in(folder, run)
     except (Stopped, NonFiniteLoss, UserError) as reason:
-        return saved, None, f"{type(reason).__name__}: {reason}"
-    return saved, read_log(folder / FILE_NAME) if ranks.is_main else None, None
+        return run.saved, None, f"{type(reason).__name__}: {reason}"
+    return run.saved, lines if ranks.is_main else None, None
 
 
 def losses(lines):
@@ -108,7 +102,7 @@ def test_any_number_of_processes_computes_the_same_steps(alone, tmp_path, world_
     """In float64 what is left is the order of additions; three do not divide the four chunks."""
     weights, lines = alone
     results = run_ranks(world_size, one_run, tmp_path)
-    (_, last), (_, own_lines, _) = results[0][0][-1], results[0]
+    (_, last), (_, own_lines, _) = results[0][0][-1][:2], results[0]
     torch.testing.assert_close(losses(own_lines), losses(lines), rtol=1e-9, atol=1e-9)
     assert len(own_lines) == 12
     for key, value in weights.items():  # running statistics among them
@@ -142,13 +136,10 @@ def test_five_and_ten_processes_share_ten_chunks(tmp_path):
 def first_gradients(ranks, root):
     """The gradients of a CornerNet-Squeeze's first step, and its loss terms."""
     ranks = ranks.with_step_group(60, CPU, None)
-    name, *_ = words(root)
+    name, *_ = argv(root)
     run = prepare(load_config(name), CPU, ranks=ranks)
-    batch = next(iter(run.batches()))
-    detector = copy.copy(run.detector)
-    object.__setattr__(detector, "network", ranks.parallel(run.detector.network).train())
-    system = run.config.system
-    terms, _ = engine.train_step(detector, run.optimizer, batch, system, CPU, 1, ranks)
+    run.network.train()
+    terms, _ = train_step(run, next(iter(run.batches())))
     gradients = {key: p.grad for key, p in run.detector.network.named_parameters()}
     return {key: value.clone() for key, value in {**gradients, **terms}.items()}
 
@@ -193,7 +184,7 @@ def spoilt(ranks, folder, how):
         (ValueError("broken"), [3], "Stopped: rank 1: the loader failed: broken", "Stopped: the l"),
         (UserError("mine"), [3], "UserError: rank 1: mine", "UserError: mine"),
         ("SIGTERM", [3], "Stopped: rank 1: SIGTERM was received", "Stopped: SIGTERM was received"),
-        ("unreadable", [3], "UserError: 11 of the 1000 pictures", "UserError: 11 of the 1000"),
+        ("unreadable", [3], "UserError: 11 of the 1000 images", "UserError: 11 of the 1000"),
         (
             "nan",
             [],
@@ -205,22 +196,22 @@ def spoilt(ranks, folder, how):
 )
 def test_trouble_on_one_rank_ends_all_at_the_same_step(tmp_path, how, saved, first, second):
     results = run_ranks(2, spoilt, tmp_path, how)
-    assert [[step for step, _ in snapshots] for snapshots, _, _ in results] == [saved, saved]
+    assert [[step for step, *_ in snapshots] for snapshots, _, _ in results] == [saved, saved]
     assert results[0][2].startswith(first)
     assert results[1][2].startswith(second)
     if how == "nan":
-        pictures = "pictures/0000.jpg, pictures/0001.jpg, pictures/0002.jpg, pictures/0003.jpg, …"
-        assert pictures in results[0][2]
+        images = "images/0000.jpg, images/0001.jpg, images/0002.jpg, images/0003.jpg, …"
+        assert images in results[0][2]
         assert (tmp_path / "non_finite_4.json").read_text().count(".jpg") == 7
 
 
 def test_the_start_says_how_the_work_is_shared(tmp_path, caplog):
     write_training(tmp_path, max_iter=1)
     for line in run_ranks(2, started, tmp_path):
-        assert line in ("processes: 2 share the 2 chunks of a step: 1 each", "")
+        assert line in ("processes: 2, for 2 chunks a step: 1 each", "")
 
 
 def started(ranks, root):
-    name, *_ = words(root)
+    name, *_ = argv(root)
     run = prepare(load_config(name), CPU, ranks=ranks)
     return describe(run)[1] if ranks.is_main else ""

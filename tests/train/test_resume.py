@@ -18,7 +18,7 @@ from core.checkpoint.run_directory import RunDirectory
 from core.config.errors import UserError
 from core.train.log import read_log
 from tests.support.some_ranks import run_processes
-from tests.support.tiny_training import NAME, words, write_training
+from tests.support.tiny_training import NAME, argv, write_training
 
 
 def path(root, iteration):
@@ -48,7 +48,7 @@ def check_same(root, whole):
 
 def run(world_size, root, *more):
     """train.py's exit codes in so many processes."""
-    return run_processes(world_size, train.main, words(root, *more))
+    return run_processes(world_size, train.main, argv(root, *more))
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])
@@ -86,14 +86,14 @@ def test_another_number_of_processes_goes_on_with_the_same_steps(tmp_path):
 
 def test_resume_passes_over_a_corrupt_snapshot(tmp_path, caplog):
     write_training(tmp_path)
-    assert train.main(words(tmp_path)) == 0
+    assert train.main(argv(tmp_path)) == 0
     expected = losses(tmp_path), saved(tmp_path, 4)
     content = bytearray(path(tmp_path, 4).read_bytes())
     content[len(content) // 2] ^= 1
     path(tmp_path, 4).write_bytes(content)
     with pytest.raises(UserError, match=r"_4\.pkl is corrupt.*--resume"):
-        train.main(words(tmp_path, "--iter", "4"))
-    assert train.main(words(tmp_path, "--resume")) == 0
+        train.main(argv(tmp_path, "--iter", "4"))
+    assert train.main(argv(tmp_path, "--resume")) == 0
     assert f"{path(tmp_path, 4)} is passed over" in caplog.text
     assert losses(tmp_path) == expected[0]
     assert all(torch.equal(value, expected[1][key]) for key, value in saved(tmp_path, 4).items())
@@ -103,7 +103,7 @@ def test_resume_passes_over_a_corrupt_snapshot(tmp_path, caplog):
 def test_weights_are_checked_also_where_they_stand_alone(tmp_path):
     """By --iter once the training state was forgotten, by evaluate.py, by --weights."""
     write_training(tmp_path, snapshot=1, keep=1)
-    assert train.main(words(tmp_path, "--set", "system.max_iter=2")) == 0
+    assert train.main(argv(tmp_path, "--set", "system.max_iter=2")) == 0
     assert checkpoint.load_training_state(path(tmp_path, 1)) is None
     content = bytearray(path(tmp_path, 1).read_bytes())
     content[len(content) // 2] ^= 1
@@ -116,18 +116,18 @@ def test_weights_are_checked_also_where_they_stand_alone(tmp_path):
         (evaluate.main, ("--snapshot", weights)),
     ):
         with pytest.raises(UserError, match=r"_1\.pkl is corrupt.*altered since it was saved"):
-            main(words(tmp_path, *more))
+            main(argv(tmp_path, *more))
 
 
 @pytest.mark.parametrize(("more", "expected"), [(("--resume",), 2), (("--iter", "2"), 2)])
 def test_every_file_is_checked_once(tmp_path, more, expected, monkeypatch):
     write_training(tmp_path, max_iter=2)
-    assert train.main(words(tmp_path)) == 0
+    assert train.main(argv(tmp_path)) == 0
     checked = []
     monkeypatch.setattr(
         checkpoint, "sha256_of", lambda file: [checked.append(file), files.sha256_of(file)][1]
     )
-    assert train.main(words(tmp_path, *more)) == 0
+    assert train.main(argv(tmp_path, *more)) == 0
     assert len(checked) == len(set(checked)) == expected
 
 
@@ -135,33 +135,33 @@ def test_without_a_snapshot_it_starts_with_one_line(tmp_path, caplog):
     """So that a job may give the same command every time; and a run that is done stays so."""
     write_training(tmp_path)
     caplog.set_level(logging.INFO)
-    assert train.main(words(tmp_path, "--resume")) == 0
+    assert train.main(argv(tmp_path, "--resume")) == 0
     assert len([line for line in caplog.messages if "to resume from" in line]) == 1
     before = {file: file.read_bytes() for file in path(tmp_path, 4).parent.glob("*_4.*")}
-    assert train.main(words(tmp_path, "--resume")) == 0
+    assert train.main(argv(tmp_path, "--resume")) == 0
     assert {file: file.read_bytes() for file in before} == before
 
 
 def test_resume_excludes_other_starts(tmp_path, capsys):
     for more in (("--iter", "2"), ("--initialize",)):
         with pytest.raises(SystemExit) as caught:
-            train.main(words(tmp_path, "--resume", *more))
+            train.main(argv(tmp_path, "--resume", *more))
         assert caught.value.code == 2
         assert "not allowed with" in capsys.readouterr().err
 
 
 def test_the_newest_keep_their_training_state(tmp_path):
     write_training(tmp_path, snapshot=1, keep=2)
-    assert train.main(words(tmp_path)) == 0
+    assert train.main(argv(tmp_path)) == 0
     there = [checkpoint.load_training_state(path(tmp_path, step)) for step in (1, 2, 3, 4)]
     assert [state is not None for state in there] == [False, False, True, True]
 
 
 def test_other_chunks_are_told(tmp_path, caplog):
     write_training(tmp_path)
-    assert train.main(words(tmp_path, "--set", "system.max_iter=2")) == 0
+    assert train.main(argv(tmp_path, "--set", "system.max_iter=2")) == 0
     more = ("--set", "system.chunk_sizes=null")
-    assert train.main(words(tmp_path, "--resume", *more)) == 0
+    assert train.main(argv(tmp_path, "--resume", *more)) == 0
     assert "the chunks of a step were [1, 2] and are [3]" in caplog.text
 
 
@@ -176,7 +176,7 @@ def on_a_full_disk(given):
 def test_a_full_disk_is_told_and_the_last_snapshot_stays_whole(tmp_path, world_size, capfd):
     write_training(tmp_path, snapshot=1)
     assert run(1, tmp_path, "--set", "system.max_iter=2") == [0]
-    codes = run_processes(world_size, on_a_full_disk, words(tmp_path, "--resume"))
+    codes = run_processes(world_size, on_a_full_disk, argv(tmp_path, "--resume"))
     assert codes[0] == 1
     assert [step for step, _ in losses(tmp_path)] == [1, 2, 2, 3, 4, 4]  # training went on
     told = capfd.readouterr().err
@@ -203,13 +203,13 @@ def slow_writing(given, seconds, last):
 def test_no_process_ends_before_the_last_snapshot_is_written(tmp_path):
     """torchrun sends SIGTERM to the others once one has ended with a failure."""
     write_training(tmp_path)
-    assert run_processes(2, slow_writing, words(tmp_path), 0.5, 4) == [(0, True)] * 2
+    assert run_processes(2, slow_writing, argv(tmp_path), 0.5, 4) == [(0, True)] * 2
 
 
 def test_a_slow_disk_is_waited_for(tmp_path):
     """Longer than one rank waits for another in a step."""
     write_training(tmp_path, max_iter=2, snapshot=1, val_iter=0, dist_timeout=3)
-    assert run_processes(2, slow_writing, words(tmp_path), 5, 2) == [(0, True)] * 2
+    assert run_processes(2, slow_writing, argv(tmp_path), 5, 2) == [(0, True)] * 2
 
 
 def test_what_killed_processes_left_is_removed(tmp_path):
@@ -218,6 +218,6 @@ def test_what_killed_processes_left_is_removed(tmp_path):
     folder.mkdir(parents=True)
     left = folder / f".{NAME}_1.pkl.4711.unfinished"
     left.write_bytes(b"half")
-    assert train.main(words(tmp_path)) == 0
+    assert train.main(argv(tmp_path)) == 0
     assert not left.exists()
     assert json.loads(path(tmp_path, 4).with_suffix(".json").read_text())["sha256"]

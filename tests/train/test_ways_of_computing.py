@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from core.config.loading import load_config
-from core.train import loop as engine
 from core.train.optimizer import build_optimizer
 from core.train.run import prepare
-from tests.support.engine_stand_in import make_batch, stand_in, system
-from tests.support.tiny_training import words, write_training
+from core.train.step import train_step
+from tests.support.engine_stand_in import make_batch, stand_in, state, system
+from tests.support.tiny_training import argv, write_training
 from tests.train.test_loop_ranks import exact_stand_in
 
 CPU = torch.device("cpu")
@@ -23,13 +23,12 @@ def root(tmp_path_factory):
 
 def first_step(root, **settings):
     """The gradients of a CornerNet-Squeeze's first step, as one vector, and its loss terms."""
-    name, *_ = words(root)
+    name, *_ = argv(root)
     overrides = [f"system.{key}={value}" for key, value in settings.items()]
     run = prepare(load_config(name, overrides=overrides), CPU)
-    batch, detector = next(iter(run.batches())), run.detector
-    detector.network.train()
-    terms, _ = engine.train_step(detector, run.optimizer, batch, run.config.system, CPU)
-    gradients = [parameter.grad.reshape(-1) for parameter in detector.network.parameters()]
+    run.network.train()
+    terms, _ = train_step(run, next(iter(run.batches())))
+    gradients = [parameter.grad.reshape(-1) for parameter in run.network.parameters()]
     return torch.cat(gradients), torch.stack(list(terms.values()))
 
 
@@ -50,7 +49,7 @@ def test_bfloat16_gives_the_gradients_of_float32_to_its_precision():
     for precision in ("float32", "bfloat16"):
         detector = stand_in()
         optimizer = torch.optim.SGD(detector.network.parameters(), lr=0.1)
-        engine.train_step(detector, optimizer, make_batch(0), system(precision=precision), CPU)
+        train_step(state(system(precision=precision), detector, optimizer), make_batch(0))
         gradients.append([parameter.grad for parameter in detector.network.parameters()])
     for plain, half in zip(*gradients, strict=True):
         if plain.norm() > 1e-3:  # a bias before a batch norm has none
@@ -75,6 +74,6 @@ def test_fused_optimisers_make_the_updates_of_plain_ones(algorithm):
             options = {**optimizer.defaults, "fused": False, "foreach": False}
             optimizer = type(optimizer)(detector.network.parameters(), **options)
         for number in range(3):
-            engine.train_step(detector, optimizer, make_batch(number), system(), CPU)
+            train_step(state(system(), detector, optimizer), make_batch(number))
     weights = [list(detector.network.parameters()) for detector in detectors]
     torch.testing.assert_close(*weights, rtol=1e-6, atol=1e-9)

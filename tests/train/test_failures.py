@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import train
-from core.train.guards import NonFiniteLoss, non_finite_loss
-from tests.support.engine_stand_in import StandInPictures
-from tests.support.tiny_training import words, write_training
+from core.train import command
+from core.train.failures import NonFiniteLoss, non_finite_loss
+from tests.support.engine_stand_in import StandInImages
+from tests.support.tiny_training import argv, write_training
 from tests.train.test_loop_faults import Attempt
 
 
@@ -44,29 +45,32 @@ def test_a_gradient_that_is_not_finite_is_not_saved(tmp_path, clip_norm):
 
 def test_a_full_disk_does_not_hide_what_ended_the_run(tmp_path):
     folder = tmp_path / "not" / "there"
-    error = non_finite_loss(7, {"map": 1.5}, float("inf"), [3], StandInPictures(), folder)
+    error = non_finite_loss(7, {"map": 1.5}, float("inf"), [3], StandInImages(), folder)
     assert str(error) == (
-        "step 7 is not finite: map 1.5, gradient norm inf; its pictures: pictures/0003.jpg"
+        "step 7 is not finite: map 1.5, gradient norm inf; its images: images/0003.jpg"
     )
 
 
 @pytest.mark.parametrize(
-    ("settings", "mends"),
+    ("settings", "hints"),
     [
         ({}, "smaller system.chunk_sizes, system.precision=bfloat16, system.checkpointing=stack"),
-        ({"precision": "bfloat16", "checkpointing": "stack"}, "smaller system.chunk_sizes; python"),
+        (
+            {"precision": "bfloat16", "checkpointing": "stack"},
+            "smaller system.chunk_sizes; `cornerkit plan",
+        ),
     ],
 )
-def test_a_full_gpu_is_one_line_with_the_mends(tmp_path, settings, hints, monkeypatch, caplog):
+def test_a_full_gpu_is_one_line_with_hints(tmp_path, settings, hints, monkeypatch, caplog):
     write_training(tmp_path)
 
     def full(*given, **more):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB. GPU 0 has …")
 
-    monkeypatch.setattr(train.engine, "train", full)
+    monkeypatch.setattr(command, "train", full)
     more = [word for item in settings.items() for word in ("--set", "system.{}={}".format(*item))]
     with pytest.raises(SystemExit) as caught:
-        train.main(words(tmp_path, *more))
+        train.main(argv(tmp_path, *more))
     assert caught.value.code == 1
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert "memory is full (CUDA out of memory)" in line and hints in line

@@ -1,4 +1,4 @@
-"""Evaluation while a run trains: figures, the best weights, and that training does not notice."""
+"""Evaluation while a run trains: metrics, the best weights, and that training does not notice."""
 
 import copy
 import itertools
@@ -10,18 +10,20 @@ import pytest
 import torch
 
 from core.checkpoint import snapshot as checkpoint
+from core.checkpoint.run_directory import RunDirectory, SnapshotWriter
 from core.config.errors import UserError
 from core.config.loading import load_config
 from core.data.coco import CocoDetection
 from core.data.shapes import write_shapes
 from core.data.splits import open_split
 from core.distributed.ranks import ONE_PROCESS
-from core.evaluation import shares, while_training
-from core.evaluation.coco import coco_results
-from core.evaluation.run import evaluate_detector
-from core.evaluation.while_training import Evaluations
+from core.evaluation import command, evaluator
+from core.evaluation.coco import CocoScores, coco_results
 from core.models import detector as detector_module
 from core.models.loading import load_detector
+from core.train import evaluations as evaluations_module
+from core.train.evaluations import Evaluations
+from core.train.run import TrainingRun
 from tests.support.some_ranks import run_ranks
 from tests.support.tiny_detector import write_config, write_snapshot
 
@@ -31,7 +33,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def root(tmp_path):
-    """A config, a snapshot of step 20 whose weights find something, and seven pictures."""
+    """A config, a snapshot of step 20 whose weights find something, and seven images."""
     write_config(tmp_path, test_flipped=False)
     write_shapes(tmp_path / "data" / "coco", {"val": 7}, size=64, seed=3)
     data = tmp_path / "data" / "coco"
@@ -42,11 +44,35 @@ def root(tmp_path):
 
 def open_evaluations(root, ranks=ONE_PROCESS, start=20):
     """The evaluations of a run that trains the weights of step 20."""
-    loaded = load_detector(str(root / "configs" / f"{NAME}.json"), snapshot=20, device="cpu")
-    detector, dataset = loaded._detector, val_split(root)
-    detector.network.train()
-    evaluations = Evaluations(detector, dataset, loaded.config, CPU, ranks, start)
-    return evaluations, detector.network
+    more = ["system.eval_iter=1000"]
+    loaded = load_detector(config_file(root), snapshot=20, device="cpu", overrides=more)
+    dataset, network = val_split(root), loaded.detector.network.train()
+    run = TrainingRun(
+        config=loaded.config,
+        detector=loaded.detector,
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
+        device=CPU,
+        ranks=ranks,
+        dataset=dataset,
+        validation_dataset=dataset,
+        start=start,
+        snapshots=SnapshotWriter(RunDirectory(root / "cache", NAME), 3),
+    )
+    return Evaluations(run), network
+
+
+def config_file(root):
+    return str(root / "configs" / f"{NAME}.json")
+
+
+def script_metrics(root, *more):
+    """The metrics.json of evaluate.py."""
+    assert command.main([config_file(root), "--device", "cpu", *more]) == 0
+    (file,) = (root / "results").rglob("metrics.json")
+    content = json.loads(file.read_text())
+    file.unlink()
+    return content
 
 
 def val_split(root):
@@ -55,11 +81,10 @@ def val_split(root):
 
 
 def best(root):
-    return checkpoint.best_path(root / "cache", NAME)
+    return RunDirectory(root / "cache", NAME).best
 
 
-def nobody():
-    return None
+NOBODY = types.SimpleNamespace(asked=None)
 
 
 @pytest.fixture
@@ -71,41 +96,40 @@ def results(monkeypatch):
         found[:] = coco_results(*arguments)
         return found
 
-    monkeypatch.setattr(while_training, "coco_results", note)
+    monkeypatch.setattr(evaluator, "coco_results", note)
     return found
 
 
-def test_figures_are_those_of_the_script(root, results, caplog):
+def test_metrics_are_those_of_the_script(root, results, caplog):
     caplog.set_level(logging.INFO)
     evaluations, _ = open_evaluations(root)
-    found = evaluations(25, nobody)
-    detector = load_detector(str(root / "configs" / f"{NAME}.json"), device="cpu")
-    metrics = evaluate_detector(detector, "validation")
-    assert found.figures == {name: metrics[name] for name in found.figures}
+    found = evaluations.evaluate(25, NOBODY)
+    metrics = script_metrics(root)
+    assert found.metrics == {name: metrics[name] for name in found.metrics}
     assert len(results) > 50
     folder = root / "results" / NAME / "20" / "validation"
     assert json.loads((folder / "results.json").read_text()) == results
     assert found.best and found.seconds > 0
     assert f"step 25: AP {metrics['AP']:.3f}, AP50" in caplog.text
 
-    kept = load_detector(str(root / "configs" / f"{NAME}.json"), snapshot=best(root), device="cpu")
-    assert (kept.iteration, kept.class_names) == (25, detector.class_names)
-    assert evaluate_detector(kept, "validation")["AP"] == metrics["AP"]
-    assert (root / "results" / NAME / "25" / "validation" / "metrics.json").is_file()
+    kept = load_detector(config_file(root), snapshot=best(root), device="cpu")
+    assert (kept.iteration, kept.class_names) == (25, val_split(root).class_names)
+    again = script_metrics(root, "--snapshot", str(best(root)))
+    assert (again["AP"], again["iteration"]) == (metrics["AP"], 25)
     content = json.loads(best(root).with_suffix(".json").read_text())
-    assert content["figures"] == found.figures
+    assert content["metrics"] == found.metrics
     assert sorted(file.name for file in best(root).parent.glob("*best*")) == [
         f"{NAME}_best.json",
         f"{NAME}_best.pkl",
     ]
-    assert checkpoint.newest_snapshot(root / "cache", NAME)[1] == 20
+    assert RunDirectory(root / "cache", NAME).newest()[1] == 20
 
 
 def test_training_does_not_notice(root):
     evaluations, network = open_evaluations(root)
     before = copy.deepcopy(network.state_dict())
     state = torch.get_rng_state()
-    assert evaluations(25, nobody) is not None
+    assert evaluations.evaluate(25, NOBODY) is not None
     assert torch.equal(torch.get_rng_state(), state)
     assert all(module.training for module in network.modules())
     for key, value in network.state_dict().items():
@@ -114,42 +138,42 @@ def test_training_does_not_notice(root):
 
 
 @pytest.fixture
-def figures(monkeypatch):
-    """AP of the evaluations to come, first one first."""
+def scores(monkeypatch):
+    """AP of the evaluations to come, in their order."""
     coming = []
 
     def score(results, dataset):
-        return types.SimpleNamespace(figures={"AP": coming.pop(0), "AP50": 0.5, "AP75": 0.5})
+        return CocoScores({"AP": coming.pop(0), "AP50": 0.5, "AP75": 0.5}, {}, "")
 
-    monkeypatch.setattr(while_training, "score_results", score)
+    monkeypatch.setattr(evaluator, "score_results", score)
     return coming
 
 
 def evaluate(evaluations, steps):
-    return [evaluations(step, nobody).best for step in steps]
+    return [evaluations.evaluate(step, NOBODY).best for step in steps]
 
 
-def test_the_best_is_kept(root, figures):
-    figures += [None, 0.25, 0.125, 0.25, 0.5]
+def test_the_best_is_kept(root, scores):
+    scores += [None, 0.25, 0.125, 0.25, 0.5]
     evaluations, _ = open_evaluations(root)
     assert evaluate(evaluations, range(21, 26)) == [False, True, False, False, True]
     assert checkpoint.read_meta(best(root)).iteration == 25
 
 
-def test_a_resumed_run_knows_what_is_to_beat(root, figures):
-    figures += [0.5]
+def test_a_resumed_run_knows_what_is_to_beat(root, scores):
+    scores += [0.5]
     assert evaluate(open_evaluations(root)[0], [25]) == [True]
-    figures += [0.375, 0.75]
+    scores += [0.375, 0.75]
     assert evaluate(open_evaluations(root, start=25)[0], [30, 35]) == [False, True]
     # What came after the step from which a run goes on is void.
-    figures += [0.625]
+    scores += [0.625]
     assert evaluate(open_evaluations(root, start=34)[0], [35]) == [True]
-    assert checkpoint.read_meta(best(root)).figures["AP"] == 0.625
+    assert checkpoint.read_meta(best(root)).metrics["AP"] == 0.625
 
 
 @pytest.mark.parametrize("harm", ["weights", "json"])
-def test_a_best_snapshot_that_is_damaged_is_forgotten(root, figures, harm, caplog):
-    figures += [0.5, 0.25]
+def test_a_best_snapshot_that_is_corrupt_is_forgotten(root, scores, harm, caplog):
+    scores += [0.5, 0.25]
     assert evaluate(open_evaluations(root)[0], [25]) == [True]
     if harm == "weights":
         best(root).unlink()
@@ -159,24 +183,24 @@ def test_a_best_snapshot_that_is_damaged_is_forgotten(root, figures, harm, caplo
     assert ("forgotten" in caplog.text) == (harm == "json")
 
 
-def test_what_fails_costs_the_figures_alone(root, caplog, monkeypatch):
+def test_a_failure_costs_the_metrics_alone(root, caplog, monkeypatch):
     evaluations, network = open_evaluations(root)
     path = val_split(root).image_path(3)
     content = path.read_bytes()
-    path.write_bytes(b"no picture")
-    assert evaluations(25, nobody) is None
+    path.write_bytes(b"no image")
+    assert evaluations.evaluate(25, NOBODY) is None
     (record,) = caplog.records
     assert f"step 25 was not evaluated: {path} cannot be decoded" in record.getMessage()
     assert record.exc_info is None
     assert network.training
 
     path.write_bytes(content)
-    monkeypatch.setattr(checkpoint, "save_snapshot", full_disk)
-    assert evaluations(30, nobody).best
+    monkeypatch.setattr(evaluations_module, "save_snapshot", full_disk)
+    assert evaluations.evaluate(30, NOBODY).best
     assert "best.pkl was not written: [Errno 28]" in caplog.text
 
     monkeypatch.setattr(detector_module, "Predict", lambda *arguments: None)
-    assert evaluations(35, nobody) is None
+    assert evaluations.evaluate(35, NOBODY) is None
     path = val_split(root).image_path(0)
     assert f"step 35 was not evaluated: {path}: TypeError: 'NoneType'" in caplog.text
     assert isinstance(caplog.records[-1].exc_info[1].__cause__, TypeError)
@@ -189,21 +213,25 @@ def full_disk(*arguments):
 def lose_the_others(ranks, root):
     evaluations, _ = open_evaluations(root, ranks.with_step_group(60, CPU, None))
     try:
-        return evaluations(25, nobody) if ranks.is_main else None
+        return evaluations.evaluate(25, NOBODY) if ranks.is_main else None
     except RuntimeError as error:
         return str(error)
 
 
 def test_a_rank_that_is_gone_ends_the_run(root, capfd):
     lost, _ = run_ranks(2, lose_the_others, root)
-    assert "gloo" in lost.lower()  # core.distributed.ranks.join_ranks tells it
+    assert "gloo" in lost.lower()  # join_ranks logs it
     assert "was not evaluated" not in capfd.readouterr().err
 
 
 def test_who_asks_for_the_end_does_not_wait_for_it(root, caplog):
     evaluations, network = open_evaluations(root)
-    asked = itertools.chain([None] * 4, itertools.repeat("SIGTERM"))
-    assert evaluations(25, lambda: next(asked)) is None
+    answers = itertools.chain([None] * 4, itertools.repeat("SIGTERM"))
+
+    class Signals:
+        asked = property(lambda self: next(answers))
+
+    assert evaluations.evaluate(25, Signals()) is None
     assert caplog.messages == ["step 25 was not evaluated: SIGTERM was received"]
     assert network.training and not best(root).exists()
 
@@ -214,12 +242,12 @@ def evaluate_together(ranks, root, results):
     if not ranks.is_main:
         for buffer in network.buffers():
             buffer.zero_()
-    return evaluations(25, nobody) is not None, results
+    return evaluations.evaluate(25, NOBODY) is not None, results
 
 
 def test_ranks_find_what_one_finds(root, results, monkeypatch):
-    monkeypatch.setattr(shares, "_ROUND", 2)
-    open_evaluations(root)[0](25, nobody)
+    monkeypatch.setattr(evaluator, "_ROUND", 2)
+    open_evaluations(root)[0].evaluate(25, NOBODY)
     content = torch.load(best(root), weights_only=True)
     best(root).unlink()
     alone = list(results)
