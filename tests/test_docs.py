@@ -54,12 +54,12 @@ class Parsed(BaseException):
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The contents of a page's fenced blocks of a language."""
+    """Extracts the contents of a page's fenced blocks of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def commands() -> Iterator[Command]:
-    """The commands of all pages: those of fenced blocks, and those in a sentence or a table."""
+    """Lists the commands of all pages: those of fenced blocks, and those in a sentence or a table."""
     for page in PAGES:
         name = page.relative_to(ROOT).as_posix()
         for block in blocks(page, "bash"):
@@ -87,7 +87,7 @@ def is_complete(argv: list[str]) -> bool:
 
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory) -> Path:
-    """The configs, and those that the pages have their reader make."""
+    """Copies the configs, and makes those that the pages have their reader make."""
     folder = tmp_path_factory.mktemp("docs") / "configs"
     shutil.copytree(ROOT / "configs", folder)
     content = json.loads((folder / "CornerNet_Squeeze.json").read_text())
@@ -170,7 +170,7 @@ def test_a_command_of_the_pages(command: Command, configs: Path, monkeypatch) ->
 
 
 def check_pip(argv: list[str]) -> None:
-    """Installations are of this package, with extras that it has."""
+    """Checks that an installation is of this package, with extras that it has."""
     assert argv[0] == "install" and set(argv[1:-1]) <= {"--no-build-isolation", "--editable"}
     match = re.fullmatch(r"\.(?:\[(\w+)\])?", argv[-1])
     assert match
@@ -226,6 +226,6 @@ def test_links_and_files(page: Path) -> None:
 
 
 def headings(page: Path) -> set[str]:
-    """The anchors of a page's headings."""
+    """Computes the anchors of a page's headings."""
     titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
