@@ -27,9 +27,9 @@ class Config:
     """A config file that was read and checked.
 
     Attributes:
-        name: the file's name without ``.json``, such as ``CornerNet_Squeeze-shapes``.
-        path: the file.
-        system, db: its sections.
+        name: file name without ``.json``, such as ``CornerNet_Squeeze-shapes``.
+        path: path of the file, for messages.
+        system, db: sections that all models share.
         model: its ``model`` section as read; the model's module types it.
     """
 
@@ -41,11 +41,11 @@ class Config:
 
     @property
     def model_name(self) -> str:
-        """The part of the name before the first ``-``: a key of ``core.models.MODELS``."""
+        """Part of the name before the first ``-``: a key of :data:`core.models.MODELS`."""
         return self.name.split("-")[0]
 
     def as_dict(self) -> dict[str, Any]:
-        """The sections as plain JSON values; :func:`config_from_dict` reads them back."""
+        """Converts the sections to plain JSON values; :func:`config_from_dict` reads them back."""
         return {
             "system": dataclasses.asdict(self.system),
             "db": dataclasses.asdict(self.db),
@@ -64,8 +64,8 @@ def load_config(
     Args:
         name: a config's name, or the path of a ``.json`` file.
         suffix: as on the reference's command line: chooses ``<name>-<suffix>.json``.
-        overrides: ``section.key=value``, the value in JSON, or a bare word for a string.
-        config_dir: where names are looked up.
+        overrides: ``section.key=value``, the value in JSON, or a string without quotes.
+        config_dir: folder in which names are looked up.
 
     Raises:
         UserError: no such file, broken JSON, unknown key, wrong type, impossible combination.

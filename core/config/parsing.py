@@ -50,13 +50,13 @@ def parse_override(override: str, sections: Iterable[str]) -> tuple[str, str, An
 
     Args:
         override: the value in JSON; what is not JSON is a string.
-        sections: those there are.
+        sections: names of the valid sections.
 
     Returns:
         Section, key and value; the key and the value's type are checked with the section.
 
     Raises:
-        UserError: it is not of that form.
+        UserError: it does not have that form.
     """
     target, equals, text = override.partition("=")
     section, dot, key = target.partition(".")

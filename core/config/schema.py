@@ -1,4 +1,4 @@
-"""The settings that all models share: the ``system`` and ``db`` sections of a config."""
+"""Settings that all models share: the ``system`` and ``db`` sections of a config."""
 
 import typing
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class System:
-    """How to train: data, schedule, optimiser, folders (the reference's names and defaults)."""
+    """Settings of training: data, schedule, optimizer, folders (the reference's names)."""
 
     dataset: str = "COCO"
     sampling_function: str | None = None  # of the reference's files; the model chooses its own
@@ -21,9 +21,8 @@ class System:
     cache_dir: str = "./cache"
     result_dir: str = "./results"
     batch_size: int = 1
-    chunk_sizes: tuple[int, ...] | None = (
-        None  # pictures a part of the step; their sum is batch_size
-    )
+    # images of each chunk of a step; their sum is batch_size; null: one chunk a process
+    chunk_sizes: tuple[int, ...] | None = None
     max_iter: int = 500000
     stepsize: int = 450000  # iterations between two decays of the learning rate
     decay_rate: float = 10.0
@@ -51,7 +50,7 @@ class System:
 
 @dataclass(frozen=True)
 class Db:
-    """How pictures are sampled, encoded and decoded (the reference's names)."""
+    """Settings of sampling, targets and detection (the reference's names)."""
 
     categories: int | None = None  # checked against the annotation file
     use_crowd: bool = True  # train crowd boxes as objects, as published
@@ -83,14 +82,14 @@ class Db:
     merge_bbox: bool = False
     weight_exp: float = 8.0
     max_per_image: int = 100
-    # CenterNet's test pictures: at their own size, padded, or scaled into input_size
+    # CenterNet's test images: at their own size, padded, or scaled into input_size
     test_resolution: typing.Literal["keep", "fix"] = "keep"
     test_nms: bool = False  # soft-NMS at one scale, too; CenterNet does without
     reference_scoring: bool = False  # keep the reference's rounding and soft-NMS left-overs
     # CornerNet-Saccade
     rand_center: bool = True  # in every second crop an object stands near the middle
     min_scale: int = 16  # pixels of the longer side of the smallest object that is trained
-    init_sizes: tuple[int, ...] = (192, 255)  # of the whole picture's longer side, first pass
+    init_sizes: tuple[int, ...] = (192, 255)  # of the whole image's longer side, first round
     att_sizes: tuple[tuple[int, int], ...] | None = None  # follow from input_size
     att_ranges: tuple[tuple[int, int], ...] = ((96, 256), (32, 96), (0, 32))  # a map, coarse first
     att_ratios: tuple[int, ...] | None = None  # follow from the network
@@ -116,7 +115,7 @@ class Db:
 
 
 def problems(system: System, db: Db) -> Iterator[str]:
-    """What is out of range, or valid alone and impossible together, whatever the model is."""
+    """Finds settings that are out of range, or that contradict each other, in any model."""
     for section, keys in {
         system: ("batch_size", "max_iter", "stepsize", "snapshot", "display", "prefetch_size"),
         db: ("top_k", "nms_kernel", "num_dets", "max_per_image", "border"),

@@ -1,1 +1,1 @@
-"""What a detector finds in a data set: COCO's figures, files of results, drawn pictures."""
+"""Evaluation: detections on a dataset, COCO's metrics, files of results, drawings."""

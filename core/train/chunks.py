@@ -1,4 +1,4 @@
-"""Which chunks of a step each rank computes.
+"""Assignment of a step's chunks to the ranks.
 
 A step is defined by its chunks, so it is the same however many ranks compute it. Each rank takes
 consecutive chunks.

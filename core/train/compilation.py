@@ -1,4 +1,4 @@
-"""Training of a network that is compiled, or runs as it is where the compiler fails."""
+"""Compiled training, which goes on uncompiled where the compiler fails."""
 
 import logging
 from collections.abc import Callable
@@ -23,9 +23,9 @@ def compile_(
 ) -> None:
     """Makes a network run compiled in training mode, in place.
 
-    The network and its state-dict keys stay what they are, and so does the memory layout that its
-    weights have. Compilation begins with the first call. If it fails, then or for inputs that come
-    later, one warning says so and the network runs from there on as if it had not been asked for.
+    The network, its state-dict keys and the memory layout of its weights stay what they are.
+    Compilation begins with the first call. If it fails, then or for later inputs, one warning says
+    so, and the network runs uncompiled from there on.
     Evaluation mode, with its images of many sizes, is not compiled.
 
     Args:

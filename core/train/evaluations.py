@@ -140,7 +140,7 @@ class Evaluations:
 
 
 def _was_interrupted(run: TrainingRun) -> bool:
-    """Whether step ``run.start`` was to be evaluated, and the log has no evaluation of it."""
+    """True if step ``run.start`` was to be evaluated, and the log has no evaluation of it."""
     if not run.start or run.start % run.config.system.eval_iter:
         return False
     records = read_log(run.directory.log) if run.directory.log.is_file() else []

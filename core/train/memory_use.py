@@ -1,4 +1,4 @@
-"""How much memory this process holds."""
+"""Memory that this process holds."""
 
 import contextlib
 import os
@@ -12,11 +12,11 @@ _FORGET_PEAK = Path("/proc/self/clear_refs"), "5"  # what to write, and where to
 
 
 def memory_use() -> dict[str, int]:
-    """Bytes by kind; a kind that this system does not tell is left out.
+    """Reads the memory in use: bytes by kind; a kind that this system does not report is left out.
 
     Returns:
-        ``resident``: of this process in main memory now, with what it shares with its loader
-        workers; ``cuda_peak``: the most that tensors took at a time on the CUDA device in use.
+        ``resident``: main memory of this process now, including what it shares with its loader
+        workers; ``cuda_peak``: the most memory that tensors took at a time on any CUDA device.
     """
     use = {}
     if _STATISTICS.is_file():
@@ -28,14 +28,14 @@ def memory_use() -> dict[str, int]:
 
 
 class Peak:
-    """The most memory that was in use at a time within it; a context manager.
+    """Measures the peak of the memory in use; a context manager.
 
     Args:
-        device: a CUDA device, whose tensors are counted, or a CPU, for what of this process is in
-            main memory.
+        device: a CUDA device, whose tensors are counted, or a CPU, where main memory of this
+            process is.
 
     Attributes:
-        bytes: known once it was left; None where the system does not tell.
+        bytes: the peak, set when the context ends; None where the system does not report it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -46,7 +46,7 @@ class Peak:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         else:
-            with contextlib.suppress(OSError):  # then it is that of the process's life
+            with contextlib.suppress(OSError):  # then it is the peak of the process's life
                 _FORGET_PEAK[0].write_text(_FORGET_PEAK[1])
         return self
 

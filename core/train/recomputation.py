@@ -1,8 +1,8 @@
-"""Activations that are computed twice instead of kept (Chen et al. 2016, arXiv:1604.06174).
+"""Activation checkpointing: activations are computed twice instead of kept.
 
-What fits on a device is set by the activations that the backward pass reads. A part of the network
-that is recomputed keeps only what goes in; the rest is computed again when the backward pass comes
-to it. Losses, gradients and running statistics are those of a network that keeps everything.
+Chen et al. 2016, arXiv:1604.06174. Most of a step's memory are activations that the backward pass
+reads. A part of the network that is recomputed keeps its inputs only; the rest is computed again
+when the backward pass reaches it. Losses, gradients and running statistics stay the same.
 """
 
 import contextlib
@@ -35,8 +35,8 @@ _BEHIND = (CornerPooling, Head)  # keep as much as the hourglasses do at 128 x 1
 def recompute_(network: nn.Module, part: Part) -> None:
     """Makes parts of a network compute their activations again instead of keeping them.
 
-    State-dict keys stay as they are. An hourglass is one part with all its levels. What stands
-    between features and maps is recomputed with either kind.
+    State-dict keys stay as they are. An hourglass is one part with all its levels. Corner pooling
+    and heads, between features and maps, are recomputed with either kind.
 
     Args:
         network: changed in place.
@@ -67,7 +67,7 @@ def _recompute_outermost_(network: nn.Module, kinds: tuple[type[nn.Module], ...]
 
 
 def _recomputed(module: nn.Module, *inputs: Any) -> Any:
-    """What the module's class gives for the inputs; the backward pass will compute it again.
+    """Computes a module's output such that the backward pass will compute it again.
 
     A compiler takes the second computation from the graph of the first, without its side effects.
     None of the parts draws random numbers.
@@ -88,7 +88,7 @@ def _recomputed(module: nn.Module, *inputs: Any) -> Any:
 def _contexts(
     module: nn.Module,
 ) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-    """Around the first computation, and around the second."""
+    """Makes the contexts of the first computation and of the second."""
     norms = {
         norm: norm.track_running_stats for norm in module.modules() if isinstance(norm, BatchNorm)
     }
@@ -97,10 +97,10 @@ def _contexts(
 
 @contextlib.contextmanager
 def _as_before(norms: dict[BatchNorm, bool]) -> Iterator[None]:
-    """Within it, batch norms compute as they did, and what they update is a copy.
+    """Has batch norms compute as they did before, and update copies of their statistics.
 
     Args:
-        norms: and whether each of them kept running statistics at the first computation.
+        norms: batch norms, each with True if it kept running statistics at the first computation.
     """
     kept = [(norm, norm.track_running_stats, dict(norm.named_buffers())) for norm in norms]
     for norm, _, buffers in kept:
