@@ -12,8 +12,9 @@ from ..config.schema import System
 from ..distributed import ONE_PROCESS, Ranks
 from ..models.detector import Detector
 from ..models.device import move_to_device_
+from ..torch_compat import COMPILES_RECOMPUTATION
 from .chunks import RankChunks, chunk_counts, rank_chunks
-from .compilation import RECOMPUTES, compile_
+from .compilation import compile_
 from .optimizer import build_optimizer
 from .recomputation import recompute_
 
@@ -74,7 +75,7 @@ def build_for_training(
     if system.sync_batchnorm:
         synchronise_batch_norms_(network, device, system, ranks)
     if system.checkpointing != "none":
-        if system.compile and not RECOMPUTES:
+        if system.compile and not COMPILES_RECOMPUTATION:
             raise UserError(
                 f"system.checkpointing and system.compile: PyTorch {torch.__version__} does not "
                 "keep the running statistics right with both; take a newer one, or one of the two"

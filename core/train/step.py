@@ -15,11 +15,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from ..data.color import apply_color
 from ..distributed import ONE_PROCESS, Ranks, no_gradient_sync
 from ..structures import Batch
+from ..torch_compat import BatchNorm
 from .build import TrainingState
 from .chunks import RankChunks
 
