@@ -33,7 +33,7 @@ def suppress(
         labels: int64 [n].
         method, nms_threshold, sigma: as for :func:`cpools_ext.soft_nms.soft_nms`.
         merge: merge a selected box with those that it overlaps.
-        weight_exp: exponent of the scores by which merged boxes are weighted.
+        weight_exp: of the merging; the higher, the less a box that overlaps little counts.
         keep_stale: keep the stale rows of suppressed detections, as the reference's plain
             inference does.
         swap_scores: in merging every box keeps its own corner scores. False: they stay in their row
