@@ -22,8 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.operators import table
 from core import models
 from core.checkpoint.run_directory import RunDirectory
+from core.cli import exit_codes
 from core.config.errors import UserError
-from core.config.errors import run as run_script
 from core.config.loading import Config, load_config
 
 COCO_CLASSES = 80
@@ -124,4 +124,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    with exit_codes():
+        sys.exit(main(sys.argv[1:]))

@@ -208,6 +208,9 @@ def main() -> None:
     parser.add_argument("--chart", type=Path, help="PNG to draw, of fresh memory")
     parser.add_argument("--memory", choices=MEMORY, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.chart:
+        with drawing_style():  # raises here, not after the measurements, if matplotlib is missing
+            pass
     if not native.has_kernel("cpu"):
         parser.error(f"no native operators to measure: {native.load()}")
     shape = tuple(options.shape)
@@ -215,9 +218,6 @@ def main() -> None:
         chart = options.chart if options.memory == "fresh" else None
         report_cpu(options.memory, shape, options.rounds, options.threads, chart)
         return
-    if options.chart:
-        with drawing_style():  # says now, not after the measurements, if matplotlib is missing
-            pass
     print(f"torch {torch.__version__}; native: {native.describe_build()}\n", flush=True)
     for memory, settings in MEMORY.items():
         run_module("operators", *sys.argv[1:], "--memory", memory, **settings)

@@ -1,11 +1,11 @@
-"""Time of CornerNet-Saccade on a 640 x 480 picture, 2 views at first and 7 closer looks, by parts.
+"""Times the parts of CornerNet-Saccade on a 640 x 480 image: 2 views of it, then 7 crops.
 
     python -m benchmarks.saccade [--rounds 5] [--threads N] [--device cpu] [--precision bfloat16]
     python -m benchmarks.saccade --reference
 
-The published network with random weights; its batch norms have the statistics of the first views,
-and whatever attention it has is followed to the limit of 7. Times are medians, also as multiples of
-a 2048^3 matrix product in the same process; products and pictures take turns.
+The published network with random weights; its batch norms have the statistics of noise, and the
+threshold of attention is 0, so that there are as many crops as the limit allows. Times are medians,
+also as multiples of a 2048^3 matrix product in the same process; products and images take turns.
 """
 
 import argparse
@@ -38,11 +38,11 @@ class Clock:
         self.seconds: dict[str, float] = {}
 
     def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, timed under ``name``."""
+        """Makes a function that does the same and adds its time to that of ``name``."""
 
-        def timed(*words: Any, **named: Any) -> Any:
+        def timed(*arguments: Any, **named: Any) -> Any:
             start = time.perf_counter()
-            result = function(*words, **named)
+            result = function(*arguments, **named)
             self.wait()
             self.seconds[name] = self.seconds.get(name, 0) + time.perf_counter() - start
             return result
@@ -50,7 +50,7 @@ class Clock:
         return timed
 
     def wait(self) -> None:
-        """Until the device has done what it was given."""
+        """Waits until the device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -67,12 +67,12 @@ def settle_(network: nn.Module, settings: saccade.SaccadeSettings, device: torch
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="pictures, after one to warm up")
+    parser.add_argument("--rounds", type=int, default=5, help="images, after one for warm-up")
     parser.add_argument("--threads", type=int, help="of PyTorch; its default otherwise")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--config", default="CornerNet_Saccade")
-    parser.add_argument("--reference", action="store_true", help="the reference's way, see step.py")
+    parser.add_argument("--reference", action="store_true", help="as benchmarks.step --reference")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -83,7 +83,7 @@ def main() -> None:
     network = detector.network
     move_to_device_(network, device, config.system.channels_last, training=False)
     if options.reference:
-        detector, _ = reference_way(detector)
+        detector = reference_way(detector)
         network = detector.network
     infer: Any = detector.infer
     settle_(network, infer.keywords["settings"], device)

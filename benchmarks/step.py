@@ -1,14 +1,14 @@
-"""One training step as a multiple of a 2048^3 matrix product in the same process, and its memory.
+"""Times a training step as a multiple of a 2048^3 matrix product, and measures its memory.
 
     python -m benchmarks.step [--steps 7] [--threads N] [--device cpu] [--set section.key=value]
-    python -m benchmarks.step --reference   # beside it, in turn, a step made the reference's way
+    python -m benchmarks.step --reference   # in turn with a step computed as the reference does
 
 Squeeze at 511 pixels, hourglass-104 and Saccade at 255, batch 1, float32 and bfloat16 autocast.
-Each case runs in a process of its own, so that its peak of memory is its own. A step is the
-engine's: colour, targets, forward, losses, backward, Adam. Products and steps take turns; both are
-given by their medians, and in brackets by their fastest, for machines that others use too.
+Each case runs in a process of its own, so that its peak of memory is its own. A step is that of
+training: colour, targets, forward, losses, backward, Adam. It takes turns with the product, in one
+process; times are medians, with the fastest in brackets, for machines that others use too.
 
-The reference's way: maps in the contiguous layout, every head on the whole map, corner pooling by
+As the reference does: maps in the contiguous layout, every head on the whole map, corner pooling by
 the reference's algorithm, strided 1x1 shortcuts, Adam parameter by parameter.
 """
 
@@ -27,14 +27,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.pools import POOLS
-from core import models
 from core.config.loading import load_config
 from core.layers.blocks import Residual
 from core.layers.corner_pooling import CornerPooling
 from core.models.detector import Detector, no_inputs
-from core.models.device import move_to_device_
 from core.structures import Batch
-from core.train.optimizer import build_optimizer
+from core.train.build import build_for_training
 from core.train.step import train_step
 
 CASES = {  # input side, output side
@@ -45,8 +43,8 @@ CASES = {  # input side, output side
 OBJECTS = 8
 
 
-def one_picture(side: int) -> Batch:
-    """A picture of noise with boxes, as a worker hands it over."""
+def one_image(side: int) -> Batch:
+    """Makes a batch of one image of noise with boxes."""
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(1, OBJECTS, 2, generator=generator) * side / 2
     sizes = torch.rand(1, OBJECTS, 2, generator=generator) * side / 2
@@ -63,7 +61,7 @@ def one_picture(side: int) -> Batch:
 
 
 def seconds(function: Callable[[], object], device: torch.device) -> float:
-    """Wall time of a call, the device's work included."""
+    """Measures the wall time of a call, with the device's work."""
     start = time.perf_counter()
     function()
     if device.type == "cuda":
@@ -72,52 +70,54 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
 
 
 def reference_pooling(self: CornerPooling, x: Tensor) -> Tensor:
-    """:meth:`CornerPooling.forward` with the reference's algorithm."""
+    """Computes :meth:`CornerPooling.forward` with the reference's algorithm."""
     pool = POOLS["the reference's algorithm"]
     vertical, horizontal = self.corner.split("_")
     pooled = pool(self.p1_conv1(x), vertical) + pool(self.p2_conv1(x), horizontal)
     return self.conv2(F.relu_(self.p_bn1(self.p_conv1(pooled)) + self.bn1(self.conv1(x))))
 
 
-def reference_way(detector: Detector) -> tuple[Detector, torch.optim.Optimizer]:
-    """A copy of a detector that computes as the reference does, and its optimiser."""
+def reference_way(detector: Detector) -> Detector:
+    """Copies a detector into one that computes as the reference does."""
     network = copy.deepcopy(detector.network).to(memory_format=torch.contiguous_format)
     for module in network.modules():
         if isinstance(module, Residual) and module.stride > 1:
             module.skip[0].stride, module.stride = (module.stride, module.stride), 1
         elif isinstance(module, CornerPooling):
             module.forward = partial(reference_pooling, module)
-    optimizer = torch.optim.Adam(network.parameters(), 0.00025, foreach=False)
-    whole_maps = {"network_inputs": no_inputs, "decode_inputs": {}}
-    return dataclasses.replace(detector, network=network, **whole_maps), optimizer
+    return dataclasses.replace(
+        detector, network=network, network_inputs=no_inputs, decode_inputs={}
+    )
 
 
 def measure(name: str, precision: str, options: argparse.Namespace, reference: bool) -> None:
-    """Prints one line for one case, and with ``reference`` one for the reference's way."""
+    """Prints a line for a case, and with ``reference`` one for the reference's way."""
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     device = torch.device(options.device)
     side, cells = CASES[name]
     sizes = [f"db.input_size=[{side}, {side}]", f"db.output_sizes=[[{cells}, {cells}]]"]
-    overrides = [*sizes, "system.chunk_sizes=null", *options.set]
-    config = load_config(name, overrides=overrides)
-    system = dataclasses.replace(config.system, batch_size=1, precision=precision)
-    detector = models.build(config, 80)
-    move_to_device_(detector.network.train(), device, system.channels_last, training=True)
-    weights = detector.network.parameters()
-    ways = {"ours": (detector, build_optimizer(weights, system.opt_algo, system.learning_rate))}
+    sizes += ["system.batch_size=1", "system.chunk_sizes=null", f"system.precision={precision}"]
+    config = load_config(name, overrides=[*sizes, *options.set])
+    ours = build_for_training(config, 80, device)
+    ours.network.train()
+    ways = {"ours": ours}
     if reference:
-        ways["the reference's way"] = reference_way(detector)
-    batch = one_picture(side).to(device)
+        other = reference_way(ours.detector)
+        adam = torch.optim.Adam(other.network.parameters(), 0.00025, foreach=False)
+        ways["the reference's way"] = dataclasses.replace(
+            ours, detector=other, network=other.network, optimizer=adam
+        )
+    batch = one_image(side).to(device)
     a, b = torch.rand(2, 2048, 2048, device=device).unbind()
 
     products: list[float] = []
     steps: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(2 + options.steps):
-        for way, made_of in ways.items():
+        for way, state in ways.items():
             products += [seconds(lambda: torch.mm(a, b), device) for _ in range(3)]
-            steps[way].append(seconds(partial(train_step, *made_of, batch, system, device), device))
+            steps[way].append(seconds(partial(train_step, state, batch), device))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     if device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(device) / 2**30
@@ -137,9 +137,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=7, help="measured, after two to warm up")
     parser.add_argument("--threads", type=int, help="of PyTorch; its default otherwise")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--case", choices=CASES, action="append", help="only this one")
+    parser.add_argument("--case", choices=CASES, action="append", help="one case, not all")
     parser.add_argument("--set", action="append", default=[], help="another value of the config")
-    parser.add_argument("--reference", action="store_true", help="in turn with the reference's way")
+    parser.add_argument("--reference", action="store_true", help="also the reference's way")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], action="append")
     options = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")

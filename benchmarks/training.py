@@ -1,15 +1,15 @@
-"""Training as it runs: pictures a second, use of the device, memory, waiting for the loader.
+"""Measures training as it runs: images a second, use of the device, memory, data time.
 
     python -m benchmarks.training [--models CornerNet CenterNet-shapes …] [--precisions float32]
                                   [--modes eager compiled] [--steps 5] [--set section.key=value]
     python -m benchmarks.training --scaling              # 1 and 2 processes on the cores here
 
-Without ``--models``: all detectors, as published but with one picture a step, and their configs of
+Without ``--models``: all detectors, as published but with one image a step, and their configs of
 the generated shapes. Each case runs in a process of its own, so that its peak of memory is its own,
-on generated pictures of 512 x 512 from the loader (``--workers`` processes). The work of a step is
-counted (a multiplication and an addition are two), and its rate is given as a share of that of a
-2048^3 matrix product in the same process and precision. Steps and products take turns; medians.
-Prints a Markdown table, row by row.
+on generated images of 512 x 512 from the loader (``--workers`` processes). The work of a step is
+counted (a multiplication and an addition are two), and its rate is given in percent of that of a
+2048^3 matrix product in the same process and precision. Steps and products take turns; times are
+medians. Prints a Markdown table, row by row.
 """
 
 import argparse
@@ -33,15 +33,15 @@ from core.config.loading import load_config
 from core.data.shapes import write_shapes
 from core.models.device import choose_device
 from core.structures import Batch
-from core.train.run import Run, prepare
+from core.train.run import TrainingRun, prepare
 from core.train.step import train_step
 
 SIDE = 2048  # of the product's matrices
-HEAD = ["seconds a step", "pictures a second", "TFLOP a step", "share of mm", "peak GB", "waiting"]
+HEAD = ["seconds a step", "images a second", "TFLOP a step", "% of mm", "peak GB", "data time"]
 
 
 def measure(name: str, precision: str, mode: str, folder: str, options: argparse.Namespace) -> None:
-    """Prints one row for one case."""
+    """Prints the row of a case."""
     if options.threads:
         torch.set_num_threads(options.threads)
     device = choose_device(options.device)
@@ -53,42 +53,42 @@ def measure(name: str, precision: str, mode: str, folder: str, options: argparse
     a, b = torch.rand(2, SIDE, SIDE, device=device, dtype=dtype).unbind()
     batches = iter(run.batches())
     work = count_work(run, next(batches))
-    waits, steps, products = [], [], []
+    data_times, steps, products = [], [], []
     for number in range(options.warm_up + options.steps):
         start = time.perf_counter()
         batch = next(batches)
-        waited = time.perf_counter() - start
-        spent = seconds(lambda batch=batch: step(run, batch), device)
+        data_time = time.perf_counter() - start
+        spent = seconds(lambda batch=batch: train_step(run, batch), device)
         product = min(seconds(lambda: torch.mm(a, b), device) for _ in range(3))
         if number >= options.warm_up:
-            waits.append(waited)
+            data_times.append(data_time)
             steps.append(spent)
             products.append(product)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     if device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(device) / 2**30
     spent = statistics.median(steps)
-    share = work / spent / (2 * SIDE**3 / statistics.median(products))
-    figures = [
+    rate = work / spent / (2 * SIDE**3 / statistics.median(products))
+    cells = [
         f"{spent:.3f}",
         f"{run.config.system.batch_size / spent:.2f}",
         f"{work / 1e12:.3f}",
-        f"{share:.0%}",
+        f"{rate:.0%}",
         f"{memory:.2f}",
-        f"{sum(waits) / (sum(waits) + sum(steps)):.1%}",
+        f"{sum(data_times) / (sum(data_times) + sum(steps)):.1%}",
     ]
-    print(f"| {name}, {precision}, {mode} | {' | '.join(figures)} |", flush=True)
+    print(f"| {name}, {precision}, {mode} | {' | '.join(cells)} |", flush=True)
 
 
 def settings(
     name: str, precision: str, mode: str, folder: str, options: argparse.Namespace
 ) -> Iterator[str]:
-    """What the benchmark changes in a config."""
-    pictures = Path(folder)
-    yield f"system.data_dir={pictures.parent}"
-    yield f"system.dataset_dir={pictures.name}"
+    """Yields the settings that the benchmark changes in a config."""
+    images = Path(folder)
+    yield f"system.data_dir={images.parent}"
+    yield f"system.dataset_dir={images.name}"
     yield from ("system.train_split=train", "system.val_iter=0", "db.categories=null")
-    yield f"system.cache_dir={pictures / 'cache'}"
+    yield f"system.cache_dir={images / 'cache'}"
     yield f"system.workers={options.workers}"
     yield f"system.precision={precision}"
     if mode == "compiled":
@@ -100,21 +100,16 @@ def settings(
     yield from options.set
 
 
-def step(run: Run, batch: Batch) -> None:
-    """A step of training, its result thrown away but for the weights."""
-    train_step(run.detector, run.optimizer, batch, run.config.system, run.device)
-
-
-def count_work(run: Run, batch: Batch) -> int:
-    """Floating-point operations of a step."""
+def count_work(run: TrainingRun, batch: Batch) -> int:
+    """Counts the floating-point operations of a step."""
     eager = torch.compiler.set_stance("force_eager")
     with eager, FlopCounterMode(display=False) as counter:
-        step(run, batch)
+        train_step(run, batch)
     return counter.get_total_flops()
 
 
 def report_scaling(folder: str, options: argparse.Namespace) -> None:
-    """Pictures a second of ``train.py``: one process with 1 and 2 threads, two processes."""
+    """Prints images a second of ``train.py``: one process with 1 and 2 threads, two processes."""
     train = ["train.py", "CornerNet_Squeeze-shapes", "--device", "cpu"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     ways = {
@@ -122,7 +117,7 @@ def report_scaling(folder: str, options: argparse.Namespace) -> None:
         "1 process, 2 threads": ("2", [sys.executable, *train]),
         "2 processes, 1 thread each": ("1", [*launcher, "--nproc_per_node=2", *train]),
     }
-    print("| CornerNet_Squeeze-shapes, chunks of 4 and 4 | pictures a second |\n| --- | --- |")
+    print("| CornerNet_Squeeze-shapes, chunks of 4 and 4 | images a second |\n| --- | --- |")
     for way, (threads, command) in ways.items():
         cache = Path(folder) / f"cache {way}"
         changes = [
@@ -132,9 +127,9 @@ def report_scaling(folder: str, options: argparse.Namespace) -> None:
             f"system.max_iter={options.steps}",
             "system.display=1",
         ]
-        words = [word for change in changes for word in ("--set", change)]
+        arguments = [part for change in changes for part in ("--set", change)]
         subprocess.run(
-            ["env", f"OMP_NUM_THREADS={threads}", *command, *words],
+            ["env", f"OMP_NUM_THREADS={threads}", *command, *arguments],
             check=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -157,7 +152,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of PyTorch; its default otherwise")
     parser.add_argument("--device", help="a GPU if there is one by default")
     parser.add_argument("--set", action="append", default=[], help="another value of the config")
-    parser.add_argument("--scaling", action="store_true", help="processes beside threads")
+    parser.add_argument("--scaling", action="store_true", help="1 and 2 processes")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "shapes"
