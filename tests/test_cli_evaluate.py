@@ -169,36 +169,36 @@ def test_demo_draws_images_folders_and_videos(root, caplog):
     for value in (10, 200):
         video.write(np.full((64, 96, 3), value, np.uint8))
     video.release()
-    picture = np.random.default_rng(3).integers(0, 256, (300, 500, 3)).astype(np.uint8)
+    image = np.random.default_rng(3).integers(0, 256, (300, 500, 3)).astype(np.uint8)
     (root / "folder").mkdir()
-    for file in ("picture.png", "folder/picture.png", "folder/other.JPG"):
-        (root / file).write_bytes(cv2.imencode(Path(file).suffix.lower(), picture)[1].tobytes())
+    for file in ("image.png", "folder/image.png", "folder/other.JPG"):
+        (root / file).write_bytes(cv2.imencode(Path(file).suffix.lower(), image)[1].tobytes())
     (root / "folder" / "notes.txt").write_text("no image")
-    inputs = [str(root / name) for name in ("picture.png", "folder", "clip.avi")]
+    inputs = [str(root / name) for name in ("image.png", "folder", "clip.avi")]
     out = root / "drawn"
     assert demo.main([*argv(root, *inputs), "--out", str(out), "--threshold", "0"]) == 0
     assert sorted(file.name for file in out.iterdir()) == [
         "clip.mp4",
+        "image.png",
+        "image_2.png",
         "other.jpg",
-        "picture.png",
-        "picture_2.png",
     ]
-    drawn = cv2.imread(str(out / "picture.png"))
-    assert drawn.shape == picture.shape and (drawn != picture).any()
+    drawn = cv2.imread(str(out / "image.png"))
+    assert drawn.shape == image.shape and (drawn != image).any()
     clip = cv2.VideoCapture(str(out / "clip.mp4"))
     assert clip.get(cv2.CAP_PROP_FRAME_COUNT) == 2
     assert clip.get(cv2.CAP_PROP_FPS) == 10
     lines = [line for line in caplog.messages if "->" in line]
     assert len(lines) == 4 and "2 frames" in lines[-1]
-    (out / "picture.png").unlink()
+    (out / "image.png").unlink()
     assert demo.main([*argv(root, inputs[0]), "--out", str(out), "--threshold", "1"]) == 0
-    np.testing.assert_array_equal(cv2.imread(str(out / "picture.png")), picture)
+    np.testing.assert_array_equal(cv2.imread(str(out / "image.png")), image)
 
 
 def test_demo_mistakes_have_one_line(root):
     (root / "empty").mkdir()
-    (root / "words.jpg").write_text("no image")
-    (root / "words.mp4").write_text("no video")
+    (root / "text.jpg").write_text("no image")
+    (root / "text.mp4").write_text("no video")
     good = root / "good.png"
     cv2.imwrite(str(good), np.zeros((60, 60, 3), np.uint8))
 
@@ -210,10 +210,10 @@ def test_demo_mistakes_have_one_line(root):
 
     assert "no image, folder or video" in message(root / "gone.jpg")
     assert "holds no image or video" in message(root / "empty")
-    assert "is a file" in message(good, out=root / "words.jpg")
+    assert "is a file" in message(good, out=root / "text.jpg")
     assert "would be overwritten" in message(good, out=root)
     assert "between 0 and 1" in message(good, more=("--threshold", "30"))
     assert not (root / "drawn").exists()
-    bad = message(root / "words.jpg", root / "words.mp4", good)
-    assert "2 of 3 inputs could not be read" in bad and "words.mp4" in bad
+    bad = message(root / "text.jpg", root / "text.mp4", good)
+    assert "2 of 3 inputs could not be read" in bad and "text.mp4" in bad
     assert [file.name for file in (root / "drawn").iterdir()] == ["good.png"]

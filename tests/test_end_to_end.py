@@ -1,4 +1,4 @@
-"""From generated pictures to detections: train, resume, evaluate, detect, with the real network."""
+"""From generated images to detections: train, resume, evaluate, detect, with the real network."""
 
 import json
 import logging
@@ -90,8 +90,8 @@ def test_evaluate_the_snapshot(whole):
 
 def test_detect_with_the_snapshot(whole):
     detect = load_detector(argv(whole)[0], snapshot=4, device="cpu")
-    picture = next((whole / "data" / "shapes" / "images" / "val").iterdir())
-    found = detect(cv2.imread(str(picture)))
+    image = next((whole / "data" / "shapes" / "images" / "val").iterdir())
+    found = detect(cv2.imread(str(image)))
     assert set(found) == set(detect.class_names)
     assert all(boxes.dtype == np.float32 and boxes.shape[1] == 5 for boxes in found.values())
     # Four steps find nothing; the scores are below those of objects.
@@ -101,8 +101,8 @@ def test_detect_with_the_snapshot(whole):
 def test_unreadable_images_in_training(tmp_path, caplog, monkeypatch):
     """One of seven is more than 1 %: the run saves, stops and names it."""
     write_training(tmp_path, batch_size=2, chunk_sizes=None)
-    picture = sorted((tmp_path / "data" / "shapes" / "images" / "train").iterdir())[3]
-    picture.write_bytes(picture.read_bytes()[:300])
+    image = sorted((tmp_path / "data" / "shapes" / "images" / "train").iterdir())[3]
+    image.write_bytes(image.read_bytes()[:300])
     monkeypatch.setattr(sys, "argv", ["train.py", *argv(tmp_path)])
     caplog.set_level(logging.INFO)
     with pytest.raises(SystemExit) as caught, exit_codes():
@@ -110,4 +110,4 @@ def test_unreadable_images_in_training(tmp_path, caplog, monkeypatch):
     assert caught.value.code == 2
     last = caplog.records[-1].getMessage()
     assert "1 of the 7 images" in last
-    assert picture.name in last
+    assert image.name in last

@@ -1,4 +1,4 @@
-"""What Faster R-CNN draws in training, and its weights from ImageNet, through the scripts."""
+"""Random draws of Faster R-CNN in training, and its weights from ImageNet, by the scripts."""
 
 import pytest
 
@@ -28,17 +28,17 @@ def test_validation_does_not_change_the_run(whole, tmp_path):
 
 
 def test_the_draws_follow_the_seed_and_matter(whole, tmp_path, monkeypatch):
-    """The same weights and pictures and other random numbers: other losses."""
+    """The same weights and images and other random numbers: other losses."""
     write(tmp_path, NAME)
     assert train.main(of(tmp_path, NAME, "--set", "system.max_iter=2")) == 0
-    monkeypatch.setattr(step, "_seed", lambda *numbers: 99)
+    monkeypatch.setattr(step, "chunk_seed", lambda *numbers: 99)
     assert train.main(of(tmp_path, NAME, "--iter", "2")) == 0
     assert losses(tmp_path, NAME)[0][:2] == losses(whole, NAME)[0][:2]
     assert losses(tmp_path, NAME)[0][2:] != losses(whole, NAME)[0][2:]
 
 
 def test_the_draws_do_not_depend_on_the_number_of_processes(whole, tmp_path):
-    """Which is in the last digits of the first steps; later ones grow them, in float32."""
+    """They differ in the last digits of the first steps; later steps grow that, in float32."""
     write(tmp_path, NAME)
     assert run_processes(2, train.main, of(tmp_path, NAME)) == [0, 0]
     for (_, mine), (_, theirs) in zip(

@@ -1,4 +1,4 @@
-"""CenterNet and Faster R-CNN through all scripts, on generated pictures."""
+"""CenterNet and Faster R-CNN through all scripts, on generated images."""
 
 import json
 
@@ -74,7 +74,7 @@ def test_evaluate_draws(name, whole):
     assert evaluate.main(of(whole, name, "--debug")) == 0
     folder = whole / "results" / name / "4" / "validation"
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert metrics["pictures"] == 3 and 0 <= metrics["AP"] <= 1
+    assert metrics["images"] == 3 and 0 <= metrics["AP"] <= 1
     assert len(list((folder / "debug").iterdir())) == 3
     results = json.loads((folder / "results.json").read_text())
     assert all(len(row["bbox"]) == 4 for row in results)
@@ -82,10 +82,10 @@ def test_evaluate_draws(name, whole):
 
 
 def test_demo(name, whole, tmp_path):
-    picture = str(next((whole / "data" / "shapes" / "images" / "val").iterdir()))
+    image = str(next((whole / "data" / "shapes" / "images" / "val").iterdir()))
     out = ("--out", str(tmp_path / "out"))
     weights = ("--snapshot", str(snapshot(whole, name)))
-    assert demo.main(of(whole, name, picture, *weights, *out)) == 0
+    assert demo.main(of(whole, name, image, *weights, *out)) == 0
     assert len(list((tmp_path / "out").iterdir())) == 1
 
 

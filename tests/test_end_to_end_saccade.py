@@ -1,4 +1,4 @@
-"""CornerNet-Saccade through all scripts, on generated pictures larger than its views."""
+"""CornerNet-Saccade through all scripts, on generated images larger than its views."""
 
 import json
 
@@ -69,7 +69,7 @@ def test_evaluate_draws_crops_and_attention(whole):
     assert evaluate.main(of(whole, "--debug")) == 0
     folder = whole / "results" / NAME / "4" / "validation"
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert metrics["pictures"] == 3 and 0 <= metrics["AP"] <= 1
+    assert metrics["images"] == 3 and 0 <= metrics["AP"] <= 1
     drawings = sorted(path.name for path in (folder / "debug").iterdir())
     assert len(drawings) == 6
     assert [name.endswith("_saccades.jpg") for name in drawings] == [False, True] * 3
@@ -97,10 +97,10 @@ def test_pictures_of_any_size_repeat(whole, size):
 
 
 def test_demo(whole, tmp_path):
-    picture = str(next((whole / "data" / "shapes" / "images" / "val").iterdir()))
+    image = str(next((whole / "data" / "shapes" / "images" / "val").iterdir()))
     snapshot = str(RunDirectory(whole / "cache", NAME).snapshot(4))
     out = str(tmp_path / "out")
-    assert demo.main(of(whole, picture, "--snapshot", snapshot, "--out", out)) == 0
+    assert demo.main(of(whole, image, "--snapshot", snapshot, "--out", out)) == 0
     assert len(list((tmp_path / "out").iterdir())) == 1
 
 

@@ -1,4 +1,4 @@
-"""Configs: defaults, overrides, and every mistake answered by one line that names the mend."""
+"""Configs: defaults, overrides, and every mistake answered by one line with a hint."""
 
 import dataclasses
 import json
@@ -80,7 +80,7 @@ def test_dead_keys_of_the_reference_are_accepted_with_one_notice(caplog):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "parts"),
     [
         ([], ["x.json", "system"]),
         ({"sistem": {}}, ["sistem", "'system'"]),
@@ -108,12 +108,12 @@ def test_dead_keys_of_the_reference_are_accepted_with_one_notice(caplog):
         ({"system": {"opt_algo": "lion"}}, ["opt_algo", "'adam'"]),
     ],
 )
-def test_mistakes_are_named(content, argv):
+def test_mistakes_are_named(content, parts):
     with pytest.raises(UserError) as error:
         read(content)
     message = str(error.value)
     assert "\n" not in message
-    for word in ["x.json", *argv]:
+    for word in ["x.json", *parts]:
         assert word in message
 
 

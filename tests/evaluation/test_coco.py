@@ -18,12 +18,12 @@ def opened(root, **tables):
     return CocoDetection(write_coco(root, **tables), root / "images" / "train")
 
 
-def many(root, pictures=12, seed=5):
+def many(root, images=12, seed=5):
     """A data set of random boxes in every size, some of them crowds."""
     rng = np.random.default_rng(seed)
     images = [
         {"id": 3 * n + 5, "file_name": f"{n}.jpg", "height": 200, "width": 300}
-        for n in range(pictures)
+        for n in range(images)
     ]
     annotations = []
     for image in images:

@@ -1,4 +1,4 @@
-"""What the golden data of CenterNet are made of."""
+"""Inputs of the golden data of CenterNet."""
 
 import json
 
@@ -29,7 +29,7 @@ def sparse_heatmap(prefix: str, shape) -> torch.Tensor:
 
 
 def blocky_noise(seed: int, height: int, width: int) -> np.ndarray:
-    """The picture that a seed and a size stand for."""
+    """The image that a seed and a size stand for."""
     cells = (-(-height // 8), -(-width // 8), 3)
     low = np.random.default_rng(seed).integers(0, 256, cells, dtype=np.int64)
     return low.repeat(8, 0).repeat(8, 1)[:height, :width].astype(np.uint8)

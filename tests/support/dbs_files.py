@@ -9,9 +9,9 @@ import numpy as np
 
 
 def coco_content(**tables: Any) -> dict[str, Any]:
-    """Three pictures, three categories with odd ids, four boxes; ``tables`` replace what is named.
+    """Three images, three categories with odd ids, four boxes; ``tables`` replace what is named.
 
-    Picture 7 has no boxes, and picture 30 comes before picture 2 in the file.
+    Image 7 has no boxes, and image 30 comes before image 2 in the file.
     """
     content = {
         "images": [
@@ -41,7 +41,7 @@ def annotation(identity: int, image: int, category: int, bbox: list, **extra: An
 
 
 def write_coco(root: Path, split: str = "train", kind: str = "instances", **tables: Any) -> Path:
-    """Writes the annotation file and the pictures of a split; returns the annotation file."""
+    """Writes the annotation file and the images of a split; returns the annotation file."""
     content = {key: value for key, value in coco_content(**tables).items() if value is not None}
     file = root / "annotations" / f"{kind}_{split}.json"
     file.parent.mkdir(parents=True, exist_ok=True)

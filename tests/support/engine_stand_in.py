@@ -101,7 +101,7 @@ def system(**settings) -> System:
 
 
 def state(settings, detector=None, optimizer=None, ranks=ONE_PROCESS, device="cpu"):
-    """What :func:`core.train.step.train_step` works with: the stand-in, and Adam or SGD."""
+    """State of training with the stand-in, and with Adam or SGD."""
     detector = detector or stand_in()
     weights = detector.network.parameters()
     optimizer = optimizer or build_optimizer(weights, settings.opt_algo, settings.learning_rate)

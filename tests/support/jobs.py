@@ -24,8 +24,8 @@ class Job:
 
     Args:
         root: of a config and its data, see :func:`tiny_training.write_training`.
-        more: words of train.py.
-        launcher: words before ``train.py``.
+        more: arguments of train.py.
+        launcher: arguments before ``train.py``.
         name: of the config.
     """
 
@@ -46,22 +46,22 @@ class Job:
 
     @property
     def output(self):
-        """What it has printed."""
+        """Its output so far."""
         return self._output.read_text(errors="replace")
 
     @property
     def steps(self):
-        """How many steps it has logged."""
+        """Number of steps that it has logged."""
         return logged_steps(self.log, self._log_before)
 
     @property
     def writing(self):
-        """Whether a snapshot is half written."""
+        """True while a snapshot is half written."""
         return not self._temporary_files() <= self._unfinished_before
 
     @property
     def ended(self):
-        """Whether it has ended."""
+        """True once it has ended."""
         return self.process.poll() is not None
 
     def wait(self, condition, seconds=120, pause=0.02):
@@ -107,7 +107,7 @@ class Job:
 
 
 def logged_steps(log, offset=0):
-    """How many steps the lines of a log report, repeated ones too, from that byte on."""
+    """Number of steps in the lines of a log from a byte on, repeated ones too."""
     if not log.is_file():
         return 0
     with log.open("rb") as file:

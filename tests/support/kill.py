@@ -3,7 +3,7 @@
 A tiny detector trains in one process and in two. SIGKILL ends all processes of the job at once, at
 random moments: while it starts, at any time of a step, while a snapshot is written. Each time
 ``--resume`` goes on, with another number of loader workers. In the end the losses of all steps, the
-figures of all evaluations, the weights of all snapshots and the state of the optimizer must be the
+metrics of all evaluations, the weights of all snapshots and the state of the optimizer must be the
 same, bit for bit.
 
 ``python tests/kill.py [--kills 50] [--seed 0]``; the exit code is 1 if there was a difference.

@@ -51,7 +51,7 @@ class Machines:
         _ip("-n", self._names[0], "link", "set", "cable", "down")
 
     def hint(self):
-        """Mends the cable."""
+        """Repairs the cable."""
         _ip("-n", self._names[0], "link", "set", "cable", "up")
 
 

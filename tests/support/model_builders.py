@@ -68,7 +68,7 @@ SMALL_DBS = {
 
 
 def small_config(name: str, model: dict | None = None, **db) -> Config:
-    """A config of a network of some ten thousand parameters, for pictures of 63 x 47 pixels.
+    """A config of a network of some ten thousand parameters, for images of 63 x 47 pixels.
 
     ResNet-18 is as large as ever, and takes 63 x 95.
     """
@@ -85,7 +85,7 @@ def small_detector(name: str, num_classes: int = 3, seed: int = 0, **settings) -
 
 
 def published_detector(name: str) -> Detector:
-    """The published network, for pictures of 255 pixels, without memory for its weights."""
+    """The published network, for images of 255 pixels, without memory for its weights."""
     cells = GOLDEN_CELLS.get(name)
     sizes = ["db.input_size=[255, 255]", f"db.output_sizes=[[{cells}, {cells}]]"] if cells else []
     config = load_config(name, overrides=["system.chunk_sizes=null", *sizes])

@@ -8,7 +8,7 @@ from tests.support.model_builders import small_config
 
 
 def sides(name):
-    """Height and width of the pictures of a small network."""
+    """Height and width of the images of a small network."""
     return (63, 47) if name == "FasterRCNN" else small_config(name).db.input_size
 
 
@@ -18,7 +18,7 @@ def image_batch(name, count):
 
 
 def losses(detector, images, network=None, cells=True):
-    """Terms of the loss, with two objects in every picture.
+    """Terms of the loss, with two objects in every image.
 
     Args:
         detector: whose functions are around the network.
@@ -26,9 +26,9 @@ def losses(detector, images, network=None, cells=True):
         network: in place of the detector's own.
         cells: whether the network takes its inputs from the targets.
     """
-    picture = np.zeros((*images.shape[2:], 3), np.uint8)
+    image = np.zeros((*images.shape[2:], 3), np.uint8)
     boxes = np.array([[5, 6, 40, 50], [0, 0, 46, 62]], np.float32)
-    sample = detector.sample(picture, boxes, np.array([2, 0]), None)
+    sample = detector.sample(image, boxes, np.array([2, 0]), None)
     targets = detector.targets(collate([sample] * len(images), [0] * len(images)))
     torch.manual_seed(0)  # Faster R-CNN draws regions
     inputs = detector.network_inputs(targets) if cells else ()

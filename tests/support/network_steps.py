@@ -1,4 +1,4 @@
-"""What a step's chunks leave in a network, to compare ways of computing them."""
+"""Gradients and statistics that a step's chunks leave in a network, to compare."""
 
 import contextlib
 
@@ -25,7 +25,7 @@ def compute_chunks_(network, images, times=3, precision=None, cells=()):
         sum((number + 1) * map_.to(images.dtype).square().mean() for map_ in maps).backward()
 
 
-def assert_alike(network, expected, tolerance):
+def assert_same_gradients(network, expected, tolerance):
     """The same gradients and buffers, up to a part ``tolerance`` of each one's norm."""
     wanted = dict(expected.named_parameters())
     for key, value in network.named_parameters():

@@ -40,7 +40,7 @@ def _numbers(value):
 
 
 def _computed(operator, args, kwargs):
-    """What the operator gives, where it is; RuntimeError if devices are mixed."""
+    """Result of the operator, on its device; RuntimeError if devices are mixed."""
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     there = [x for x in tensors if isinstance(x, _There)]
     name = operator._schema.name

@@ -17,7 +17,7 @@ needs_account = pytest.mark.skipif(
 
 
 def in_own_process(function, *arguments, seconds=120):
-    """What ``function(*arguments)`` returns there; both must be picklable.
+    """Result of ``function(*arguments)`` there; both must be picklable.
 
     A process that has run many tests has gigabytes of freed memory: what it takes next comes from
     there, and a process forked from it copies some of that at every turn. The new process starts

@@ -1,4 +1,4 @@
-"""What the tests of CornerNet-Saccade share: golden pictures, settings, replayed draws."""
+"""Golden images, settings and replayed draws for the tests of CornerNet-Saccade."""
 
 import json
 from pathlib import Path

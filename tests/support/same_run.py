@@ -1,4 +1,4 @@
-"""What two runs that should be the same differ in: log, weights, optimizer; bit for bit."""
+"""Differences of two runs that should be the same: log, weights, optimizer; bit for bit."""
 
 import torch
 
@@ -20,12 +20,12 @@ def _different_losses(root, *names):
 
 
 def _losses(root, name):
-    """Everything in a log that the pictures and the weights decide, by step."""
+    """Everything in a log that the images and the weights decide, by step."""
     found = {}
     for line in read_log(RunDirectory(root / "cache", name).log):
-        told = [line.get(kind) for kind in ("validation", "evaluation")]
-        told += [line.get(kind) for kind in ("loss", "terms", "learning_rate", "gradient_norm")]
-        found.setdefault(line["iteration"], []).append(told)
+        values = [line.get(kind) for kind in ("validation", "evaluation")]
+        values += [line.get(kind) for kind in ("loss", "terms", "learning_rate", "gradient_norm")]
+        found.setdefault(line["iteration"], []).append(values)
     return found
 
 

@@ -154,7 +154,7 @@ def run_soft_nms(rng: random.Random) -> None:
 
 
 def same(a, b) -> bool:
-    """Whether two tensors are equal, NaN where NaN."""
+    """True if two tensors are equal, NaN where NaN."""
     import torch
 
     return bool(torch.all((a == b) | (a.isnan() & b.isnan())))

@@ -12,7 +12,7 @@ from core.distributed.join import join_ranks
 
 
 def run_ranks(world_size, function, *arguments, seconds=120, method="fork"):
-    """What ``function(ranks, *arguments)`` returned, by rank; its errors fail the test.
+    """Results of ``function(ranks, *arguments)``, by rank; its errors fail the test.
 
     CUDA needs the method "spawn".
     """
@@ -20,7 +20,7 @@ def run_ranks(world_size, function, *arguments, seconds=120, method="fork"):
 
 
 def run_processes(world_size, function, *arguments, seconds=120, method="fork"):
-    """What ``function(*arguments)`` returned in every process; its errors fail the test."""
+    """Results of ``function(*arguments)`` in every process; its errors fail the test."""
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this system cannot {method}")
     context = multiprocessing.get_context(method)

@@ -39,7 +39,7 @@ TINY = {
 
 
 def write(root, name, model=None, **system):
-    """Writes pictures and the config ``name``; ``model`` and ``system`` replace settings."""
+    """Writes images and the config ``name``; ``model`` and ``system`` replace settings."""
     write_training(root, name, **system)
     file = root / "configs" / f"{name}.json"
     content = {**json.loads(file.read_text()), **TINY[name]}

@@ -1,4 +1,4 @@
-"""A whole training run in seconds: a few generated pictures, and a CornerNet-Squeeze for them."""
+"""A whole training run in seconds: a few generated images, and a CornerNet-Squeeze for them."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ MODEL = {
 
 
 def write_training(root: Path, name: str = NAME, **system) -> None:
-    """Writes ``configs/<name>.json`` and the data set that it names under ``root``."""
+    """Writes ``configs/<name>.json`` and the dataset that it names under ``root``."""
     write_shapes(root / "data" / "shapes", {"train": 7, "val": 3}, size=64, seed=1)
     write_config(root, name, **system)
 
@@ -58,7 +58,7 @@ def write_config(root: Path, name: str = NAME, **system) -> None:
 
 
 def keep_classes(root: Path, count: int) -> None:
-    """Leaves the first ``count`` classes of the data set that :func:`write_training` wrote."""
+    """Leaves the first ``count`` classes of the dataset that :func:`write_training` wrote."""
     for file in (root / "data" / "shapes" / "annotations").iterdir():
         content = json.loads(file.read_text())
         content["categories"] = content["categories"][:count]

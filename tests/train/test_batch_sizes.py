@@ -1,4 +1,4 @@
-"""Batches of pictures of different sizes: padded to the largest, and each picture's size beside."""
+"""Batches of images of different sizes: padded to the largest, with each image's own size."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ def sample_of(size, value=7):
 
 
 def as_it_is(image, boxes, labels, rng):
-    """A sample function that keeps a picture's size; picklable."""
+    """A sample function that keeps an image's size; picklable."""
     return Sample(
         np.ascontiguousarray(image.transpose(2, 0, 1)), boxes, labels, np.zeros((3, 4), np.float32)
     )
@@ -35,13 +35,13 @@ def check_padding(batch, sizes):
         assert image[:, height:].sum() == 0 and image[:, :, width:].sum() == 0
 
 
-def test_pictures_of_one_size_need_no_sizes():
+def test_images_of_one_size_need_no_sizes():
     batch = collate([sample_of((5, 7)), sample_of((5, 7))], [0, 1])
     assert batch.sizes is None and batch.images.shape == (2, 3, 5, 7)
     assert batch[:1].sizes is None
 
 
-def test_smaller_pictures_lie_at_the_top_left():
+def test_smaller_images_lie_at_the_top_left():
     batch = collate([sample_of(size) for size in SIZES], [0, 1, 2, 3])
     check_padding(batch, SIZES)
     assert batch[1:3].sizes.tolist() == [[8, 4], [6, 9]]
@@ -49,7 +49,7 @@ def test_smaller_pictures_lie_at_the_top_left():
 
 
 @dataclass
-class Pictures:
+class Images:
     """A dataset of bright noise, one file of each of ``SIZES``."""
 
     folder: Path
@@ -73,8 +73,8 @@ class Pictures:
         return np.zeros(index, np.int64)
 
 
-def test_a_batch_grows_as_larger_pictures_come(tmp_path):
-    dataset = Pictures(tmp_path)
+def test_a_batch_grows_as_larger_images_come(tmp_path):
+    dataset = Images(tmp_path)
     batch = TrainingImages(dataset, as_it_is).__getitems__([(0, n) for n in range(4)])
     check_padding(batch, SIZES)
     for number, (height, width) in enumerate(SIZES):
@@ -84,9 +84,9 @@ def test_a_batch_grows_as_larger_pictures_come(tmp_path):
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_the_same_from_a_worker(tmp_path, batch_size):
-    """Which puts the images into shared memory."""
+    """The worker puts the images into shared memory."""
     settings = {"batch_size": batch_size, "seed": 3, "prefetch": 1}
-    dataset = Pictures(tmp_path)
+    dataset = Images(tmp_path)
     here, there = (
         iter(training_loader(dataset, as_it_is, workers=workers, **settings)) for workers in (0, 1)
     )

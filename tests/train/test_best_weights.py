@@ -89,7 +89,7 @@ NOBODY = types.SimpleNamespace(asked=None)
 
 @pytest.fixture
 def results(monkeypatch):
-    """What the next evaluation finds, as COCO's list of results: tiny detectors have an AP of 0."""
+    """Detections of the next evaluation, in COCO's format: tiny detectors have an AP of 0."""
     found = []
 
     def note(*arguments):

@@ -1,4 +1,4 @@
-"""Who computes what of a step, and what cannot be shared."""
+"""Assignment of chunks to ranks, and steps that cannot be divided."""
 
 import dataclasses
 import itertools

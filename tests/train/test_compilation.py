@@ -10,10 +10,11 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._pytree import tree_leaves
 
 from core.models import MODELS
-from core.train.compilation import AHEAD, RECOMPUTES, compile_
+from core.torch_compat import COMPILES_RECOMPUTATION, compile_backward_ahead
+from core.train.compilation import compile_
 from core.train.recomputation import recompute_
 from tests.support.model_builders import small_detector
-from tests.support.network_steps import assert_alike, compute_chunks_
+from tests.support.network_steps import assert_same_gradients, compute_chunks_
 
 # Compiling takes a time for each of the layers.
 SHALLOW = {"stacks": 1, "blocks": [1, 1, 1]}
@@ -28,13 +29,13 @@ def compilable(name, model=SHALLOW):
     return detector.compilable or detector.network
 
 
-def cells(name, count, pictures=2):
-    """What a network is given to read, of ``count`` objects a picture."""
-    index = torch.randint(12, (pictures, count), generator=torch.Generator().manual_seed(count))
+def cells(name, count, images=2):
+    """Cells that a network is given to read, of ``count`` objects an image."""
+    index = torch.randint(12, (images, count), generator=torch.Generator().manual_seed(count))
     return {"FasterRCNN": (), "CenterNet": (index,)}.get(name, (index, index))
 
 
-def pictures(dtype=torch.float32, count=2):
+def images(dtype=torch.float32, count=2):
     generator = torch.Generator().manual_seed(0)
     return torch.randn(count, 3, 63, 47, generator=generator).to(dtype)
 
@@ -63,7 +64,7 @@ failing_backward = aot_autograd(fw_compiler=lambda graph, _: graph, bw_compiler=
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_no_graph_breaks(name):
     network = compilable(name)
-    inputs = pictures(), *cells(name, 3)
+    inputs = images(), *cells(name, 3)
     expected = tree_leaves(network(*inputs))
     outputs = torch.compile(network, backend="eager", fullgraph=True)(*inputs)
     for map_, wanted in zip(tree_leaves(outputs), expected, strict=True):
@@ -75,7 +76,7 @@ def test_another_number_of_objects_takes_no_other_graph():
     counter = CompileCounterWithBackend("eager")
     compile_(network, counter)
     for count in (3, 5, 2, 7):
-        maps = network(pictures(), *cells("CornerNet", count))[0]
+        maps = network(images(), *cells("CornerNet", count))[0]
         assert maps.tl_offset.shape == (2, count, 2)
     assert counter.frame_count == 1
 
@@ -86,7 +87,9 @@ def test_another_number_of_objects_takes_no_other_graph():
         "none",
         pytest.param(
             "residual",
-            marks=pytest.mark.skipif(not RECOMPUTES, reason="this PyTorch does it wrongly"),
+            marks=pytest.mark.skipif(
+                not COMPILES_RECOMPUTATION, reason="this PyTorch does it wrongly"
+            ),
         ),
     ],
 )
@@ -98,8 +101,8 @@ def test_chunks_take_two_graphs_and_give_the_same(part):
     counter = CompileCounterWithBackend("aot_eager")
     compile_(network, counter)
     for each in (plain, network):
-        compute_chunks_(each, pictures(torch.float64), times=4)
-    assert_alike(network, plain, 1e-12)
+        compute_chunks_(each, images(torch.float64), times=4)
+    assert_same_gradients(network, plain, 1e-12)
     assert counter.frame_count == 2  # with running statistics and without
     assert list(network.state_dict()) == list(plain.state_dict())
 
@@ -114,12 +117,12 @@ def test_compiled_to_native_code_in_channels_last():
         chunk = {"times": 1, "cells": cells("CornerNet", count)}
         for each in (exact, network):
             each.zero_grad()
-        compute_chunks_(exact, pictures(torch.float64), **chunk)
-        compute_chunks_(network, pictures(), **chunk)
-        assert_alike(network, exact, 1e-4)
+        compute_chunks_(exact, images(torch.float64), **chunk)
+        compute_chunks_(network, images(), **chunk)
+        assert_same_gradients(network, exact, 1e-4)
     network.zero_grad()
     for each in (plain, network):
-        compute_chunks_(each, pictures(), precision=torch.bfloat16, **chunk)
+        compute_chunks_(each, images(), precision=torch.bfloat16, **chunk)
     assert median_error(network, exact) <= 1.2 * median_error(plain, exact)
 
 
@@ -150,7 +153,9 @@ def median_error(network, exact):
         failing,
         pytest.param(
             failing_backward,
-            marks=pytest.mark.skipif(not AHEAD, reason="this PyTorch compiles it too late"),
+            marks=pytest.mark.skipif(
+                not compile_backward_ahead(), reason="this PyTorch compiles it too late"
+            ),
         ),
     ],
 )
@@ -159,8 +164,8 @@ def test_a_failing_compiler_is_one_warning(backend, caplog):
     network = copy.deepcopy(plain)
     compile_(network, backend)
     for each in (plain, network):
-        compute_chunks_(each, pictures())
-    assert_alike(network, plain, 0)
+        compute_chunks_(each, images())
+    assert_same_gradients(network, plain, 0)
     (warning,) = warnings(caplog)
     assert "training goes on without" in warning
     assert "no such compiler" in warning
@@ -172,8 +177,8 @@ def test_a_compiler_that_fails_later(caplog):
     backends = iter([lambda graph, inputs: graph, failing])
     compile_(network, lambda graph, inputs: next(backends)(graph, inputs))
     for count in (2, 3, 4):
-        expected = copy.deepcopy(network)(pictures(count=count))
-        torch.testing.assert_close(network(pictures(count=count)), expected)
+        expected = copy.deepcopy(network)(images(count=count))
+        torch.testing.assert_close(network(images(count=count)), expected)
     assert len(warnings(caplog)) == 1
 
 
@@ -183,17 +188,17 @@ def test_a_system_without_a_compiler(monkeypatch, caplog):
 
     monkeypatch.setattr(torch, "compile", compile_nothing)
     network = compilable("FasterRCNN")
-    compile_(network, tell=False)  # another rank does
+    compile_(network, warn=False)  # another rank does
     assert not warnings(caplog)
     compile_(network)
-    assert network(pictures()).shape == (2, 16, 15, 11)
+    assert network(images()).shape == (2, 16, 15, 11)
     assert "not supported here" in caplog.text
 
 
 def test_evaluation_is_not_compiled():
     network = compilable("FasterRCNN")
     compile_(network, lambda graph, inputs: pytest.fail("compiled"))
-    network.eval()(pictures())
+    network.eval()(images())
 
 
 def test_a_copy_has_its_own_weights():
@@ -202,5 +207,5 @@ def test_a_copy_has_its_own_weights():
     other = copy.deepcopy(network)
     for parameter in other.parameters():
         torch.nn.init.zeros_(parameter)
-    assert other(pictures()).eq(0).all()
-    assert not network(pictures()).eq(0).all()
+    assert other(images()).eq(0).all()
+    assert not network(images()).eq(0).all()

@@ -1,4 +1,4 @@
-"""What ends a run and cannot be gone on from: no numbers, no memory."""
+"""Failures that no run goes on from: values that are not finite, no memory."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a run reports: the JSON-lines file, the progress bar, TensorBoard."""
+"""The log of a run: the JSON-lines file, the progress bar, TensorBoard."""
 
 import json
 import logging

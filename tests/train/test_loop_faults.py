@@ -1,4 +1,4 @@
-"""How a run ends early: signals, dead workers, losses that are no numbers, unreadable pictures."""
+"""Runs that end early: signals, dead workers, losses that are not finite, unreadable images."""
 
 import itertools
 import json
@@ -258,7 +258,7 @@ def test_a_signal_after_a_loss_that_is_no_number_does_not_save(tmp_path):
     assert attempt.saved == []
 
 
-def test_unreadable_pictures_are_named_once_and_too_many_stop_the_run(tmp_path, caplog):
+def test_unreadable_images_are_named_once_and_too_many_stop_the_run(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
 
     def batches():

@@ -145,7 +145,7 @@ def first_gradients(ranks, root):
 
 
 def test_the_first_gradients_of_a_detector(tmp_path):
-    """From the loader to the gradients, in float32; chunks of 1 and 2 pictures."""
+    """From the loader to the gradients, in float32; chunks of 1 and 2 images."""
     write_training(tmp_path)
     (alone,) = run_ranks(1, first_gradients, tmp_path)
     for both in run_ranks(2, first_gradients, tmp_path):

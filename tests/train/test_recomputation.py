@@ -11,10 +11,10 @@ from torch.utils._pytree import tree_leaves
 
 from core.config.errors import UserError
 from core.models.centernet import CenterResNet18, OnResNet18
-from core.train import fresh
+from core.train import build
 from core.train.recomputation import recompute_
 from tests.support.model_builders import small_config, small_detector
-from tests.support.network_steps import assert_alike, compute_chunks_
+from tests.support.network_steps import assert_same_gradients, compute_chunks_
 
 HOURGLASSES = ["CornerNet", "CornerNet_Squeeze", "CornerNet_Saccade", "CenterNet"]
 RESNET = "CenterNet-resnet18"
@@ -30,7 +30,7 @@ def new_network(name):
         return CenterResNet18(3, OnResNet18(up_channels=(8, 8, 8), head_channels=8))
 
 
-def pictures(dtype=torch.float32):
+def images(dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     return torch.randn(2, 3, 63, 47, generator=generator).to(dtype)
 
@@ -44,7 +44,7 @@ def bytes_kept(network):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        outputs = network(pictures())
+        outputs = network(images())
     assert tree_leaves(outputs)
     return sum(size for pointer, size in sizes.items() if pointer not in own)
 
@@ -55,8 +55,8 @@ def test_gradients_and_statistics_are_the_same(name, part):
     network = copy.deepcopy(plain)
     recompute_(network, part)
     for each in (plain, network):
-        compute_chunks_(each, pictures(torch.float64))
-    assert_alike(network, plain, 1e-12)
+        compute_chunks_(each, images(torch.float64))
+    assert_same_gradients(network, plain, 1e-12)
     assert list(network.state_dict()) == list(plain.state_dict())
 
 
@@ -66,8 +66,8 @@ def test_the_same_in_bfloat16_and_channels_last(part):
     network = copy.deepcopy(plain)
     recompute_(network, part)
     for each in (plain, network):
-        compute_chunks_(each, pictures(), precision=torch.bfloat16)
-    assert_alike(network, plain, 1e-6)
+        compute_chunks_(each, images(), precision=torch.bfloat16)
+    assert_same_gradients(network, plain, 1e-6)
 
 
 @pytest.mark.parametrize(("name", "part"), CASES)
@@ -82,7 +82,7 @@ def test_random_numbers_are_left_alone():
     network = new_network("CenterNet")
     recompute_(network, "residual")
     state = torch.get_rng_state()
-    compute_chunks_(network, pictures())
+    compute_chunks_(network, images())
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -91,7 +91,7 @@ def test_what_an_error_leaves_behind():
     network = new_network("CenterNet")
     recompute_(network, "residual")
     buffers = dict(network.named_buffers())
-    loss = tree_leaves(network(pictures()))[0].sum()
+    loss = tree_leaves(network(images()))[0].sum()
     for module in network.kps.modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(lambda *_: 1 / 0)
@@ -113,8 +113,8 @@ def test_a_copy_has_its_own_weights():
     for head in other.hm:
         nn.init.zeros_(head[1].weight)
         nn.init.ones_(head[1].bias)
-    assert all(maps.heatmap.eq(1).all() for maps in other(pictures()))
-    assert not any(maps.heatmap.eq(1).all() for maps in network(pictures()))
+    assert all(maps.heatmap.eq(1).all() for maps in other(images()))
+    assert not any(maps.heatmap.eq(1).all() for maps in network(images()))
 
 
 @pytest.mark.parametrize(
@@ -134,9 +134,9 @@ def test_a_network_without_such_parts(name, part, hint):
 )
 def test_a_compiler_that_counts_statistics_twice(compiled, part, monkeypatch):
     """That of PyTorch 2.8."""
-    monkeypatch.setattr(fresh, "RECOMPUTES", False)
+    monkeypatch.setattr(build, "COMPILES_RECOMPUTATION", False)
     config = small_config("CornerNet")
     system = replace(config.system, compile=compiled, checkpointing=part)
     fails = compiled and part != "none"
     with pytest.raises(UserError, match="newer") if fails else contextlib.nullcontext():
-        fresh.fresh_detector(replace(config, system=system), 3, torch.device("cpu"))
+        build.build_for_training(replace(config, system=system), 3, torch.device("cpu"))

@@ -179,9 +179,9 @@ def test_a_full_disk_is_told_and_the_last_snapshot_stays_whole(tmp_path, world_s
     codes = run_processes(world_size, on_a_full_disk, argv(tmp_path, "--resume"))
     assert codes[0] == 1
     assert [step for step, _ in losses(tmp_path)] == [1, 2, 2, 3, 4, 4]  # training went on
-    told = capfd.readouterr().err
-    assert told.count("was not saved (OSError: [Errno 27] File too large)") == 2
-    assert "the newest snapshot is that of step 2" in told and "--iter 2" in told
+    printed = capfd.readouterr().err
+    assert printed.count("was not saved (OSError: [Errno 27] File too large)") == 2
+    assert "the newest snapshot is that of step 2" in printed and "--iter 2" in printed
     assert checkpoint.corruption(path(tmp_path, 2)) is None
     names = {file.name for file in path(tmp_path, 2).parent.iterdir()}
     assert not [name for name in names if "_3" in name or "_4" in name or name.startswith(".")]
