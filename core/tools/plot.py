@@ -60,6 +60,7 @@ _PAGE = {
     "grid.color": "#E4E4E4",
     "legend.frameon": False,
     "text.color": INK,
+    "text.parse_math": False,  # a name may hold dollar signs
 }
 
 
@@ -69,7 +70,7 @@ class Run:
 
     Attributes:
         name: label in the legend.
-        records: lines of its log, see :class:`core.train.log.RunLog`.
+        records: lines of its log, as :class:`core.train.log.RunLog` writes them.
         color: colour of its curves.
     """
 
@@ -153,7 +154,7 @@ def draw_runs(path: Path, logs: Sequence[Path]) -> None:
 
 @contextlib.contextmanager
 def drawing_style() -> Iterator[None]:
-    """Draws with matplotlib's defaults and the project's settings, whatever the user's are.
+    """Context in which matplotlib draws with the project's settings, whatever the user's are.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -288,7 +289,7 @@ def _draw_curve(
 
 
 def _line(style: str, color: str) -> dict[str, Any]:
-    """Settings of a line. A pale one is not transparent: a run of many steps would hide its own."""
+    """Settings of a line; pale ones are mixed with white: transparent ones darken each other."""
     from matplotlib.colors import to_rgb
 
     white = _PALE if style == "step" else 0.0

@@ -42,7 +42,7 @@ def test_runs_are_drawn_over_each_other(tmp_path, caplog):
     evaluation = {"AP": 0.25, "AP50": 0.5, "AP_small": None}
     runs = [
         write_log(tmp_path / "a" / "first", [9.0, 5.0, 4.0], evaluation=evaluation),
-        write_log(tmp_path / "b" / "second", [8.0, 3.0, 2.0]),
+        write_log(tmp_path / "b" / "$second$_", [8.0, 3.0, 2.0]),
     ]
     out = tmp_path / "new" / "runs.PNG"
     caplog.set_level("INFO")
