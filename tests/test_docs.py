@@ -59,7 +59,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands() -> Iterator[Command]:
-    """Lists the commands of all pages: those of fenced blocks, and those in a sentence or a table."""
+    """Lists the commands of all pages, of fenced blocks and of sentences and tables."""
     for page in PAGES:
         name = page.relative_to(ROOT).as_posix()
         for block in blocks(page, "bash"):
