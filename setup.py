@@ -1,9 +1,8 @@
 """Builds the native operators; everything else about the package is in ``pyproject.toml``.
 
-They are built where they can be: C++ with torch importable and a compiler at hand, CUDA as well
-where nvcc, a CUDA build of torch and a GPU (or ``FORCE_CUDA=1``) are there. A part that does not
-build is left out: without CUDA operators those in C++ remain, and without any the package works in
-standard PyTorch. The build says why.
+The C++ operators need torch and a compiler; the CUDA operators also need nvcc, a CUDA build of
+torch, and a GPU or ``FORCE_CUDA=1``. A part that does not build is left out, and a notice says why:
+without CUDA operators those in C++ remain, and without any the package runs in standard PyTorch.
 """
 
 import os
@@ -43,7 +42,7 @@ def find_cuda_home() -> str | None:
 
 
 def wants_cuda() -> bool:
-    """Decides on the CUDA operators; a notice says why not where they might be expected."""
+    """True if CUDA operators are to be built; if not, a notice says why where one expects them."""
     import torch
 
     forced, home = os.environ.get("FORCE_CUDA", "0") == "1", find_cuda_home()
@@ -52,7 +51,7 @@ def wants_cuda() -> bool:
     elif home is None:
         missing = "no CUDA toolkit (nvcc) was found; set CUDA_HOME"
     elif not forced and not torch.cuda.is_available():
-        missing = "no GPU is here; FORCE_CUDA=1 builds them all the same"
+        missing = "no GPU was found; FORCE_CUDA=1 builds them anyway"
     else:
         os.environ["CUDA_HOME"] = home  # read when torch.utils.cpp_extension is imported
         return True
@@ -62,7 +61,7 @@ def wants_cuda() -> bool:
 
 
 def name_architectures() -> None:
-    """Sets the list of GPU architectures where torch cannot tell: to those of torch itself."""
+    """Sets the GPU architectures to those of torch itself where neither user nor GPU names them."""
     import torch
 
     if not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():
@@ -71,7 +70,7 @@ def name_architectures() -> None:
 
 
 def openmp_flags() -> list[str]:
-    """The flags that give the kernels torch's threads, none where the compiler lacks OpenMP."""
+    """The flags with which kernels use torch's threads; none if the compiler lacks OpenMP."""
     compiler = os.environ.get("CXX", "c++")
     test = "#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }"
     command = [compiler, "-x", "c++", "-fopenmp", "-fsyntax-only", "-"]
@@ -88,7 +87,7 @@ def make_extension(cuda: bool) -> Extension:
 
     openmp = openmp_flags()
     flags = {"cxx": ["-O3", "-fvisibility=hidden", *openmp], **({"nvcc": ["-O3"]} if cuda else {})}
-    # The binary holds no Python: torch.ops.load_library reads it, whatever Python runs.
+    # The binary contains no Python code: torch.ops.load_library loads it in any version of Python.
     return (CUDAExtension if cuda else CppExtension)(
         "_cpools_ext",
         SOURCES + (CUDA_SOURCES if cuda else []),
@@ -100,7 +99,7 @@ def make_extension(cuda: bool) -> Extension:
 
 
 def native_extensions() -> dict[str, Extension]:
-    """Extensions to try in turn, by what a failure loses; none, with a notice, without torch."""
+    """Extensions to try in turn, by what a failure loses; none, and a notice, without torch."""
     if not BUILDING & set(sys.argv):  # metadata needs no compiler, and no second notice
         return {}
     try:
@@ -119,10 +118,10 @@ def native_extensions() -> dict[str, Extension]:
 
 
 def failure_of(build: Callable[[], None]) -> str | None:
-    """Runs a build, and shows what the compilers wrote when it ends.
+    """Runs a build, and prints the compilers' output when it ends.
 
     Returns:
-        The reason of a failure, a compiler's first error if it gave one; None after a success.
+        The reason of a failure, a compiler's first error if there is one; None after a success.
     """
     reason, kept = None, (os.dup(1), os.dup(2))
     with tempfile.TemporaryFile() as log:  # ninja's compilers write to the descriptors
@@ -132,7 +131,7 @@ def failure_of(build: Callable[[], None]) -> str | None:
             build()
         except Exception as failure:  # a compiler has many ways to fail
             message, *values = failure.args or [""]
-            formatted = isinstance(message, str) and len(values) > 0  # as torch raises some
+            formatted = isinstance(message, str) and len(values) > 0  # torch leaves some to us
             reason = message % tuple(values) if formatted else str(failure)
         finally:
             sys.stdout.flush(), sys.stderr.flush()
@@ -146,14 +145,14 @@ def failure_of(build: Callable[[], None]) -> str | None:
 
 
 def build_command(attempts: dict[str, Extension]) -> type[build_ext]:
-    """Makes a build_ext of torch's that leaves a working package when a build fails."""
+    """Makes torch's build_ext leave a working package when a build fails."""
     from torch.utils.cpp_extension import BuildExtension
 
     class BuildOrDoWithout(BuildExtension):
         def run(self) -> None:
             asked = self.inplace, self.compiler
             for lost, extension in attempts.items():
-                self.inplace, self.compiler = asked  # which a run that fails leaves changed
+                self.inplace, self.compiler = asked  # a failed run leaves them changed
                 vars(self.extensions[0]).update(vars(extension))
                 reason = failure_of(super().run)
                 if reason is None:
@@ -168,6 +167,6 @@ extensions = native_extensions()
 setup(
     ext_modules=list(extensions.values())[:1],
     cmdclass={"build_ext": build_command(extensions)} if extensions else {},
-    # Any Python may load the binary; the wheel's tag says so.
+    # The wheel's tag: any Python from 3.10 on can load the binary.
     options={"bdist_wheel": {"py_limited_api": "cp310"}} if extensions else {},
 )

@@ -1,6 +1,6 @@
-"""``python -m cpools_ext``: says what is active, and compares native with standard PyTorch.
+"""``python -m cpools_ext``: describes the build, and compares native operators with their twins.
 
-The exit code is 0 if all agrees, and 1 after a difference.
+The exit code is 0 if all results agree, and 1 if any differs.
 """
 
 import logging
@@ -26,16 +26,16 @@ SHAPES = ((2, 3, 7, 9), (1, 4, 64, 64), (1, 2, 33, 70), (3, 1, 1, 5), (2, 2, 130
 
 
 def main() -> int:
-    """Runs the self-check; see the module."""
+    """Describes the operators, compares them with their twins, and returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     describe()
     differences = checks = 0
     for device in active_devices():
-        for what, same in compare(device):
+        for name, same in compare(device):
             checks += 1
             if not same:
                 differences += 1
-                logger.error("differs from standard PyTorch on %s: %s", device, what)
+                logger.error("differs from standard PyTorch on %s: %s", device, name)
     if checks == 0:
         logger.info("self-check: nothing native to compare")
     else:
@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def describe() -> None:
-    """Logs the versions, and what runs natively where."""
+    """Logs the versions, the build, and the kernels that each device uses."""
     logger.info("python %s, torch %s", platform.python_version(), torch.__version__)
     reason = native.load()
     logger.info("native operators: %s", native.binary() if reason is None else f"none; {reason}")
@@ -77,10 +77,11 @@ def compare(device: str) -> Iterator[tuple[str, bool]]:
     """Compares the operators with their twins.
 
     Args:
-        device: where they run natively.
+        device: ``"cpu"`` or ``"cuda"``, on which the native operators run.
 
     Yields:
-        What was compared, and whether it agrees: poolings to the last bit.
+        The name of a comparison, and True if the results agree: poolings bit for bit, soft-NMS in
+        the rows that it keeps and to 1e-4.
     """
     generator = torch.Generator().manual_seed(0)
     for dtype in DTYPES:

@@ -1,4 +1,4 @@
-"""Finds and loads the binary of the native operators. Nothing here raises."""
+"""Finds and loads the binary of the native operators. No function here raises an error."""
 
 import functools
 import importlib.util
@@ -18,14 +18,14 @@ def load() -> str | None:
     """Loads the binary once; its kernels register themselves.
 
     Returns:
-        Why there are no native operators, or None where they were loaded.
+        The reason why there are no native operators; None if they are loaded.
     """
     path = binary()
     if path is None:
         return "they were not built"
     running = ".".join(torch.__version__.split(".")[:2])
     try:
-        if built_for(path) != running:  # it might crash, or worse
+        if built_for(path) != running:  # loading it might crash the process
             reason = f"{path} was built for torch {built_for(path)}, and this is {running}"
             logger.warning(
                 "native operators are left out: %s; "
@@ -40,13 +40,13 @@ def load() -> str | None:
 
 
 def built_for(path: str) -> str:
-    """The release of torch, as "2.14", whose headers a binary was compiled with."""
-    words = re.search(rb"cpools_ext for torch (\d+\.\d+)", Path(path).read_bytes())
-    return words[1].decode() if words else "of an unknown release"
+    """The release of torch, like "2.14", whose headers a binary was compiled with."""
+    found = re.search(rb"cpools_ext for torch (\d+\.\d+)", Path(path).read_bytes())
+    return found[1].decode() if found else "of an unknown release"
 
 
 def binary() -> str | None:
-    """The file of the native operators, None where there is none."""
+    """The file of the native operators, or None if there is none."""
     try:
         spec = importlib.util.find_spec(BINARY)
     except (ImportError, ValueError):
@@ -56,7 +56,7 @@ def binary() -> str | None:
 
 @functools.cache
 def announce_fallback() -> None:
-    """Says once that operators run without native kernels, and why."""
+    """Logs once that operators run without native kernels, and why."""
     logger.info(
         "corner pooling runs in standard PyTorch, slower than native operators would: %s; "
         "`pip install -v --no-build-isolation .` builds them, or says why it cannot",
@@ -65,11 +65,11 @@ def announce_fallback() -> None:
 
 
 def has_kernel(device: str) -> bool:
-    """Whether the operators run natively on ``"cpu"`` or ``"cuda"`` tensors."""
+    """True if the operators run natively on the tensors of ``"cpu"`` or ``"cuda"``."""
     load()
     return torch._C._dispatch_has_kernel_for_dispatch_key("cpools_ext::corner_pool", device.upper())
 
 
 def describe_build() -> str:
-    """How the binary was built: compiler, instruction sets, CUDA and its architectures."""
+    """The build of the binary: torch, compiler, instruction sets, CUDA and its architectures."""
     return "none" if load() is not None else torch.ops.cpools_ext.describe_build()

@@ -9,8 +9,8 @@ from torch.library import Library, register_autograd, register_fake, register_vm
 
 from cpools_ext import native, reference
 
-# Dimension and sense of the scan in [..., H, W]: "top" is the maximum from a row downwards,
-# scanned from the last row upwards.
+# Dimension of the scan in [..., H, W], and True if it runs from the last position to the first:
+# "top" is the maximum of a row and all below it, scanned from the last row upwards.
 DIRECTIONS: dict[str, tuple[int, bool]] = {
     "top": (-2, True),
     "bottom": (-2, False),
@@ -30,8 +30,8 @@ library.define("corner_pool_backward(Tensor grad, Tensor record, int dim, bool r
 def corner_pool(x: Tensor, direction: str) -> Tensor:
     """Corner pooling: the running maximum of each line of a map (CornerNet, section 3.2).
 
-    On ties the gradient goes to the element that the scan met first. NaN spreads along the scan
-    as in :func:`torch.cummax`.
+    On ties the gradient goes to the element that comes first in the scan. NaN spreads along the
+    scan as in :func:`torch.cummax`.
 
     Args:
         x: Tensor[..., H, W], float32, float64, bfloat16 or float16; channels_last is kept.
@@ -43,7 +43,7 @@ def corner_pool(x: Tensor, direction: str) -> Tensor:
 
     Raises:
         ValueError: unknown direction, another dtype, fewer than two dimensions.
-        NotImplementedError: a derivative in forward mode or by ``torch.func`` is asked for.
+        NotImplementedError: a derivative in forward mode or by ``torch.func`` is requested.
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"direction {direction!r} must be one of {', '.join(DIRECTIONS)}")
@@ -53,7 +53,7 @@ def corner_pool(x: Tensor, direction: str) -> Tensor:
 
 
 def check_map(x: Tensor) -> None:
-    """Raises the errors of :func:`corner_pool` that a map may cause."""
+    """Checks a map's rank, dtype and derivatives, with the errors of :func:`corner_pool`."""
     if x.dim() < 2 or x.dtype not in DTYPES:
         raise ValueError(
             "corner pooling takes [..., H, W] of float32, float64, bfloat16 or float16, "
@@ -67,7 +67,7 @@ def check_map(x: Tensor) -> None:
 
 
 def _wants_transform(x: Tensor) -> bool:
-    """Whether results should carry a tangent or a gradient of torch.func, which would be lost."""
+    """True if results should carry a tangent or a gradient of torch.func, which would be lost."""
     functorch = torch._C._functorch
     while functorch.is_functorch_wrapped_tensor(x):
         differentiated = functorch.is_gradtrackingtensor(x)
@@ -78,7 +78,7 @@ def _wants_transform(x: Tensor) -> bool:
 
 
 def layout_of(x: Tensor) -> torch.memory_format:
-    """The memory format of the results: channels_last where ``x`` has it, else contiguous."""
+    """The memory format of the results: channels_last if ``x`` has it, else contiguous."""
     channels_last = torch.channels_last
     if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=channels_last):
         return channels_last
@@ -86,19 +86,19 @@ def layout_of(x: Tensor) -> torch.memory_format:
 
 
 def empty_like(x: Tensor, layout: torch.memory_format) -> Tensor:
-    """An empty tensor like ``x``, in a memory format."""
+    """An uninitialized tensor like ``x``, in a memory format."""
     return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
 def empty_record(x: Tensor, dim: int, layout: torch.memory_format) -> Tensor:
-    """An empty record of a scan of ``x`` along ``dim``."""
+    """An uninitialized record of a scan of ``x`` along ``dim``."""
     sizes = list(x.shape)
     sizes[dim] = (sizes[dim] + reference.RECORD_BITS - 1) // reference.RECORD_BITS
     return torch.empty(sizes, dtype=torch.uint8, device=x.device, memory_format=layout)
 
 
 def to_front(x: Tensor, dim: int | None, size: int) -> Tensor:
-    """Moves the batch dimension of vmap to the front, or makes one."""
+    """Moves the batch dimension of vmap to the front, or adds one of ``size`` if there is none."""
     return x.movedim(dim, 0) if dim is not None else x.expand(size, *x.shape)
 
 
@@ -152,7 +152,7 @@ def _double_backward(ctx: Any, grad: Tensor) -> None:
 
 
 def _from_end(x: Tensor, batch_dim: int | None, dim: int) -> int:
-    """The dimension counted from the end, which a batch dimension in front does not move."""
+    """The dimension counted from the end, which a batch dimension in front does not change."""
     rank = x.dim() - (batch_dim is not None)
     return dim if dim < 0 else dim - rank
 

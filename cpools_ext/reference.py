@@ -7,10 +7,10 @@ RECORD_BITS = 8  # positions of the scan in one byte of the record
 
 
 def corner_pool(x: Tensor, dim: int, reverse: bool) -> tuple[Tensor, Tensor]:
-    """Running maximum along a dimension, and where each new maximum starts.
+    """Running maximum along a dimension, and a record of the positions where maxima start.
 
-    A position starts a new maximum if its value is strictly greater than all before it in scan
-    order, if it is the first, or if it is NaN. From a NaN on, the maximum is NaN, as in
+    A position starts a new maximum if it is the scan's first, if its value is strictly greater
+    than all before it, or if it is NaN. From a NaN on, the maximum is NaN, as in
     :func:`torch.cummax`.
 
     Args:
@@ -40,16 +40,17 @@ def corner_pool(x: Tensor, dim: int, reverse: bool) -> tuple[Tensor, Tensor]:
 
 
 def corner_pool_backward(grad: Tensor, record: Tensor, dim: int, reverse: bool) -> Tensor:
-    """Gradient of :func:`corner_pool`: each maximum's gradient goes to where it started.
+    """Gradient of :func:`corner_pool`: each maximum's goes to the position where it started.
 
     Args:
         grad: gradient with respect to the maxima.
-        record, dim, reverse: of the forward pass.
+        record: record of the forward pass.
+        dim, reverse: dimension and direction of the scan in the forward pass.
 
     Returns:
         The gradient with respect to the input, like ``grad``; sums of half types are taken in
-        float32. On a GPU the order of a sum's terms may differ from call to call, unless
-        :func:`torch.use_deterministic_algorithms` is on; the native operator always keeps it.
+        float32. On a GPU the order in which they are added may differ from call to call, unless
+        :func:`torch.use_deterministic_algorithms` is on; the native operator has a fixed order.
     """
     if grad.numel() == 0:
         return grad.clone()
@@ -76,7 +77,7 @@ def pack_bits(bits: Tensor, dim: int) -> Tensor:
 
 
 def unpack_bits(record: Tensor, dim: int, length: int) -> Tensor:
-    """The first ``length`` booleans along ``dim`` of what :func:`pack_bits` packed."""
+    """Unpacks the first ``length`` booleans along ``dim`` that :func:`pack_bits` packed."""
     shifts = torch.arange(RECORD_BITS, dtype=torch.uint8, device=record.device)
     bits = (record.movedim(dim, -1).unsqueeze(-1) >> shifts) & 1
     return bits.flatten(-2).narrow(-1, 0, length).movedim(-1, dim).bool()

@@ -6,7 +6,7 @@ from torch.library import Library, register_fake
 
 from cpools_ext import native, soft_nms_reference
 
-METHODS = {"nms": 0, "linear_soft_nms": 1, "exp_soft_nms": 2}  # their numbers in the operator
+METHODS = {"nms": 0, "linear_soft_nms": 1, "exp_soft_nms": 2}  # numbers of the operator's schema
 
 _library = Library("cpools_ext", "FRAGMENT")
 _library.define(
@@ -29,32 +29,33 @@ def soft_nms(
     """Lowers the scores of boxes that overlap a better one of their class (Soft-NMS, section 3).
 
     Within a class boxes are selected by score, one after the other. With an overlap IoU (widths
-    count pixels, ``x1 - x0 + 1``), the score of a lesser box is multiplied by f: by 0 or 1 - IoU
-    where IoU > nms_threshold (``nms``, ``linear_soft_nms``; eq. 1 and 2), or by
+    count pixels, ``x1 - x0 + 1``), the score of the lower box is multiplied by a factor f: 0 or
+    1 - IoU where IoU > nms_threshold (``nms``, ``linear_soft_nms``; eq. 1 and 2), or
     ``exp(-IoU^2 / sigma)`` (``exp_soft_nms``; eq. 3).
 
-    With ``weight_exp``, a selected box becomes the average of itself and those it overlaps (the
-    multi-scale test of CornerNet): its top-left corner is weighted by the top-left scores, its
-    bottom-right corner by the bottom-right ones, those of an overlapping box times
-    ``(1 - f)^weight_exp``.
+    With ``weight_exp``, a selected box becomes the weighted average of itself and the boxes that it
+    overlaps (the multi-scale test of CornerNet). Top-left corners are weighted by their top-left
+    scores and bottom-right corners by their bottom-right scores; the weights of an overlapping box
+    are multiplied by ``(1 - f)^weight_exp``.
 
     Args:
         detections: Tensor[n, 7], float32: box, score, score of the top-left and of the bottom-right
-            corner. On a GPU they go to the CPU and come back.
+            corner. From a GPU they are copied to the CPU, and the results back.
         labels: Tensor[n], int64.
         method: ``"nms"``, ``"linear_soft_nms"`` or ``"exp_soft_nms"``.
-        nms_threshold: IoU from which the first two methods act.
-        sigma: of the third.
+        nms_threshold: IoU above which ``nms`` and ``linear_soft_nms`` lower a score.
+        sigma: divisor of IoU^2 in ``exp_soft_nms``.
         score_threshold: a box whose score is lowered below it is dropped.
-        weight_exp: merge boxes; the higher, the less a box that overlaps little counts.
-        swap_scores: every box keeps its own corner scores. False: they stay in their row when boxes
-            change places, as in the reference's merging.
+        weight_exp: exponent of an overlapping box's weight in merging: the higher, the less a box
+            with little overlap counts. None: boxes are not merged.
+        swap_scores: True: a box that changes its row takes its corner scores along. False: corner
+            scores stay in their row, as in the reference's merging.
 
     Returns:
         rows: Tensor[n, 7], classes ascending; within a class the kept rows in the order of
             selection, then the stale rows of dropped boxes as the reference leaves them.
-        labels: Tensor[n] of the rows.
-        kept: bool Tensor[n], which rows are kept.
+        labels: Tensor[n], the class of each row.
+        kept: bool Tensor[n], True for the rows that are kept.
 
     Raises:
         ValueError: unknown method, wrong dtypes or shapes.
@@ -93,7 +94,7 @@ def _soft_nms_fallback(
     weight_exp: float | None,
     swap_scores: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Where no kernel is: on the CPU the NumPy twin, elsewhere whatever the CPU has."""
+    """Runs the NumPy twin on the CPU; on other devices, copies to the CPU and runs its operator."""
     settings = (method, nms_threshold, sigma, score_threshold, weight_exp, swap_scores)
     device = detections.device
     if device.type != "cpu":

@@ -9,7 +9,7 @@ from torch.library import register_autograd, register_fake, register_vmap
 from cpools_ext import native, reference
 from cpools_ext.ops import check_map, empty_like, empty_record, layout_of, library, to_front
 
-# Whether both scans run from the last position to the first.
+# True: both scans run from the last position to the first.
 CORNERS: dict[str, bool] = {"top_left": True, "bottom_right": False}
 
 library.define(
@@ -24,16 +24,16 @@ def corner_pool_sum(vertical: Tensor, horizontal: Tensor, corner: str) -> Tensor
     top-left corner, or ``"bottom"`` and ``"right"``, without the two maps in between.
 
     Args:
-        vertical, horizontal: Tensor[..., H, W] of one shape, dtype and device, see
-            :func:`cpools_ext.corner_pool`.
+        vertical: Tensor[..., H, W], float32, float64, bfloat16 or float16, pooled along H.
+        horizontal: tensor of the same shape, dtype and device, pooled along W.
         corner: ``"top_left"`` or ``"bottom_right"``.
 
     Returns:
-        Tensor[..., H, W].
+        Tensor[..., H, W], the sum of the two poolings.
 
     Raises:
         ValueError: unknown corner, maps that disagree, another dtype, fewer than two dimensions.
-        NotImplementedError: as :func:`cpools_ext.corner_pool`.
+        NotImplementedError: a derivative in forward mode or by ``torch.func`` is requested.
     """
     if corner not in CORNERS:
         raise ValueError(f"corner {corner!r} must be one of {', '.join(CORNERS)}")

@@ -1,4 +1,4 @@
-// The operators' tensor side: layout, allocation, and the choice of the device's kernel.
+// Operators on tensors: layout, allocation, and the choice of the device's kernel.
 //
 // ops.py defines the schemas, the fake kernels and autograd. Nothing here needs Python.
 
@@ -25,7 +25,7 @@
 namespace cpools {
 namespace {
 
-// Kept: channels_last. Everything else is taken, or made, contiguous.
+// channels_last is kept; any other layout is made contiguous.
 at::MemoryFormat layout_of(const at::Tensor& x) {
   const bool channels_last = x.dim() == 4 && !x.is_contiguous() &&
       x.is_contiguous(at::MemoryFormat::ChannelsLast);
@@ -71,7 +71,7 @@ at::Tensor make_output(const at::Tensor& like, at::MemoryFormat layout) {
     const auto begin = reinterpret_cast<uintptr_t>(output.data_ptr());
     const uintptr_t end = (begin + output.nbytes()) / kHugePage * kHugePage;
     const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
-    // A wish: without huge pages the call fails and changes nothing.
+    // Only advice: without huge pages the call fails and changes nothing.
     if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
   }
 #endif
@@ -121,7 +121,7 @@ void forward_sum(
     const Scan& horizontal, const at::Tensor& horizontal_input,
     const at::Tensor& horizontal_record, at::Tensor& output) {
   if (output.numel() == 0) return;
-  if (vertical.inner == 1) {  // columns of one element a row, which lie in memory as lines do
+  if (vertical.inner == 1) {  // rows of one element: columns are contiguous, as lines are
     forward(horizontal, horizontal_input, output, horizontal_record);
     const at::Tensor maxima = at::empty_like(output);
     forward(vertical, vertical_input, maxima, vertical_record);
@@ -202,7 +202,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> corner_pool_sum(
   return {output, down_record, along_record};
 }
 
-// native.py looks for these words in the file before it loads it.
+// native.py searches the file for this text before it loads it.
 __attribute__((used)) const char kBuiltFor[] = "cpools_ext for torch " TORCH_VERSION;
 
 std::string describe_build() {

@@ -1,4 +1,4 @@
-// What the CPU and the CUDA kernels are told: plain numbers and pointers, no tensors.
+// Interface of the CPU and CUDA kernels: plain numbers and pointers, no tensors.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,8 @@ struct Scan {
 };
 
 namespace cpu {
-// Whose kernels this processor runs: "AVX2" or "baseline", which is any processor of the family.
+// Instruction set of the kernels that this processor runs: "AVX2", or "baseline", for any processor
+// of the family.
 const char* instruction_set();
 void forward(const Scan& scan, const void* input, void* output, uint8_t* record);
 void backward(const Scan& scan, const void* grad, const uint8_t* record, void* grad_input);
@@ -33,13 +34,13 @@ void forward_sum(
 }  // namespace cpu
 
 namespace cuda {
-std::string architectures();  // that the kernels are compiled for
-// These run on `stream`, a cudaStream_t of the current device. `addend` may be null, or `output`
-// itself: what is added to the maxima of a scan whose inner size is above 1.
+std::string architectures();  // GPU architectures that the kernels are compiled for
+// These run on `stream`, a cudaStream_t of the current device. `addend` is added to the maxima of a
+// scan whose inner size is above 1; it may be null, or `output` itself.
 void forward(
     const Scan& scan, const void* input, void* output, uint8_t* record, const void* addend,
     void* stream);
-// `scratch` is device memory of this many bytes, which is 0 but for long scans.
+// Size of `scratch`, which is device memory; 0 except for long scans.
 int64_t scratch_bytes(const Scan& scan);
 void backward(
     const Scan& scan, const void* grad, const uint8_t* record, void* grad_input, void* scratch,

@@ -1,4 +1,4 @@
-"""Builds that fail: setup.py says why, and leaves what can be had. The compilers are stand-ins."""
+"""Builds that fail: setup.py says why, and builds the rest. The compilers are stand-ins."""
 
 import os
 import shutil
@@ -12,13 +12,13 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 CPU_SOURCE = ROOT / "cpools_ext" / "csrc" / "cpu" / "corner_pool.cpp"
 
-# Does what a compiler is asked for, with an empty source in place of the real one.
+# Compiles as asked, with an empty source in place of the real one.
 QUICK = """#!{python}
 import os, sys
-words = [word for word in sys.argv[1:] if word not in ("-MMD", "-MF") and not word.endswith(".d")]
-words = ["/dev/null" if word.endswith(".cpp") else word for word in words]
-kind = ["-x", "c++"] if "-c" in words else []
-os.execvp("{compiler}", ["{compiler}", *kind, *words])
+given = [each for each in sys.argv[1:] if each not in ("-MMD", "-MF") and not each.endswith(".d")]
+given = ["/dev/null" if each.endswith(".cpp") else each for each in given]
+kind = ["-x", "c++"] if "-c" in given else []
+os.execvp("{compiler}", ["{compiler}", *kind, *given])
 """
 FAILING = """#!/bin/sh
 case "$*" in *-c*) echo "a.cpp:7:1: warning: no matter"; echo "a.cpp:8:2: error: broken on purpose"
@@ -87,7 +87,7 @@ def test_without_its_cuda_part_the_rest_is_built(tmp_path: Path, compiler: str) 
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.version.cuda is None, reason="a torch without CUDA")
-def test_an_nvcc_of_another_cuda_is_told_in_a_sentence(tmp_path: Path, compiler: str) -> None:
+def test_an_nvcc_of_another_cuda_is_named_in_a_sentence(tmp_path: Path, compiler: str) -> None:
     quick = script(tmp_path / "g++", QUICK.format(python=sys.executable, compiler=compiler))
     home = tmp_path / "cuda"
     script(home / "bin" / "nvcc", NVCC.format(version="9.0"))
@@ -98,19 +98,19 @@ def test_an_nvcc_of_another_cuda_is_told_in_a_sentence(tmp_path: Path, compiler:
 
 
 @pytest.mark.parametrize(
-    "cuda, variables, told",
+    "cuda, variables, reason",
     [
         (None, {"FORCE_CUDA": "1"}, "this torch is built without CUDA"),
         (None, {}, None),
-        ("13.0", {}, "no GPU is here; FORCE_CUDA=1 builds them all the same"),
+        ("13.0", {}, "no GPU was found; FORCE_CUDA=1 builds them anyway"),
         ("13.0", {"FORCE_CUDA": "1"}, "no CUDA toolkit (nvcc) was found; set CUDA_HOME"),
     ],
 )
-def test_cuda_that_is_not_built_is_told(
-    cuda: str | None, variables: dict[str, str], told: str | None, tmp_path: Path
+def test_a_notice_says_why_cuda_is_not_built(
+    cuda: str | None, variables: dict[str, str], reason: str | None, tmp_path: Path
 ) -> None:
-    """`wants_cuda` with a stand-in for torch, and nvcc where the notice is of the GPU."""
-    nvcc = told is not None and "GPU" in told
+    """`wants_cuda` with a stand-in for torch, and nvcc where the notice is about the GPU."""
+    nvcc = reason is not None and "GPU" in reason
     program = f"""
 import os, runpy, sys, types
 torch = types.SimpleNamespace(
@@ -130,7 +130,7 @@ assert not names["wants_cuda"]()
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    expected = f"cornerkit: no CUDA operators: {told}\n" if told else ""
+    expected = f"cornerkit: no CUDA operators: {reason}\n" if reason else ""
     assert done.stderr == expected
 
 
@@ -159,7 +159,7 @@ def test_without_torch(tmp_path: Path) -> None:
     assert "--no-build-isolation" in notices[0] and not binaries
 
 
-def test_an_old_gcc_is_told_what_to_do(compiler: str) -> None:
+def test_an_old_gcc_says_which_compiler_to_use(compiler: str) -> None:
     command = [compiler, "-E", "-Wfatal-errors", "-U__GNUC__", "-D__GNUC__=11", str(CPU_SOURCE)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode != 0 and "GCC 12 or newer, or Clang" in done.stderr

@@ -28,7 +28,7 @@ def columns_first(x: Tensor) -> Tensor:
 
 
 def off_16_bytes(x: Tensor) -> Tensor:
-    """Contiguous, in memory that does not begin where a vector may."""
+    """A contiguous copy whose memory does not begin at a multiple of 16 bytes."""
     return torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
 
 
@@ -72,7 +72,7 @@ def test_sum(corner: str, dtype: torch.dtype, layout: Callable[[Tensor], Tensor]
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_current_stream(direction: str) -> None:
-    """The kernel waits for what was put on its stream, which is busy for a while."""
+    """The kernel waits for the work queued before it on its stream, which is busy for a while."""
     x = random_values((8, 16, 128, 128), torch.float32, 3)
     source, late = x.cuda(), torch.full(x.shape, 77.0, device="cuda")
     torch.cuda.synchronize()

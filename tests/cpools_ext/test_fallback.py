@@ -1,4 +1,4 @@
-"""The package without its binary, or with one that does not load, in a process of its own."""
+"""The package without its binary, or with one that does not load, in a separate process."""
 
 import logging
 import subprocess
@@ -44,8 +44,8 @@ def use(origin: str | None) -> list[str]:
 
 
 def check_results(lines: list[str]) -> str:
-    """Checks what :data:`USE` printed, and gives the notice."""
-    assert lines[0] == "imported"  # without a word
+    """Checks what :data:`USE` printed, and returns the notice."""
+    assert lines[0] == "imported"  # without a message
     notice = lines[1]
     assert notice.startswith("LOG corner pooling runs in standard PyTorch")
     assert "--no-build-isolation" in notice
@@ -109,5 +109,5 @@ def test_self_check_finds_a_difference(twin, spoil, found, monkeypatch, caplog) 
     right = getattr(reference, twin)
     monkeypatch.setattr(reference, twin, lambda *inputs: spoil(right(*inputs)))
     assert __main__.main() == 1
-    for what in found:
-        assert f"differs from standard PyTorch on cpu: {what}" in caplog.text
+    for name in found:
+        assert f"differs from standard PyTorch on cpu: {name}" in caplog.text

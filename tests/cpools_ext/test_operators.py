@@ -32,7 +32,7 @@ def random_map(shape: tuple[int, ...], dtype: torch.dtype, layout: str, ties: bo
 
 
 def naive(x: np.ndarray, grad: np.ndarray, dim: int, reverse: bool) -> tuple[np.ndarray, ...]:
-    """The maxima and the gradient, position after position by the definition, in float64."""
+    """The maxima and the gradient, one position after the other by the definition, in float64."""
     maxima, result = np.empty_like(x), np.zeros_like(grad)
     values, out, grads, sums = (np.moveaxis(a, dim, -1) for a in (x, maxima, grad, result))
     best = np.full(values.shape[:-1], -1)

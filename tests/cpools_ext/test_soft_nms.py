@@ -1,4 +1,4 @@
-"""Soft-NMS against the reference's rows and its in-place run written out, native and fallback."""
+"""Soft-NMS against the reference's rows and against its loop in NumPy, native and fallback."""
 
 import json
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 def golden_cases(name: str, function: str) -> list:
-    """(boxes, settings, rows, kept) of the cases of one function."""
+    """Cases of one function: (boxes, settings, rows, kept)."""
     golden = np.load(GOLDEN_DIR / f"{name}.npz")
     defaults, cases = json.loads(str(golden["defaults"])), []
     for number, meta in enumerate(json.loads(str(golden["meta"]))):
@@ -103,8 +103,8 @@ def in_place_run(boxes, method, nms_threshold, sigma, score_threshold, weight_ex
                     "linear_soft_nms": 1 - iou * (iou > nms_threshold),
                     "exp_soft_nms": np.exp(-(iou**2) / sigma),
                 }[method]
-                share = (1 - factor) ** (weight_exp or 1)
-                tl, br = other[5] * share, other[6] * share
+                scale = (1 - factor) ** (weight_exp or 1)
+                tl, br = other[5] * scale, other[6] * scale
                 sums += np.concatenate([other[:2] * tl, other[2:4] * br, [tl, br]])
                 rows[at, 4] *= factor
                 if rows[at, 4] < score_threshold:
@@ -200,7 +200,7 @@ def test_one_box_and_none(method, weight_exp, swap_scores, run):
 
 def test_equal_boxes_keep_their_order(run):
     boxes = np.repeat(random_boxes(1, 0), 4, axis=0)
-    boxes[:, 6] = [0.1, 0.2, 0.3, 0.4]  # tells them apart
+    boxes[:, 6] = [0.1, 0.2, 0.3, 0.4]  # distinguishes them
     settings = {"method": "linear_soft_nms", "nms_threshold": 2.0, "sigma": 0.5}
     rows, _, kept = run(boxes, np.zeros(4, np.int64), **settings)
     assert kept.all()

@@ -44,7 +44,7 @@ def test_exports_for_any_number_of_boxes():
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-def test_vmap_takes_picture_after_picture():
+def test_vmap_takes_one_image_after_another():
     boxes = torch.from_numpy(random_boxes(12, 6)).view(3, 4, 7)
     labels = torch.zeros(3, 4, dtype=torch.int64)
     ours = torch.func.vmap(Suppress())(boxes, labels)
@@ -82,7 +82,7 @@ def test_errors():
             soft_nms(boxes, wrong_labels, method="nms")
 
 
-def test_the_native_operator_guards_its_memory():
+def test_the_native_operator_checks_its_inputs():
     skip_without_binary()
     boxes, labels, *settings = arguments()
     for wrong in (

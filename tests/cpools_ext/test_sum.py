@@ -50,7 +50,7 @@ def test_equals_two_poolings_and_an_addition(
 
 
 @pytest.mark.parametrize("planes", [1, 2])
-def test_threads_share_the_planes_or_their_lines(planes: int) -> None:
+def test_threads_split_the_planes_or_their_lines(planes: int) -> None:
     vertical, horizontal, _ = maps((planes, 250, 260), torch.float32, "contiguous")
     expected = corner_pool_sum(vertical, horizontal, "top_left")
     before = torch.get_num_threads()

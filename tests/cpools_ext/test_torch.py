@@ -94,7 +94,7 @@ def test_derivatives_that_would_be_lost_are_errors(pool: Callable[[Tensor], Tens
         pytest.raises(NotImplementedError, match=r"backward\(\) and torch.autograd.grad work"),
     ):
         pool(forward_ad.make_dual(x, torch.ones_like(x)))
-    # What needs no derivative of the poolings, and the usual way, are left alone.
+    # Functions that need no derivative of the poolings, and torch.autograd, still work.
     torch.func.grad(lambda weight: (pool(x) * weight).sum())(torch.ones(()))
     (grad,) = torch.autograd.grad(total(x.requires_grad_()), x)
     assert grad.sum() == total(torch.ones_like(x))
@@ -167,7 +167,7 @@ def test_other_instruction_set() -> None:
     if native.load() is not None:
         pytest.skip(f"no native operators: {native.load()}")
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}
-    tests = ["tests/test_cpools_operators.py", "tests/test_cpools_sum.py"]
+    tests = ["tests/cpools_ext/test_operators.py", "tests/cpools_ext/test_sum.py"]
     chosen = "golden or special or channels_last or equals_two or threads"
     for command in (
         ["-m", "cpools_ext"],

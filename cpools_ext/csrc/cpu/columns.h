@@ -1,8 +1,9 @@
-// A pass over columns: the positions of a scan lie `inner` elements apart, neighbours are lanes.
+// A pass over columns: the positions of a scan are `inner` elements apart; neighbouring columns are
+// lanes of a vector.
 
 namespace cpools::cpu::CPOOLS_ISA {
 
-// Asks for memory that is wanted soon. An address past the end does no harm.
+// Prefetches memory that is needed soon. An address past the end does no harm.
 template <bool kWritten>
 CPOOLS_INLINE void prefetch(const void* from, size_t bytes) {
   for (size_t i = 0; i < bytes; i += 64) {

@@ -1,4 +1,4 @@
-// Corner pooling on the CPU: kernels.h, for the processor at hand, shared out over the threads.
+// Corner pooling on the CPU: the kernels of kernels.h for this processor, split among the threads.
 
 #if !defined(__clang__) && (!defined(__GNUC__) || __GNUC__ < 12)
 #error "corner pooling takes GCC 12 or newer, or Clang: name one in CXX, as in CXX=clang++"
@@ -22,7 +22,7 @@ namespace cpools::cpu {
 
 enum class Task { kForward, kForwardAdd, kBackward };
 
-// One thread's share of a plane: columns [begin, end) of [length, inner], or, with inner == 1, lines
+// One thread's part of a plane: columns [begin, end) of [length, inner], or, with inner == 1, lines
 // [begin, end) of [lines, length].
 struct Part {
   const void* input;
@@ -38,7 +38,7 @@ constexpr int64_t kColumns = 256;  // the most columns of a part
 
 }  // namespace cpools::cpu
 
-// Functions that pass vectors are inlined, so that the ABI of passing them is no matter.
+// Functions that pass vectors are inlined, so the ABI for passing them does not matter.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wpsabi"
 #endif
@@ -93,18 +93,19 @@ int64_t size_of(Element element) {
 
 int64_t chunks_of(const Scan& scan) { return (scan.inner + kColumns - 1) / kColumns; }
 
-// Elements of the part that a task of `run` is.
+// Number of elements in one task of `run`.
 int64_t part_size(const Scan& scan) { return scan.length * std::min(kColumns, scan.inner); }
 
-// Of the backward pass over `lines` lines, or over a part's columns: a vector, of at most 32 bytes,
-// for each position of up to four groups of lines, or for each eight columns of a row in float32.
+// Size of the buffer of a backward pass over `lines` lines, or over a part's columns: a vector of
+// at most 32 bytes for each position of up to four groups of lines, or for each eight float32
+// columns of a row.
 int64_t scratch_bytes(const Scan& scan, int64_t lines) {
   const bool wide = scan.element == Element::kFloat64;
   const int64_t columns = (std::min(kColumns, scan.inner) + 7) / 8 * (wide ? 2 : 1);
   return 32 * scan.length * (scan.inner == 1 ? std::min<int64_t>(4, lines) : columns);
 }
 
-// Works on chunk `task % chunks_of(scan)` of the columns of plane `task / chunks_of(scan)`.
+// Runs `work` on chunk `task % chunks_of(scan)` of the columns of plane `task / chunks_of(scan)`.
 void run_columns(Work* work, const Scan& scan, Part part, int64_t task) {
   const int64_t plane = task / chunks_of(scan);
   const int64_t offset = plane * scan.length * scan.inner * size_of(scan.element);

@@ -1,5 +1,5 @@
-// How the elements of a tensor become lanes of a vector, in the compiler's vector extension (GCC and
-// Clang).
+// Conversion between elements of a tensor and lanes of a vector, with the vector extension of GCC
+// and Clang.
 //
 // The files that kernels.h includes have no include guards: corner_pool.cpp includes them once per
 // instruction set, with
@@ -17,8 +17,8 @@ struct VectorOf {
   typedef T type __attribute__((vector_size(sizeof(T) * kCount)));
 };
 
-// `widen` takes elements to the lanes that are computed with, `narrow` takes them back: kExact says
-// that the value is one that was widened, and needs no rounding.
+// `widen` converts elements to the type of the arithmetic, `narrow` converts them back. kExact: the
+// value is one that `widen` gave, so it needs no rounding.
 template <Element kElement>
 struct Lanes;
 
@@ -57,7 +57,7 @@ struct HalfLanes {
   using Raw = typename VectorOf<uint16_t, kCount>::type;
 };
 
-// Between 16 and 32 bits a lane; compilers are slow at the general conversion.
+// Conversion between 16 and 32 bits a lane; compilers make slow code of the general one.
 #ifdef CPOOLS_AVX2
 CPOOLS_INLINE void widen_lanes(const HalfLanes::Raw& from, HalfLanes::Bits& to) {
   to = (HalfLanes::Bits)_mm256_cvtepu16_epi32((__m128i)from);
@@ -138,8 +138,8 @@ struct Lanes<Element::kFloat16> : HalfLanes {
 #endif
 };
 
-// A vector from and to memory. With kPartial only the first `count` lanes are touched; the other
-// lanes of the loaded vector are zero.
+// Load and store of a vector. With kPartial only the first `count` lanes are read or written; the
+// other lanes of the loaded vector are zero.
 template <class L, bool kPartial>
 CPOOLS_INLINE void load(const typename L::Stored* from, int count, typename L::Vector& value) {
   typename L::Raw raw = {};

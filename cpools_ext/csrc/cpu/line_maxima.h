@@ -1,5 +1,5 @@
 // The forward pass over lines: neighbours of a line are lanes of a vector, which is scanned in the
-// processor's registers. A maximum does not mind that the order of the comparisons is another.
+// processor's registers. The order of the comparisons does not change a maximum.
 
 namespace cpools::cpu::CPOOLS_ISA {
 
@@ -55,7 +55,7 @@ struct LineMaximum {
   Vector carry = Vector{} - __builtin_inff();  // the maximum so far, in all lanes
   bool has_nan = false;
 
-  // Gives the bits of the lanes where a maximum starts.
+  // Returns a bit a lane, set where a maximum starts.
   CPOOLS_INLINE uint32_t step(const Vector& x, Vector& maxima) {
     if (__builtin_expect(has_nan || lane_bits(x != x) != 0, false)) return step_by_lane(x, maxima);
     Vector other;
@@ -99,7 +99,7 @@ struct LineMaximum {
   }
 };
 
-// `count` neighbours of a line from `input` on; all of a vector's unless kPartial.
+// Scans `count` neighbours of a line from `input` on; a full vector unless kPartial.
 template <class L, bool kDescending, bool kPartial>
 CPOOLS_INLINE uint32_t line_vector(
     const typename L::Stored* input, typename L::Stored* output, int count,
@@ -114,7 +114,7 @@ CPOOLS_INLINE uint32_t line_vector(
   return bits;
 }
 
-// Line `line`, eight positions at a time, which share a byte of the record.
+// Scans line `line`, eight positions at a time, which are one byte of the record.
 template <class L, bool kDescending>
 CPOOLS_INLINE void line_maxima(const Block<L>& block, int64_t line) {
   constexpr int kVectors = 8 / L::kCount;

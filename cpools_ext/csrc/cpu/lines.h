@@ -2,8 +2,8 @@
 
 namespace cpools::cpu::CPOOLS_ISA {
 
-// Lines that are neighbours, one a lane. Lanes past the block's end do its last line once more, and
-// write what is there already.
+// Neighbouring lines, one a lane. Lanes past the block's end repeat its last line, and write the
+// same values again.
 template <class Pass>
 struct LineGroup {
   using L = typename Pass::L;
@@ -22,12 +22,12 @@ struct LineGroup {
 };
 
 // kCount lines by kCount positions, with kPartial by `count` positions. A line is a vector in memory
-// and a lane in the scan, hence the transposing on the way in and on the way out.
+// and a lane in the scan, so the tile is transposed when it is loaded and before it is stored.
 template <class Pass, bool kDescending, bool kPartial>
 CPOOLS_INLINE void line_tile(
     const Block<typename Pass::L>& block, LineGroup<Pass>& group, int64_t position, int count) {
   using L = typename Pass::L;
-  static_assert(!Pass::kWritesRecord && !Pass::kAddsToOutput, "the forward pass is elsewhere");
+  static_assert(!Pass::kWritesRecord && !Pass::kAddsToOutput, "for the backward passes only");
   const typename L::Stored* input = block.input + position;
   typename L::Stored* output = block.output + position;
   typename L::Vector* const scratch = group.scratch;
@@ -69,7 +69,7 @@ CPOOLS_INLINE void line_tile(
   }
 }
 
-constexpr int kGroups = 4;  // at once: the processor need not wait for the maxima of one
+constexpr int kGroups = 4;  // scanned together, so that the processor does not wait for one's sums
 
 // kGroups groups of lines from `line` on, in words of 32 positions with four bytes of the record.
 template <class Pass, bool kDescending>

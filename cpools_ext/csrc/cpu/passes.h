@@ -1,14 +1,14 @@
-// What each pass does at one position of the scan, with one line of the scan in each lane. Where it
-// starts a maximum, `record` has the bit `mark`.
+// The step of each pass at one position of the scan, with one line of the scan in each lane. Where
+// a maximum starts, `record` has the bit `mark`.
 //
-// The forward pass carries the running maximum. The backward pass goes over the lines twice, so that
-// gradients are added in scan order: `Sum` leaves the running sum of each maximum's gradients in a
-// scratch buffer, and `Settle` comes back from the scan's end and hands the whole sum, which stands
-// where a maximum ends, to the position where it started.
+// The forward pass keeps the running maximum. The backward pass goes over the lines twice, so that
+// gradients are added in scan order: `Sum` writes the running sum of each maximum's gradients to a
+// scratch buffer, and `Settle` runs from the scan's end to its start and moves each total, which is
+// the sum where the maximum ends, to the position where the maximum started.
 
 namespace cpools::cpu::CPOOLS_ISA {
 
-// With kAdd the maxima are added to what the output holds.
+// With kAdd the maxima are added to the values in the output.
 template <class Lanes, bool kAdd>
 struct Forward {
   using L = Lanes;
@@ -61,7 +61,7 @@ struct Settle {
   }
 };
 
-// What a pass works on.
+// The memory of a pass and the columns or lines that it covers.
 template <class L>
 struct Block {
   const typename L::Stored* input;

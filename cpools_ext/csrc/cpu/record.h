@@ -4,8 +4,8 @@ namespace cpools::cpu::CPOOLS_ISA {
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a word's first byte is its lowest");
 
-// Bytes of the record, one a lane and neighbours in memory, stay where they lie in their word of
-// four: lane i has its bits from bit 8 * (i % 4) on, as these marks do.
+// Bytes of the record, one a lane and neighbours in memory, keep their place in their word of four:
+// the byte of lane i begins at bit 8 * (i % 4), as these marks do.
 template <class L>
 CPOOLS_INLINE typename L::Bits byte_marks() {
   typename L::Bits marks = {};
@@ -47,7 +47,7 @@ CPOOLS_INLINE void store_bytes(uint8_t* to, int count, const typename L::Bits& b
   __builtin_memcpy(to, &bytes, count);
 }
 
-// Up to four bytes of the record a lane, `offsets` apart.
+// Loads up to four bytes of the record into each lane, from the lane's offset on.
 template <class L>
 CPOOLS_INLINE void load_words(
     const uint8_t* from, const int64_t (&offsets)[L::kCount], int bytes,

@@ -1,6 +1,6 @@
-// Soft-NMS of all classes of a picture in one call.
+// Soft-NMS of all classes of an image in one call.
 //
-// soft_nms.py defines the schema and says what the operator does; soft_nms_reference.py is its twin.
+// soft_nms.py defines the schema and documents the operator; soft_nms_reference.py is its twin.
 
 #include <ATen/ATen.h>
 #include <torch/library.h>
@@ -23,13 +23,13 @@ enum Method : int64_t { kHard, kLinear, kGaussian };
 struct Rule {
   int64_t method;
   float nms_threshold, sigma, score_threshold;
-  std::optional<float> weight_exp;  // boxes are merged where it is given
+  std::optional<float> weight_exp;  // boxes are merged if it is given
   bool swap_scores;
 
-  // How many columns change places, counted from the first.
+  // Number of columns, counted from the first, that change rows together.
   int moving() const { return swap_scores ? kColumns : kCornerScores; }
 
-  // What the score of a box is multiplied by that overlaps a better one.
+  // Factor of the score of a box that overlaps a better one.
   float factor(float iou) const {
     if (method == kGaussian) return std::exp(-(iou * iou) / sigma);
     if (!(iou > nms_threshold)) return 1;
@@ -37,13 +37,13 @@ struct Rule {
   }
 };
 
-// The mean of corners, each weighted by its score and by its box's share.
+// The mean of corners, each weighted by its score times the scale of its box.
 struct Merging {
   float sums[4] = {}, weights[2] = {};
 
-  void add(const Row& row, float share) {
+  void add(const Row& row, float scale) {
     for (int corner = 0; corner < 2; ++corner) {
-      const float weight = row[kCornerScores + corner] * share;
+      const float weight = row[kCornerScores + corner] * scale;
       weights[corner] += weight;
       for (int side = 2 * corner; side < 2 * corner + 2; ++side) sums[side] += weight * row[side];
     }
@@ -68,7 +68,7 @@ float iou_of(const Row& a, const Row& b) {
 
 bool less(const Row& a, const Row& b) { return a[kScore] < b[kScore]; }
 
-// Suppresses the detections of one class in place. Returns how many are kept; they come first.
+// Suppresses the detections of one class in place. Returns the number kept; they come first.
 int64_t suppress_class(Row* rows, int64_t count, const Rule& rule) {
   const int moving = rule.moving();
   int64_t active = count;
@@ -86,7 +86,7 @@ int64_t suppress_class(Row* rows, int64_t count, const Rule& rule) {
         if (rule.weight_exp) merging.add(other, std::pow(1 - factor, *rule.weight_exp));
         other[kScore] *= factor;
         if (other[kScore] < rule.score_threshold) {
-          --active;  // the last box fills the gap, and is looked at there
+          --active;  // the last box fills the gap, and is visited there
           if (i < active) std::copy_n(rows[active], moving, other);
           continue;
         }

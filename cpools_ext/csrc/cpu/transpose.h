@@ -1,4 +1,4 @@
-// A square of vectors, rows for columns, in steps that the processor's shuffles do in one.
+// Transposition of a square of vectors, in steps that are one shuffle of the processor each.
 
 namespace cpools::cpu::CPOOLS_ISA {
 

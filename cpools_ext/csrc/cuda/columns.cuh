@@ -5,7 +5,7 @@
 
 namespace cpools::cuda {
 
-// Rows that a thread loads before it uses the first, to keep the memory busy: 64 bytes of them.
+// Rows that a thread loads before it uses the first, to keep the memory busy: 64 bytes.
 template <typename T>
 constexpr int kRows = sizeof(T) == 2 ? 32 : 16;
 
@@ -18,7 +18,7 @@ __device__ inline Column column_of(int64_t line, int64_t length, int64_t inner) 
   return {plane * length * inner + column, plane * ((length + 7) / 8) * inner + column};
 }
 
-// `addend` may be null, or `output` itself: what is added to the maxima.
+// `addend` is added to the maxima; it may be null, or `output` itself.
 template <typename T, bool kReverse>
 __global__ void __launch_bounds__(kThreads, 5) forward_columns(
     const T* input, T* output, uint8_t* record, const T* addend, int64_t lines, int64_t length,

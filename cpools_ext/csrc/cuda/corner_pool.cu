@@ -1,5 +1,5 @@
 // Chooses and launches the kernels of corner pooling. Each reads and writes every element once,
-// coalesced, without atomics, and gives the same bits every time.
+// coalesced, without atomics, and its results are the same bits in every run.
 
 #include <c10/cuda/CUDAException.h>
 
@@ -12,7 +12,7 @@
 namespace cpools::cuda {
 namespace {
 
-constexpr int64_t kSharedBytes = 48 * 1024;  // what a block gets on every GPU
+constexpr int64_t kSharedBytes = 48 * 1024;  // shared memory that a block can have on every GPU
 
 bool in_lines(const Scan& scan) { return scan.inner == 1; }
 

@@ -1,6 +1,6 @@
-// Lines: inner is 1. Forward, the lanes of a warp share a line and scan it with shuffles; a maximum
-// does not mind the order. Gradients are added in scan order, so backward a warp takes 32 lines, one
-// a lane, through shared memory.
+// Lines: inner is 1. In the forward pass the lanes of a warp scan a line together, with shuffles;
+// the order of the comparisons does not change a maximum. Gradients are added in scan order, so in
+// the backward pass a warp takes 32 lines, one a lane, through shared memory.
 #pragma once
 
 #include "values.cuh"
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(kThreads) forward_lines(
   }
 }
 
-// Values between two lines of a warp's tile: odd, so that its lanes meet no two in one bank.
+// Distance in values between two lines of a warp's tile: odd, so that lanes use different banks.
 __host__ __device__ constexpr int64_t pitch(int64_t length) { return length | 1; }
 
 // Blocks of one warp. `scratch`: 32 * pitch(length) values a block, or null for shared memory of

@@ -1,4 +1,4 @@
-// The values that the kernels compute with.
+// Conversion between stored elements and the values of the kernels' arithmetic.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -9,7 +9,7 @@
 namespace cpools::cuda {
 
 constexpr int kWarp = 32;
-constexpr int kThreads = 128;  // of a block of the forward kernels
+constexpr int kThreads = 128;  // in a block of the forward kernels
 constexpr unsigned kAllLanes = 0xffffffff;
 
 // Half types are widened to float, which keeps every value and adds gradients in float.
