@@ -56,6 +56,7 @@ def train_step(
                 images = apply_color(chunk.images, chunk.color)
                 outputs = network(images, *detector.network_inputs(targets))
             terms = detector.losses(outputs, targets)
+            del images, targets, outputs  # the backward pass has what it needs in its graph
             loss = torch.stack(list(terms.values())).sum()
             loss.div(chunks.total / run.ranks.world_size).backward()  # ranks average gradients
         every_terms.append(terms)
