@@ -89,6 +89,7 @@ def test_bfloat16_of_this_processor():
         pytest.skip("this system does not list what its processor can do")
     flags = set(re.search(r"flags\s*:(.*)", information.read_text())[1].split())
     wide = {"avx512f", "avx512bw", "avx512vl", "avx512dq"} <= flags
+    assert hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")  # or none had it
     assert torch_compat.cpu_has_bfloat16() == wide
 
 

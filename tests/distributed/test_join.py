@@ -124,8 +124,11 @@ def test_a_rank_waits_for_a_rank_0_that_is_started_later(connect):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_nobody_meets_gives_up(connect, rank):
     start(connect, (0, 1))
+    store, begin = connect(), time.monotonic()
+    store.set_timeout(timedelta(seconds=5))
     with pytest.raises(dist.DistStoreError):
-        fresh_store(connect(), rank, 2, timedelta(seconds=0.3))
+        fresh_store(store, rank, 2, timedelta(seconds=0.3))
+    assert time.monotonic() - begin < 3
 
 
 @pytest.mark.parametrize(

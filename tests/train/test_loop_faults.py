@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import signal
-import threading
 import time
 
 import pytest
@@ -15,7 +14,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from core.config.errors import UserError
 from core.distributed import Stopped
-from core.distributed.signals import Signals
 from core.structures import collate
 from core.train.failures import NonFiniteLoss
 from core.train.log import FILE_NAME, read_log
@@ -112,20 +110,6 @@ def test_a_signal_after_a_snapshot_saves_it_once(tmp_path):
     with pytest.raises(Stopped):
         attempt.run()
     assert attempt.saved == [4]
-
-
-def test_outside_the_main_thread_signals_are_left_alone():
-    before = signal.getsignal(signal.SIGINT)
-
-    def body():
-        with Signals() as signals:
-            signals.hold_worker_deaths()
-            assert signals.worker_death() is None
-
-    thread = threading.Thread(target=body)
-    thread.start()
-    thread.join()
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 class NoisePictures(Dataset):

@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -50,9 +51,9 @@ def batches(rows, first=0):
     return (make_batch(number, 7)[rows] for number in itertools.count(first))
 
 
-def train_here(ranks, folder, settings, detector, given=None):
+def train_here(ranks, folder, settings, detector, given=None, seconds=60):
     """Trains as one of the ranks; gives the snapshots, and rank 0's log."""
-    ranks = ranks.with_step_group(60, CPU, None)
+    ranks = ranks.with_step_group(seconds, CPU, None)
     rows = rank_chunks(settings, ranks).rows
     run = stand_in_run(
         folder,
@@ -112,6 +113,26 @@ def test_any_number_of_processes_computes_the_same_steps(alone, tmp_path, world_
         for key, value in exact_stand_in().network.named_parameters():
             assert torch.equal(saved[-1][1][key], last[key]), key
             assert not torch.equal(last[key], value), key
+
+
+def slow_to_compile(ranks, folder):
+    """Two steps, of which rank 1's first would take longer than a step may."""
+    detector = exact_stand_in()
+    forward, calls = detector.network.forward, []
+
+    def compiling(images):
+        if not ranks.is_main and not calls:
+            time.sleep(3)
+        calls.append(len(images))
+        return forward(images)
+
+    detector.network.forward = compiling
+    settings = system(compile=True, **{**SETTINGS, "max_iter": 2, "val_iter": 100})
+    return train_here(ranks, folder, settings, detector, seconds=1)[-1]
+
+
+def test_ranks_have_the_time_to_compile(tmp_path):
+    assert run_ranks(2, slow_to_compile, tmp_path) == [None, None]
 
 
 def ten_chunks(ranks, folder):
