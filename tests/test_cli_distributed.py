@@ -14,7 +14,7 @@ from core.checkpoint import snapshot as checkpoint
 from core.checkpoint.run_directory import RunDirectory
 from core.cli import exit_codes
 from core.config.errors import UserError
-from core.distributed.launch import launch
+from core.distributed import launch
 from core.train import command
 from core.train.log import read_log
 from tests.support.some_ranks import run_processes

@@ -1,5 +1,5 @@
 """Training in two processes when one is killed, the cluster takes its machines back, or the network
-is cut: it ends or goes on by itself, and comes to what it would have come to undisturbed."""
+is cut: it ends or goes on by itself, with the result of a run that nothing disturbed."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from tests.support.some_ranks import run_processes
 from tests.support.tiny_training import NAME, argv, write_config, write_training
 
 STEPS = 24
-WHOLE = "CornerNet_Squeeze-whole"
+UNDISTURBED = "CornerNet_Squeeze-undisturbed"
 SETTINGS = {"max_iter": STEPS, "stepsize": 10, "snapshot": 3, "val_iter": 4}
 
 pytestmark = pytest.mark.slow  # torchrun and its processes import PyTorch in ten seconds
@@ -29,8 +29,8 @@ pytestmark = pytest.mark.slow  # torchrun and its processes import PyTorch in te
 def undisturbed(tmp_path_factory):
     """A run of two processes that nothing disturbs."""
     root = tmp_path_factory.mktemp("undisturbed")
-    write_training(root, WHOLE, **SETTINGS)
-    assert run_processes(2, train.main, argv(root, name=WHOLE)) == [0, 0]
+    write_training(root, UNDISTURBED, **SETTINGS)
+    assert run_processes(2, train.main, argv(root, name=UNDISTURBED)) == [0, 0]
     return root
 
 
@@ -68,7 +68,7 @@ def test_killed_ranks_are_started_again(root):
     assert job.end() == 0, job.output
     assert logged_steps(job.log) > STEPS
     assert job.output.count("lost the other processes") == 2
-    assert differences(root, WHOLE, NAME) == []
+    assert differences(root, UNDISTURBED, NAME) == []
 
 
 def test_sigterm_to_the_agent_saves(root):
@@ -80,7 +80,7 @@ def test_sigterm_to_the_agent_saves(root):
     assert RunDirectory(root / "cache", NAME).latest_valid() == logged_steps(job.log)
     go_on(root)
     assert logged_steps(job.log) == STEPS
-    assert differences(root, WHOLE, NAME) == []
+    assert differences(root, UNDISTURBED, NAME) == []
 
 
 def start_on_both(root, machines, *more, meeting):
@@ -121,7 +121,7 @@ def test_a_cut_network_ends_both_machines(root, meeting):
     saved = RunDirectory(root / "cache", NAME).latest_valid()
     assert saved is not None and saved >= 3
     go_on(root)
-    assert differences(root, WHOLE, NAME) == []
+    assert differences(root, UNDISTURBED, NAME) == []
 
 
 def test_a_network_that_comes_back_is_used_again(root):
@@ -131,6 +131,6 @@ def test_a_network_that_comes_back_is_used_again(root):
         machines.cut()
         for job in jobs:
             assert job.wait(lambda job=job: "lost the other" in job.output, 60), job.output
-        machines.hint()
+        machines.repair()
         assert [job.end() for job in jobs] == [0, 0], [job.output for job in jobs]
-    assert differences(root, WHOLE, NAME) == []
+    assert differences(root, UNDISTURBED, NAME) == []

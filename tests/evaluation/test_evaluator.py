@@ -21,7 +21,7 @@ from core.config.loading import load_config
 from core.data.coco import CocoDetection
 from core.data.images import ImageFiles
 from core.data.shapes import write_shapes
-from core.distributed.ranks import ONE_PROCESS
+from core.distributed import ONE_PROCESS
 from core.evaluation import command, evaluator
 from core.evaluation.evaluator import ImageError, evaluate
 from core.structures import Detections

@@ -50,7 +50,7 @@ class Machines:
         """Cuts the cable."""
         _ip("-n", self._names[0], "link", "set", "cable", "down")
 
-    def hint(self):
+    def repair(self):
         """Repairs the cable."""
         _ip("-n", self._names[0], "link", "set", "cable", "up")
 

@@ -8,7 +8,7 @@ import traceback
 
 import pytest
 
-from core.distributed.join import join_ranks
+from core.distributed import join_ranks
 
 
 def run_ranks(world_size, function, *arguments, seconds=120, method="fork"):

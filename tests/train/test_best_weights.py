@@ -16,7 +16,7 @@ from core.config.loading import load_config
 from core.data.coco import CocoDetection
 from core.data.shapes import write_shapes
 from core.data.splits import open_split
-from core.distributed.ranks import ONE_PROCESS
+from core.distributed import ONE_PROCESS
 from core.evaluation import command, evaluator
 from core.evaluation.coco import CocoScores, coco_results
 from core.models import detector as detector_module

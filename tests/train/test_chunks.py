@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from core.config.errors import UserError
-from core.distributed.ranks import Ranks
+from core.distributed import Ranks
 from core.train.chunks import chunk_counts, rank_chunks
 from tests.support.engine_stand_in import system
 
