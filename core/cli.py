@@ -99,7 +99,7 @@ def command_parser(command: str, description: str | None) -> argparse.ArgumentPa
     parser = plain_parser(command, description)
     parser.add_argument("config", help="config in configs/, without .json, or a .json file")
     parser.add_argument("--device", help="cuda, cuda:1, cpu …; a GPU if there is one by default")
-    parser.add_argument("--config-dir", default=str(CONFIG_DIR), metavar="DIR", help="for configs")
+    parser.add_argument("--config-dir", default=str(CONFIG_DIR), metavar="DIR", help="of configs")
     parser.add_argument(
         "--set",
         action="append",
@@ -120,7 +120,7 @@ def add_snapshot_arguments(parser: argparse.ArgumentParser) -> None:
 def load_chosen_detector(
     options: argparse.Namespace, suffix: str | None = None
 ) -> "LoadedDetector":
-    """Loads the detector that parsed arguments choose; errors as :func:`load_detector`."""
+    """Loads the detector that parsed arguments choose, as :func:`core.load_detector` does."""
     from .models.loading import load_detector
 
     return load_detector(

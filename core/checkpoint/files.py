@@ -19,7 +19,7 @@ _UNFINISHED = ".unfinished"
 
 
 class _Digested(io.RawIOBase):
-    """Passes what is written on to a file, and computes its sha256."""
+    """A file that writes to another one, and computes the sha256 of what was written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.sha256 = file, hashlib.sha256()
@@ -37,16 +37,15 @@ def write_together(
 ) -> None:
     """Writes files of one folder that belong together.
 
-    Each is written and flushed as a temporary file before any takes its place, and then they take
-    it, the first of them last. So where the first one is, the others belong to it, whenever the
-    process was killed.
+    All are written and flushed as temporary files, and then renamed, the first of them last. So if
+    the first one exists, the others belong to it, whenever the process was killed.
 
     Args:
         writers: functions that write the content into an open binary file, by path.
         sha256: receives the sha256 of every file, by path, before the next is written.
 
     Raises:
-        OSError: a file could not be written; what was there before is there again.
+        OSError: a file could not be written; the files from before are there again.
     """
     temporaries = {path: _temporary(path, "new") for path in writers}
     sha256 = {} if sha256 is None else sha256
@@ -60,7 +59,7 @@ def write_together(
             sha256[path] = digested.sha256.hexdigest()
         _replace_together(temporaries)
     except RuntimeError as error:
-        if isinstance(error.__context__, OSError):  # torch.save covers it
+        if isinstance(error.__context__, OSError):  # torch.save hides it
             raise error.__context__ from None
         raise
     finally:
@@ -69,12 +68,13 @@ def write_together(
 
 
 def _replace_together(temporaries: Mapping[Path, Path]) -> None:
-    """Puts files in their places, the first of them last; all of them, or none."""
+    """Renames temporary files to their paths, the first of them last; all of them, or none."""
     first, *others = temporaries
     moved: dict[Path, Path] = {}
     placed: list[Path] = []
     try:
-        # One file replaces another in one go. Of several, the old first must not meet new others.
+        # Renaming is atomic for one file. Of several, the old first one must not be there together
+        # with new others.
         for path in (first, *others) if others else ():
             if path.exists():
                 os.replace(path, _temporary(path, "old"))
@@ -94,7 +94,7 @@ def _replace_together(temporaries: Mapping[Path, Path]) -> None:
 
 
 def _flush_names(folder: Path) -> None:
-    """Flushes the names of a folder's files to the disk, where the system offers it."""
+    """Flushes the names of a folder's files to the disk, if the system can."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -106,11 +106,11 @@ def _flush_names(folder: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what processes that were killed while they wrote left in a folder.
+    """Removes the temporary files that processes left in a folder when they were killed.
 
-    Files that had made room for new ones, not all of which came, are put back.
+    Files that were moved aside for new ones are moved back if not all of the new ones exist.
     """
-    moved: dict[str, dict[Path, Path]] = {}  # by process, with the paths that they had
+    moved: dict[str, dict[Path, Path]] = {}  # by process and by the path that a file had
     for path in folder.glob(f".*.old{_UNFINISHED}"):
         name, process = path.name[1 : -len(f".old{_UNFINISHED}")].rsplit(".", 1)
         moved.setdefault(process, {})[path.with_name(name)] = path
@@ -123,7 +123,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Returns the sha256 of a file, in hexadecimal; OSError where it cannot be read."""
+    """Returns the sha256 of a file, in hexadecimal; raises OSError if it cannot be read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -132,7 +132,7 @@ def sha256_of(path: Path) -> str:
 
 
 def read_torch_file(path: Path) -> Any:
-    """Reads what ``torch.save`` wrote, tensors on the CPU; code in the file is never run.
+    """Reads a file of ``torch.save``, tensors on the CPU; code in the file is never run.
 
     Args:
         path: a file that exists.
@@ -161,5 +161,5 @@ def read_torch_file(path: Path) -> Any:
 
 
 def _temporary(path: Path, kind: str) -> Path:
-    """Returns the name of a file of this process on its way to (new) or from (old) its path."""
+    """Returns this process's temporary path for a file that will be, or was, at ``path``."""
     return path.with_name(f".{path.name}.{os.getpid()}.{kind}{_UNFINISHED}")

@@ -1,4 +1,4 @@
-"""The folder of a run: its snapshots and its log, and the thread that writes them.
+"""The folder of a run, with its snapshots and its log, and the writer of snapshots.
 
 ``<cache_dir>/nnet/<name>/`` holds the snapshots of a run (:mod:`core.checkpoint.snapshot`), the
 weights with its highest AP as ``<name>_best.pkl``, and its log.
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The folder in which the snapshots and the log of a run are, or would be.
+    """The folder of a run's snapshots and log; it need not exist.
 
     Attributes:
         cache_dir: folder of all runs, ``system.cache_dir``.
@@ -37,7 +37,7 @@ class RunDirectory:
 
     @property
     def path(self) -> Path:
-        """The folder itself; it exists once something was written."""
+        """Path of the folder, which exists once something was written."""
         return Path(self.cache_dir) / "nnet" / self.name
 
     def snapshot(self, iteration: int) -> Path:
@@ -59,14 +59,14 @@ class RunDirectory:
         return iterations_in(self.path, self.name)
 
     def newest(self) -> tuple[Path, int] | None:
-        """The snapshot with the highest iteration and that iteration; None when there is none."""
+        """The snapshot with the highest iteration, and that iteration; None if there is none."""
         iterations = self.iterations()
         return (self.snapshot(iterations[-1]), iterations[-1]) if iterations else None
 
     def latest_valid(self) -> int | None:
-        """Newest iteration that can be resumed as it was saved; None when nothing was saved.
+        """Newest iteration whose snapshot is valid; None if there is no snapshot.
 
-        Logs a line for each newer snapshot, which was cut short or altered.
+        Logs a line for each newer snapshot that was cut short or altered.
 
         Raises:
             UserError: there are snapshots, and none of them is valid.
@@ -77,7 +77,7 @@ class RunDirectory:
             problem = corruption(path)
             if problem is None:
                 return iteration
-            logger.warning("%s is passed over: %s", path, problem)
+            logger.warning("%s is skipped: %s", path, problem)
         if iterations:
             raise UserError(
                 f"no snapshot in {self.path} is valid; move them away to start anew, or start from "
@@ -87,13 +87,16 @@ class RunDirectory:
         return None
 
     def remove_unfinished(self) -> None:
-        """Removes what processes that were killed while they wrote left behind."""
+        """Removes the temporary files that processes left when they were killed."""
         remove_unfinished(self.path)
 
     def forget_training_states(self, iteration: int, keep: int) -> None:
-        """Deletes training states but those of the ``keep`` newest snapshots up to ``iteration``.
+        """Deletes old training states, but not those of the ``keep`` newest snapshots.
 
-        Those of later snapshots, left by an earlier run, stay.
+        Args:
+            iteration: snapshots after it, which an earlier run left, are neither counted nor
+                deleted.
+            keep: number of snapshots that keep their training state.
         """
         states = [training_path(self.snapshot(x)) for x in self.iterations() if x <= iteration]
         for state in [state for state in states if state.is_file()][:-keep]:
@@ -101,9 +104,9 @@ class RunDirectory:
 
 
 class SnapshotWriter:
-    """Writes a run's snapshots while it goes on; within a context that waits for the last of them.
+    """Writes a run's snapshots in a thread; a context manager that waits for the last of them.
 
-    A snapshot that cannot be written is an error in the log, and the one before stays as it is.
+    If a snapshot cannot be written, an error is logged, and the snapshot before stays as it is.
 
     Args:
         directory: folder of the run.
@@ -112,7 +115,7 @@ class SnapshotWriter:
 
     Attributes:
         saved: iteration of the newest snapshot that was written; None before the first.
-        failed: whether the last one could not be written.
+        failed: True if the last one could not be written.
     """
 
     def __init__(self, directory: RunDirectory, keep: int, saved: int | None = None) -> None:
@@ -137,12 +140,12 @@ class SnapshotWriter:
     ) -> None:
         """Starts to write a snapshot, once the one before is written.
 
-        What is written are the arguments as they are now, copied before this returns.
+        The arguments are copied before this returns.
 
         Args:
-            iteration: steps behind the weights.
+            iteration: number of steps that trained the weights.
             network: module whose weights are written.
-            state: state of the training, of tensors and plain Python values.
+            state: state of the training: tensors and plain Python values.
             meta: description of the snapshot.
         """
         self.wait()
@@ -156,7 +159,7 @@ class SnapshotWriter:
         self._thread.start()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Waits until everything is written, at most ``seconds``; returns whether it is."""
+        """Waits at most ``seconds`` until everything is written; returns True if it is."""
         if self._thread is not None:
             self._thread.join(seconds)
             if self._thread.is_alive():

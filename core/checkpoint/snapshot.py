@@ -1,17 +1,16 @@
-"""Snapshots: weights in the reference's own format, what describes them, and the training's state.
+"""Snapshots: weights in the reference's format, their description, and the training's state.
 
 ``<cache_dir>/nnet/<name>/`` holds, for a run ``name`` and an iteration,
 
 - ``<name>_<iteration>.pkl``: the weights, a bare state dict with keys ``module.…``;
 - ``<name>_<iteration>.json``: their description, a :class:`Meta`;
-- ``<name>_<iteration>.train.pt``: the state of the training, whatever the caller gave, for the
-  newest snapshots;
+- ``<name>_<iteration>.train.pt``: the state of the training, for the newest snapshots;
 
 and ``<name>_best.pkl`` with its ``.json``, the weights with the highest AP on the validation split.
-:class:`core.checkpoint.run_directory.RunDirectory` gives these paths; the functions here take that
-of the weights.
+:class:`core.checkpoint.run_directory.RunDirectory` gives these paths; the functions here take the
+path of the weights.
 
-Nothing here runs code that a file brings along: every file is read with ``weights_only=True``.
+Code in a file is never run: every file is read with ``weights_only=True``.
 """
 
 import dataclasses
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 from ..config.errors import UserError
 from .files import read_torch_file, sha256_of, write_together
 
-_PREFIX = "module."  # what the reference's wrapper of the network puts before every key
+_PREFIX = "module."  # before every key, from the reference's wrapper of the network
 _SHOWN = 3  # keys of each kind that a message names
 
 
@@ -38,14 +37,14 @@ class Meta:
     """Description of a snapshot.
 
     Attributes:
-        name: the config's name.
-        iteration: steps behind these weights.
+        name: name of the config.
+        iteration: number of steps that trained the weights.
         class_names: names of the labels 0 … C-1.
-        config: its sections, for :func:`core.config.loading.config_from_dict`.
-        versions: of Python and PyTorch, by name.
-        metrics: COCO's, on the validation split, for the weights with the highest AP. Files that
-            were written before this name was chosen call them ``figures``.
-        sha256: of the snapshot's other files, by the end of their names.
+        config: sections of the config, for :func:`core.config.loading.config_from_dict`.
+        versions: versions of Python and PyTorch, by name.
+        metrics: COCO's metrics on the validation split; only for the weights with the highest AP.
+            In older files they are called ``figures``.
+        sha256: checksums of the snapshot's other files, by the end of their names.
     """
 
     name: str
@@ -58,7 +57,7 @@ class Meta:
 
 
 def versions() -> dict[str, str]:
-    """Versions that a description names."""
+    """Versions of Python and PyTorch, for a description."""
     return {"python": platform.python_version(), "torch": str(torch.__version__)}
 
 
@@ -87,18 +86,18 @@ def save_snapshot(
 ) -> None:
     """Writes the files of a snapshot.
 
-    Each is written completely to a temporary file before any takes its place, and the weights come
-    last: where there is a ``.pkl``, the others belong to it, whenever the process was killed.
+    All are written completely to temporary files and then renamed, the weights last: if there is a
+    ``.pkl``, the other files belong to it, whenever the process was killed.
 
     Args:
-        path: path of the weights; folders are made.
+        path: path of the weights; missing folders are made.
         network: module whose state dict is saved; or a state dict.
-        training_state: for :func:`load_training_state`; tensors and plain Python values only.
-            None: weights that nobody trains on.
-        meta: description; its sha256 are filled in.
+        training_state: tensors and plain Python values, for :func:`load_training_state`. None:
+            training cannot be resumed from the snapshot.
+        meta: description of the snapshot; its ``sha256`` is filled in.
 
     Raises:
-        OSError: a file could not be written; what was there before is still there.
+        OSError: a file could not be written; the files from before are still there.
     """
     state_dict = network.state_dict() if isinstance(network, nn.Module) else network
     weights = {_PREFIX + key: value.detach().cpu() for key, value in state_dict.items()}
@@ -133,7 +132,7 @@ def require_snapshot(path: Path) -> None:
 
 
 def read_meta(path: str | Path) -> Meta | None:
-    """Reads the description of the weights ``path``; None when they stand alone.
+    """Reads the description of the weights ``path``; None if there is none.
 
     Raises:
         UserError: the description cannot be read.
@@ -149,12 +148,12 @@ def read_meta(path: str | Path) -> Meta | None:
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise UserError(
             f"{file} does not describe a snapshot ({type(error).__name__}: {error}); "
-            "without that file, the weights are taken alone"
+            "without that file, the weights are loaded alone"
         ) from None
 
 
 def corruption(path: Path) -> str | None:
-    """Problem that keeps a snapshot from being resumed as it was saved; None when it is valid."""
+    """Problem that makes a snapshot differ from what was saved; None if it is valid."""
     try:
         meta = read_meta(path)
         if meta is None:
@@ -173,14 +172,14 @@ def corruption(path: Path) -> str | None:
 
 
 def require_unaltered(path: Path, *others: Path) -> None:
-    """Checks that files are what was saved, where the description has a checksum of them.
+    """Checks the files of a snapshot against their checksums, if the description has any.
 
     Args:
-        path: the weights of a snapshot.
-        others: more of its files.
+        path: the weights.
+        others: other files of the snapshot.
 
     Raises:
-        UserError: one was cut short or altered.
+        UserError: a file was cut short or altered.
     """
     meta = read_meta(path)
     for file in (path, *others):
@@ -193,7 +192,7 @@ def require_unaltered(path: Path, *others: Path) -> None:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Reads weights, ours, the reference's or CenterNet's.
+    """Reads weights: ours, the reference's or CenterNet's.
 
     Args:
         path: file with a bare state dict, or with a dictionary that holds one as ``state_dict``.
@@ -217,7 +216,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_training_state(path: str | Path) -> dict[str, Any] | None:
-    """Reads the training state of the weights ``path``; None when they have none.
+    """Reads the training state of the weights ``path``; None if there is none.
 
     Raises:
         UserError: the file is cut short, or has code in it.
@@ -236,18 +235,18 @@ def load_weights(
     """Loads weights into a network in place; either all of them fit, or nothing is changed.
 
     Args:
-        network: takes the weights.
+        network: network that gets the weights.
         path: a file that :func:`read_weights` reads.
         class_head_keys: prefixes of the keys whose shape depends on the number of classes.
-        fine_tune: leave class heads of another shape as they are, freshly initialised.
-        verify: compare the file with its checksum, where there is one.
+        fine_tune: leave class heads of another shape as they are, newly initialised.
+        verify: compare the file with its checksum, if there is one.
 
     Returns:
         The keys that were left as they are; none unless ``fine_tune``.
 
     Raises:
-        UserError: the file is missing, corrupt or no weights; or they are another network's: the
-            message lists the differences.
+        UserError: the file is missing or corrupt, or has no weights, or those of another network;
+            the message then lists the differences.
     """
     path = Path(path)
     if verify:

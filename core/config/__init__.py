@@ -1,1 +1,1 @@
-"""Configs: what they may say, reading them, and the error for what is wrong in them."""
+"""Configs: their schema, reading them, and the error for mistakes in them."""

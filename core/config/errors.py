@@ -1,4 +1,4 @@
-"""The error for what a caller gave wrongly."""
+"""The error for mistakes of the caller."""
 
 
 class UserError(ValueError):

@@ -18,7 +18,7 @@ from .parsing import nearest, parse_override, parse_section
 from .schema import Db, System, problems
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# Installed, the package holds the configs; in a clone they lie beside it.
+# Installed, the package contains the configs; in a clone they are beside it.
 CONFIG_DIR = (_PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent) / "configs"
 
 
@@ -30,7 +30,7 @@ class Config:
         name: file name without ``.json``, such as ``CornerNet_Squeeze-shapes``.
         path: path of the file, for messages.
         system, db: sections that all models share.
-        model: its ``model`` section as read; the model's module types it.
+        model: the ``model`` section as read; the model's module checks it.
     """
 
     name: str
@@ -63,7 +63,7 @@ def load_config(
 
     Args:
         name: a config's name, or the path of a ``.json`` file.
-        suffix: as on the reference's command line: chooses ``<name>-<suffix>.json``.
+        suffix: end of a config's name, as on the reference's command line.
         overrides: ``section.key=value``, the value in JSON, or a string without quotes.
         config_dir: folder in which names are looked up.
 
@@ -97,7 +97,7 @@ def config_from_dict(content: Any, name: str, where: str, overrides: Sequence[st
         content: ``{"system": …, "db": …, "model": …}``; each section may be missing.
         name: the config's name.
         where: the file, for messages.
-        overrides: see :func:`load_config`.
+        overrides: ``section.key=value``, as for :func:`load_config`.
 
     Raises:
         UserError: unknown key, wrong type, impossible combination.

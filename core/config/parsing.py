@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Keys of the reference's files that nothing there or here reads.
+# Keys of the reference's files that neither the reference nor this package reads.
 DEAD_KEYS = frozenset(
     {"rand_full_crop", "height_mult", "width_mult", "max_scale", "view_sizes", "max_per_set"}
     | {"score_threshold", "snapshot_name", "config_dir"}
@@ -49,7 +49,7 @@ def parse_override(override: str, sections: Iterable[str]) -> tuple[str, str, An
     """Splits ``section.key=value`` of the command line, and logs it.
 
     Args:
-        override: the value in JSON; what is not JSON is a string.
+        override: ``section.key=value``, the value in JSON; other text is a string.
         sections: names of the valid sections.
 
     Returns:
@@ -73,7 +73,7 @@ def parse_override(override: str, sections: Iterable[str]) -> tuple[str, str, An
 
 
 def nearest(key: str, valid: Iterable[str]) -> str:
-    """The end of a message about an unknown key: the valid key that is most like it."""
+    """End of a message about an unknown key: the valid key that is most similar."""
     valid = sorted(valid)
     near = difflib.get_close_matches(key, valid, 1, 0)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -34,8 +34,8 @@ class System:
     eval_iter: int = 0  # iterations between two evaluations of the validation split; 0: never
     display: int = 5  # iterations between two lines of the log
     pretrain: str | None = None  # weights to start from
-    prefetch_size: int = 5  # batches that wait in memory
-    workers: int = 4
+    prefetch_size: int = 5  # batches prepared ahead
+    workers: int = 4  # processes that make batches
     seed: int = 317
     precision: typing.Literal["float32", "bfloat16"] = "float32"
     channels_last: bool | None = None  # memory layout of the network; null: the faster one
@@ -87,17 +87,18 @@ class Db:
     test_nms: bool = False  # soft-NMS at one scale, too; CenterNet does without
     reference_scoring: bool = False  # keep the reference's rounding and soft-NMS left-overs
     # CornerNet-Saccade
-    rand_center: bool = True  # in every second crop an object stands near the middle
+    rand_center: bool = True  # in every second crop an object is near the middle
     min_scale: int = 16  # pixels of the longer side of the smallest object that is trained
-    init_sizes: tuple[int, ...] = (192, 255)  # of the whole image's longer side, first round
+    init_sizes: tuple[int, ...] = (192, 255)  # longer sides of the whole image in the first round
     att_sizes: tuple[tuple[int, int], ...] | None = None  # follow from input_size
-    att_ranges: tuple[tuple[int, int], ...] = ((96, 256), (32, 96), (0, 32))  # a map, coarse first
+    # longer sides of the objects of each attention map, in pixels, coarse first
+    att_ranges: tuple[tuple[int, int], ...] = ((96, 256), (32, 96), (0, 32))
     att_ratios: tuple[int, ...] | None = None  # follow from the network
-    att_scales: tuple[tuple[float, ...], ...] = ((1.0, 2.0, 4.0),)  # zooms of a round, a map
-    att_thresholds: tuple[float, ...] = (0.3,)  # of a round
-    att_nms_ks: tuple[int, ...] = (3, 3, 3)  # windows of the local maxima, a map
-    att_max_crops: int = 30  # of all rounds; 0: the first pass only
-    ref_dets: bool = True  # look closer at detections of the round before, too
+    att_scales: tuple[tuple[float, ...], ...] = ((1.0, 2.0, 4.0),)  # zoom, by round and map
+    att_thresholds: tuple[float, ...] = (0.3,)  # lowest attention that is followed, by round
+    att_nms_ks: tuple[int, ...] = (3, 3, 3)  # sides of the windows of local maxima, by map
+    att_max_crops: int = 30  # crops of all rounds together; 0: the first round only
+    ref_dets: bool = True  # zoom in on detections of the round before, too
 
     @property
     def output_size(self) -> tuple[int, int]:

@@ -65,7 +65,7 @@ def test_a_corrupt_snapshot_is_passed_over_with_a_line(directory, kind, caplog):
     spoil(newest.with_suffix(ending or ".pkl"))
     assert directory.latest_valid() == 1
     (line,) = caplog.messages
-    assert line.startswith(f"{newest} is passed over: ") and message in line
+    assert line.startswith(f"{newest} is skipped: ") and message in line
     assert corruption(before) is None
 
 

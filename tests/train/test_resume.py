@@ -94,7 +94,7 @@ def test_resume_passes_over_a_corrupt_snapshot(tmp_path, caplog):
     with pytest.raises(UserError, match=r"_4\.pkl is corrupt.*--resume"):
         train.main(argv(tmp_path, "--iter", "4"))
     assert train.main(argv(tmp_path, "--resume")) == 0
-    assert f"{path(tmp_path, 4)} is passed over" in caplog.text
+    assert f"{path(tmp_path, 4)} is skipped" in caplog.text
     assert losses(tmp_path) == expected[0]
     assert all(torch.equal(value, expected[1][key]) for key, value in saved(tmp_path, 4).items())
     assert checkpoint.corruption(path(tmp_path, 4)) is None
