@@ -5,10 +5,15 @@ import logging
 
 import pytest
 import torch
+from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._pytree import tree_leaves
 
+from core.layers.blocks import Residual
+from core.layers.corner_pooling import TOP_LEFT, CornerPooling
+from core.layers.heads import Head
+from core.layers.hourglass import nearest_upsample
 from core.models import MODELS
 from core.torch_compat import COMPILES_RECOMPUTATION, compile_backward_ahead
 from core.train.compilation import compile_
@@ -27,6 +32,23 @@ def compilable(name, model=SHALLOW):
         model = {"batch_norm": True}
     detector = small_detector(name, model=model)
     return detector.compilable or detector.network
+
+
+class EveryKindOnce(nn.Module):
+    """One layer of each kind that CornerNet is made of: a C++ compiler takes a second for each."""
+
+    def __init__(self):
+        super().__init__()
+        self.halved = Residual(3, 16, stride=2)
+        self.doubled = nearest_upsample(16)
+        self.corner = CornerPooling(16, 16, TOP_LEFT)
+        self.heatmap, self.offset = Head(16, 16, 3), Head(16, 16, 2)
+
+    def forward(self, images, cells):
+        """Gives the heatmaps, and the offsets at the cells."""
+        features = self.halved(images)
+        features = self.corner(features + self.doubled(features[:, :, ::2, ::2]))
+        return self.heatmap(features), self.offset(features, cells)
 
 
 def cells(name, count, images=2):
@@ -109,21 +131,25 @@ def test_chunks_take_two_graphs_and_give_the_same(part):
 
 @pytest.mark.slow  # a C++ compiler makes programs of each pass and precision
 def test_compiled_to_native_code_in_channels_last():
-    exact = compilable("CornerNet", SHALLOWER).double()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        exact = EveryKindOnce().double()
     plain = copy.deepcopy(exact).float().to(memory_format=torch.channels_last)
     network = copy.deepcopy(plain)
     compile_(network)
-    for count in (3, 2, 5):  # of objects
-        chunk = {"times": 1, "cells": cells("CornerNet", count)}
+    generator = torch.Generator().manual_seed(0)
+    for count in (3, 2, 50):  # of objects
+        index = torch.randint(32 * 24, (8, count), generator=generator)
+        chunk = {"times": 1, "cells": (index,)}
         for each in (exact, network):
             each.zero_grad()
-        compute_chunks_(exact, images(torch.float64), **chunk)
-        compute_chunks_(network, images(), **chunk)
+        compute_chunks_(exact, images(torch.float64, count=8), **chunk)
+        compute_chunks_(network, images(count=8), **chunk)
         assert_same_gradients(network, exact, 1e-4)
     network.zero_grad()
     for each in (plain, network):
-        compute_chunks_(each, images(), precision=torch.bfloat16, **chunk)
-    assert median_error(network, exact) <= 1.2 * median_error(plain, exact)
+        compute_chunks_(each, images(count=8), precision=torch.bfloat16, **chunk)
+    assert mean_error(network, exact) <= 1.2 * mean_error(plain, exact)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -137,14 +163,14 @@ def test_the_layout_stays_that_of_the_weights(layout, monkeypatch):
     assert given == [{"backend": "inductor", "options": {"layout_optimization": channels_last}}]
 
 
-def median_error(network, exact):
-    """Of a parameter's gradient, relative to its norm."""
+def mean_error(network, exact):
+    """Of the parameters' gradients, each relative to its norm."""
     wanted = dict(exact.named_parameters())
     errors = [
         (value.grad - wanted[key].grad).norm() / wanted[key].grad.norm()
         for key, value in network.named_parameters()
     ]
-    return torch.stack(errors).median()
+    return torch.stack(errors).mean()
 
 
 @pytest.mark.parametrize(
