@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+WORKERS ?= auto --maxprocesses 4
 
 .PHONY: demo compare test lint sanitize kill-test clean
 
@@ -22,8 +23,12 @@ demo: $(INSTALLED)
 compare: $(INSTALLED)
 	$(BIN)/python -m benchmarks.compare
 
+# On all cores, then alone what measures times or memory. Both run, whatever fails.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	status=0; \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not serial" || status=1; \
+	$(BIN)/python -m pytest -m serial || status=1; \
+	exit $$status
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -22,6 +22,8 @@ from tests.support.tiny_training import NAME, argv, write_training
 
 REPOSITORY = Path(train.__file__).parent
 
+pytestmark = pytest.mark.xdist_group("processes")
+
 
 def losses(root):
     lines = read_log(root / "cache" / "nnet" / NAME / "log.jsonl")

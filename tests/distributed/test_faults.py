@@ -22,7 +22,8 @@ STEPS = 24
 UNDISTURBED = "CornerNet_Squeeze-undisturbed"
 SETTINGS = {"max_iter": STEPS, "stepsize": 10, "snapshot": 3, "val_iter": 4}
 
-pytestmark = pytest.mark.slow  # torchrun and its processes import PyTorch in ten seconds
+# torchrun and its processes import PyTorch in ten seconds
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def start_on_both(root, machines, *more, meeting):
             f"--local-addr={ADDRESSES[n]}",
         ),
     }
-    wait = ("--resume", "--set", "system.dist_timeout=10")
+    wait = ("--resume", "--set", "system.dist_timeout=6")
     launchers = [
         (*machines.on(n), *TORCHRUN, "--nnodes=2", *ways[meeting](n), *more) for n in (0, 1)
     ]

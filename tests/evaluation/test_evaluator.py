@@ -167,6 +167,7 @@ def deserted(ranks, root, slow):
     return count, error is not None and re.search("gloo", message, re.I) is not None
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(("slow", "expected"), [(1, (IMAGES, False)), (3, (2, True))])
 def test_a_rank_that_is_gone_is_noticed_as_in_a_step(data, slow, expected, monkeypatch):
     """Except for the first images, for which workers have to start."""

@@ -192,6 +192,7 @@ def test_an_evaluation_comes_after_its_step_was_logged_and_saved(tmp_path, monke
     assert saved == [4, 6]
 
 
+@pytest.mark.serial
 def test_evaluations_are_no_part_of_the_speed(tmp_path, monkeypatch):
     """Neither one that failed, nor what follows the metrics: the best weights, the other ranks."""
 

@@ -65,6 +65,7 @@ def test_every_line_of_the_log_has_what_it_promises(tmp_path):
     assert lines[-1]["loss"] < lines[0]["loss"]
 
 
+@pytest.mark.serial
 def test_the_time_spent_waiting_for_data_is_logged(tmp_path):
     def slow():
         for number, batch in zip(range(7), stream(), strict=False):
