@@ -128,7 +128,7 @@ def _annotation_problems(records: Records) -> Iterator[str]:
 
 
 def _image_problems(dataset: CocoDetection) -> list[str]:
-    """Reads every image, in threads: decoding releases Python's lock."""
+    """Checks every image, in threads: decoding releases Python's lock."""
     paths = (dataset.image_path(index) for index in range(len(dataset)))
     sizes = (tuple(size) for size in dataset.sizes.tolist())
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -1,9 +1,9 @@
 """Memory for the images of a batch: shared between processes, and reused for later batches.
 
-Fresh memory is slow: the system clears it page by page as it is touched, which took a quarter of a
-worker's time. So buffers are reused. The last byte of each says if a batch lies in it: the process
-that makes batches sets it, and the process that used a batch clears it as soon as nothing refers
-to the images any more.
+New memory is slow: the system clears it page by page when it is first used, which took a quarter of
+a worker's time. So buffers are reused. The last byte of each marks it as in use or free: the
+process that makes batches sets it, and the process that used a batch clears it as soon as nothing
+refers to the images any more.
 """
 
 import math
@@ -60,10 +60,13 @@ def release_after_use(batch: Batch) -> "Batch | BatchMessage":
 
 
 class BatchMessage:
-    """A batch on its way out of a worker: pickled here, it is unpickled as a :class:`Batch`.
+    """A batch that a worker sends: pickled here, it is unpickled as a :class:`Batch`.
 
-    The images travel as a handle of their shared memory, all else by value: a handle costs a
-    connection between the processes, which small tensors are not worth.
+    The images are sent as a handle of their shared memory, the other tensors by value: a handle
+    costs a connection between the processes, which is too slow for small tensors.
+
+    Args:
+        batch: a batch whose images are from :meth:`ImageMemory.allocate`.
     """
 
     def __init__(self, batch: Batch) -> None:
@@ -83,7 +86,8 @@ class BatchMessage:
 
 
 def _unpack(buffer: Tensor, shape: tuple[int, ...], others: dict[str, np.ndarray]) -> Batch:
-    # Every tensor of these images, and every view, refers to this array: it goes with the last.
+    # Every tensor of these images, and every view, refers to this array, which lives until the
+    # last of them is freed.
     array = buffer.numpy()
     weakref.finalize(array, _release_in, os.getpid(), buffer).atexit = False
     images = torch.from_numpy(array)[: math.prod(shape)].view(shape)
@@ -108,21 +112,21 @@ def shared_copy(image: np.ndarray) -> Tensor:
 
 
 def keep_freed_memory() -> None:
-    """Makes the allocator keep the memory of freed images for those to come.
+    """Makes the allocator keep the memory of freed images for later ones.
 
-    glibc returns large blocks to the system at once, and learns what is large from the blocks that
-    were freed before. 32 MB is the most that it learns, and none of it is touched.
+    glibc returns large blocks to the system at once, and raises its limit for "large" to the size
+    of a block that is freed, up to 32 MB. The memory of the block freed here is never used.
     """
     np.empty(_LARGEST, np.uint8)
 
 
 def _buffer_of(images: Tensor) -> Tensor:
-    """Returns the whole buffer that images lie in: uint8 [bytes], the mark last."""
+    """Returns the whole buffer that contains images: uint8 [bytes], the mark last."""
     return torch.empty(0, dtype=torch.uint8).set_(images.untyped_storage())
 
 
 def _new_buffer(size: int) -> Tensor:
-    """Allocates uint8 [size]; the process that receives a worker's buffer maps it, not a copy."""
+    """Allocates uint8 [size]; a worker's buffer is mapped, not copied, by its receiver."""
     if get_worker_info() is None:
         return torch.empty(size, dtype=torch.uint8)
     return shared_bytes(size)

@@ -1,6 +1,6 @@
-"""Image files: decoding them, in this process or in workers, and saying what is wrong with one.
+"""Image files: decoding them, in this process or in workers, and describing what is wrong with one.
 
-Images are uint8 [height, width, 3] in the order BGR, turned as the EXIF data of their file says.
+Images are uint8 [height, width, 3] in the order BGR, rotated as the EXIF data of their file says.
 """
 
 from collections.abc import Iterator, Sequence
@@ -84,7 +84,7 @@ class ImageFiles(Dataset[Tensor]):
     """Images as they are in their files; one that cannot be decoded is uint8 [0, 0, 3].
 
     Args:
-        dataset: names the files.
+        dataset: dataset whose image files are decoded.
     """
 
     def __init__(self, dataset: CocoDetection) -> None:
@@ -104,7 +104,7 @@ def decoded_images(
     """Decodes images of a dataset in worker processes; draws no global random number.
 
     Args:
-        dataset: names the files.
+        dataset: dataset whose image files are decoded.
         workers: number of processes that decode ahead; 0 to decode in this one.
         indices: numbers of the images in the dataset.
 
@@ -121,7 +121,7 @@ def decoded_images(
         prefetch_factor=4 if workers else None,
         sampler=indices,
         worker_init_fn=_use_one_thread,
-        generator=torch.Generator(),  # or it would draw from the global one
+        generator=torch.Generator(),  # otherwise it would draw from the global one
     )
     for index, tensor in zip(indices, loader, strict=True):
         image = tensor.numpy()
@@ -138,7 +138,7 @@ def _use_one_thread(worker: int) -> None:
 
 
 def _jpeg_ends(data: bytes) -> bool:
-    """Finds out if an end-of-image marker follows the first scan; thumbnails come before it."""
+    """True if an end-of-image marker follows the first scan; thumbnails come before it."""
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]

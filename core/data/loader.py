@@ -34,9 +34,9 @@ from .unreadable import max_unreadable
 Position = tuple[int, int]  # epoch, number of the image in its dataset
 Item = tuple[Sample, int, list[int]]
 
-LOST_WORKER = "DataLoader worker (pid"  # what PyTorch's error begins with
+LOST_WORKER = "DataLoader worker (pid"  # beginning of PyTorch's error
 
-# What PyTorch's error says when the system may have ended a worker because memory ran out.
+# Parts of PyTorch's error when the system may have ended a worker because memory ran out.
 _OUT_OF_MEMORY = ("Killed", "Bus error", "exited unexpectedly")
 _MEMORY_HINT = " If nobody ended it, memory ran out: lower system.workers or system.prefetch_size"
 
@@ -92,7 +92,7 @@ class TrainingImages(Dataset[Item]):
             sample, number, skipped = self[position]
             images = self._with_room(images, row, sample.image.shape)
             # Copied into the batch at once, so that the next sample reuses this one's memory:
-            # fresh memory costs a worker more time than filling it.
+            # new memory costs a worker more time than filling it.
             _, height, width = sample.image.shape
             target = images.numpy()[row]
             cv2.split(sample.image.transpose(1, 2, 0), list(target[:, :height, :width]))
@@ -131,7 +131,7 @@ class ShuffledStream(Sampler[list[Position]]):
         batch_size: positions in a batch, which may reach into the next epoch.
         seed: seed of the permutations; None keeps the order of the images in every epoch.
         start: number of the first batch.
-        rows: the positions of every batch to give, all by default. Each of several ranks makes its
+        rows: positions of every batch to yield, all by default. Each of several ranks makes its
             rows of the same batch.
     """
 
@@ -237,7 +237,7 @@ def _loader(
         collate_fn=_unchanged,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # or it would draw from the global one
+        generator=torch.Generator(),  # otherwise it would draw from the global one
         prefetch_factor=-(-prefetch // workers) if workers else None,
         persistent_workers=workers > 0,
     )
@@ -248,7 +248,7 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    """Limits a worker to one thread, and keeps signals to the run's process group from it."""
+    """Limits a worker to one thread, and protects it from signals to the run's process group."""
     cv2.setNumThreads(0)
     keep_freed_memory()
     os.setpgid(0, 0)

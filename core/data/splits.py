@@ -1,4 +1,4 @@
-"""The folders of a dataset: the annotation file and the images that a split's name stands for."""
+"""Splits of a dataset: the annotation file and the image folder of each."""
 
 import os
 from collections import defaultdict
@@ -9,7 +9,7 @@ from ..config.errors import UserError
 from ..config.loading import Db, System
 from .coco import CocoDetection
 
-# The reference's names of COCO's splits; any other name stands for itself.
+# The reference's names of COCO's splits; any other name is used as it is.
 REFERENCE_SPLITS = {
     "trainval": "trainval2014",
     "minival": "minival2014",
@@ -25,8 +25,8 @@ def open_split(system: System, db: Db, split: str) -> CocoDetection:
     Args:
         system: ``<data_dir>/<dataset_dir>`` holds ``annotations/instances_<split>.json`` (or
             ``image_info_<split>.json``, without annotations) and ``images/<split>/``.
-        db: says which boxes to use and how many categories to expect.
-        split: a name of :data:`REFERENCE_SPLITS`, or the split's own name.
+        db: settings for crowd boxes and for the expected number of categories.
+        split: a key of :data:`REFERENCE_SPLITS`, or the split's own name.
 
     Raises:
         UserError: a folder, the annotation file or an image is missing (the message lists what

@@ -1,4 +1,4 @@
-"""Transforms of an image with its boxes: crop, resize, clip, flip; and the end of every sample.
+"""Transforms of an image with its boxes: crop, resize, clip, flip; the last step of every sample.
 
 Images are uint8 [height, width, 3], boxes float32 [n, 4]; sizes are (height, width) and points
 (y, x), in pixels. No function changes its arguments; a crop may be a view of its image.
@@ -16,7 +16,7 @@ Size = tuple[int, int]
 
 
 def crop_border(border: int, side: int) -> int:
-    """Computes how far a crop's centre stays from the edges: ``border``, halved until it fits.
+    """Computes the distance of a crop's centre from the edges: ``border``, halved until it fits.
 
     Args:
         border: the wanted distance, at least 1.

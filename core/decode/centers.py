@@ -10,11 +10,11 @@ from .peaks import peak_cells, top_peaks
 
 @torch.no_grad()
 def decode_centers(maps: CenterMaps, *, top_k: int, kernel: int) -> Tensor:
-    """Finds objects as the best peaks; nothing else suppresses (CenterNet, section 4.1).
+    """Finds objects as the best peaks, without other suppression (CenterNet, section 4.1).
 
     Args:
-        maps: of one stack, float32; the heatmap holds probabilities, not logits.
-        top_k: K, objects of an image, over all classes.
+        maps: maps of one stack, float32; the heatmap holds probabilities, not logits.
+        top_k: K, number of objects of an image, over all classes.
         kernel: side of the window in which a centre is a local maximum, odd.
 
     Returns:
@@ -26,7 +26,7 @@ def decode_centers(maps: CenterMaps, *, top_k: int, kernel: int) -> Tensor:
     cells = ys * width + xs
     center = torch.stack((xs, ys), 2) + gather_cells(maps.offset, cells)  # [B, K, 2]
     half = gather_cells(maps.size, cells) / 2
-    scores = scores.clamp(min=0)[..., None]
+    scores = scores.clamp(min=0)[..., None]  # [B, K, 1]
     return torch.cat((center - half, center + half, scores, labels[..., None]), 2)
 
 
@@ -34,12 +34,12 @@ def average_mirrored(maps: CenterMaps) -> CenterMaps:
     """Averages the maps of an image and of its mirror image (CenterNet, section 5).
 
     Args:
-        maps: B = 2, the second row of the mirror image; the heatmap holds probabilities. Sizes and
-            offsets may be only those of the cells of :func:`center_cells`.
+        maps: maps of the image and of its mirror image, B = 2; the heatmap holds probabilities.
+            Sizes and offsets may be only those of the cells of :func:`center_cells`.
 
     Returns:
-        Maps of the image, B = 1: means of heatmap and size. The offset is only that of the image;
-        a mirrored one would mean another fraction of another cell.
+        Maps of the image, B = 1: means of heatmap and size, and the offset of the image alone: a
+        mirrored offset would be another fraction of another cell.
     """
     size, mirrored = maps.size[:1], maps.size[1:]
     if mirrored.dim() == 4:  # else the cells are mirrored already
@@ -52,7 +52,7 @@ def decode_image(outputs: list[CenterMaps], *, mirrored: bool, top_k: int, kerne
 
     Args:
         outputs: one entry a stack, of which the last is read, in any floating dtype.
-        mirrored: whether they are of an image and its mirror image, B = 2, which become one.
+        mirrored: True: they are of an image and its mirror image, B = 2, and are averaged.
         top_k, kernel: as for :func:`decode_centers`.
 
     Returns:

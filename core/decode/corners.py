@@ -27,8 +27,8 @@ def decode_corners(
     the other.
 
     Args:
-        maps: of one stack, any floating dtype, layout and device.
-        top_k: K, corners of each kind, over all classes.
+        maps: maps of one stack, any floating dtype, layout and device.
+        top_k: K, number of corners of each kind, over all classes.
         ae_threshold: largest distance of the embeddings of two corners of one object.
         kernel: side of the window in which a corner is a local maximum, odd.
         num_dets: number of the K x K pairs that are returned.

@@ -9,8 +9,8 @@ def top_peaks(heatmap: Tensor, k: int, kernel: int) -> tuple[Tensor, Tensor, Ten
     """Finds the k highest cells that no cell of the window around them exceeds.
 
     The result is that of comparing the heatmap with its max-pooled self (CornerNet, section 4.2):
-    equal neighbours are all peaks, and the order among equal scores is open. Logits and their
-    probabilities have the same peaks.
+    equal neighbours are all peaks, and the order among equal scores is not defined. Logits and
+    their probabilities have the same peaks.
 
     Args:
         heatmap: [B, C, H, W], any floating dtype and layout.
@@ -58,8 +58,8 @@ def _peaks_of_best_rows(
     """Searches only the rows of the heatmap with the highest cells.
 
     Returns:
-        Peaks as :func:`top_peaks` returns them, and whether they are certain: whether the k-th peak
-        is as high as every cell of the other rows.
+        Peaks as :func:`top_peaks` returns them, and True if they are certain: if the k-th peak is
+        as high as every cell of the other rows.
     """
     batch, _, height, width = heatmap.shape
     highest, best = heatmap.amax(3).flatten(1).topk(rows + 1)  # [B, rows + 1]

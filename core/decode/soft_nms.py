@@ -1,4 +1,4 @@
-"""Non-maximum suppression of the detections of an image, and the cut to the best."""
+"""Non-maximum suppression of the detections of an image, and the choice of the best."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ from ..structures import Detections
 
 Method = Literal["nms", "linear_soft_nms", "exp_soft_nms"]
 
-SCORE = 4  # column of the score; the corners' scores follow it
+SCORE = 4  # column of the score; the corner scores follow it
 
 
 def suppress(
@@ -33,11 +33,12 @@ def suppress(
         labels: int64 [n].
         method, nms_threshold, sigma: as for :func:`cpools_ext.soft_nms.soft_nms`.
         merge: merge a selected box with those that it overlaps.
-        weight_exp: of the merging; the higher, the less a box that overlaps little counts.
+        weight_exp: exponent of an overlapping box's weight in merging; the higher, the less a box
+            with little overlap counts.
         keep_stale: keep the stale rows of suppressed detections, as the reference's plain
             inference does.
-        swap_scores: in merging every box keeps its own corner scores. False: they stay in their row
-            when boxes change places, as in the reference.
+        swap_scores: True: a box that changes its row takes its corner scores along. False: corner
+            scores stay in their row, as in the reference's merging.
 
     Returns:
         rows: float32 [m, 7], classes ascending, in the order of selection within a class.

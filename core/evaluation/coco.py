@@ -1,6 +1,6 @@
 """COCO's result format and metrics (Lin et al. 2014; pycocotools does the matching).
 
-Category ids and xywh boxes stand here only: everywhere else labels are 0 … C-1 and boxes xyxy.
+Category ids and xywh boxes are used only here: everywhere else labels are 0 … C-1 and boxes xyxy.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ _ALL_AREAS, _MOST_DETECTIONS = 0, -1  # positions in COCOeval.eval["precision"]
 
 @dataclass(frozen=True)
 class CocoScores:
-    """COCO's metrics, 0 to 1; one is None where there is no object to find.
+    """COCO's metrics, 0 to 1; a metric is None if there is no object to find.
 
     Attributes:
         metrics: the twelve of :data:`METRICS`, by name.
         ap_by_class: AP of each class by name, in the order of the labels.
-        table: the twelve as COCO's own text.
+        table: the twelve metrics in COCO's own format.
     """
 
     metrics: dict[str, float | None]
@@ -50,7 +50,7 @@ class Metrics:
     Attributes:
         images: number of images.
         seconds: time from the first image to the last.
-        scores: COCO's metrics; None where there are no annotations to compare with.
+        scores: COCO's metrics; None if there are no annotations to compare with.
         results: detections in COCO's format on the main process; empty on others.
     """
 
@@ -67,7 +67,7 @@ def coco_results(
 
     Args:
         found: one for each image of ``dataset``, in its order.
-        dataset: gives the ids of images and categories.
+        dataset: dataset of the images, with the ids of images and categories.
         reference_scoring: round boxes and scores to 2 decimals as the reference does.
     """
     assert len(found) == len(dataset), (len(found), len(dataset))
@@ -90,11 +90,11 @@ def coco_results(
 
 
 def score_results(results: Sequence[dict[str, Any]], dataset: CocoDetection) -> CocoScores:
-    """Compares results with the annotation file of their data set.
+    """Compares results with the annotation file of their dataset.
 
     Args:
-        results: from :func:`coco_results`; none at all gives metrics of 0.
-        dataset: with annotations.
+        results: list from :func:`coco_results`; an empty one gives metrics of 0.
+        dataset: dataset with annotations.
     """
     evaluation = COCOeval(
         _coco(_truth(dataset.annotation_file), dataset),
@@ -133,9 +133,9 @@ def _coco(annotations: list[dict[str, Any]], dataset: CocoDetection) -> COCO:
 
 
 def _truth(annotation_file: Path) -> list[dict[str, Any]]:
-    """The annotations with the fields that COCOeval reads.
+    """Annotations with the fields that COCOeval reads.
 
-    They are numbered anew from 1, because COCOeval takes a match with an id of 0 for no match.
+    They get new ids from 1 on, because COCOeval takes a match with an id of 0 for no match.
     """
     truth: list[dict[str, Any]] = []
     for record in read_records(annotation_file)["annotations"]:

@@ -40,10 +40,10 @@ def draw_detections(
         boxes: [n, 4], (x0, y0, x1, y1) in pixels.
         labels: [n], numbers into ``class_names``.
         scores: [n], or None for ground truth.
-        class_names: OpenCV before 5 writes ``?`` for letters beyond ASCII.
+        class_names: names of the classes; OpenCV before 5 writes ``?`` for letters beyond ASCII.
 
     Returns:
-        uint8 [k h, k w, 3]; k is 1, or above 1 for an image too small to write on.
+        uint8 [k h, k w, 3]; the zoom k is 1, or more for an image too small to write on.
     """
     zoom = max(1, -(-_MIN_SIDE // max(image.shape[:2])))
     canvas = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)

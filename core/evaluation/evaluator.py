@@ -40,7 +40,7 @@ class _Found(NamedTuple):
 
 
 class _Failure(NamedTuple):
-    """An image that could not be evaluated; ``is_user_error`` where the user can fix it."""
+    """An image that could not be evaluated; ``is_user_error`` if the user can fix it."""
 
     image: int
     is_user_error: bool
@@ -59,17 +59,18 @@ def evaluate(
 ) -> Metrics:
     """Detects the objects of every image and scores them with COCO's metrics.
 
-    Several ranks divide the images among them; the result is that of one process with as many
-    threads: on CPUs their number changes a network's last digits.
+    Several ranks divide the images among them; the result is that of one process with the same
+    number of threads, which on CPUs changes a network's last digits.
 
     Args:
-        detector: with its weights; its network is in evaluation mode.
+        detector: detector with its weights; its network is in evaluation mode.
         dataset: images, and annotations if there are any.
-        config: gives precision, number of workers that decode images, and ``reference_scoring``.
+        config: config with the precision, the number of workers that decode images, and
+            ``reference_scoring``.
         ranks: this process among those that evaluate together, each with the same weights.
         show_progress: show a progress bar on the main process.
         debug_dir: folder for drawings of the first images, detections beside ground truth.
-        asked_to_stop: gives the name of a signal that asks for the end, as soon as there is one.
+        asked_to_stop: returns the name of a signal that asked for the end, or None.
 
     Raises:
         UserError: an image cannot be decoded, or a signal asked for the end, on any rank.
@@ -115,7 +116,7 @@ def evaluate(
 def _rounds(images: int, world_size: int) -> Iterator[range]:
     """Cuts the numbers of the images into rounds, after each of which the ranks exchange results.
 
-    One process has a round an image.
+    A single process has one image a round.
     """
     size = _ROUND * world_size if world_size > 1 else 1
     for start in range(0, images, size):
@@ -123,7 +124,7 @@ def _rounds(images: int, world_size: int) -> Iterator[range]:
 
 
 def _describe(error: Exception, image: int, dataset: CocoDetection) -> _Failure:
-    """Says in a line, which other ranks can be sent, what went wrong with an image."""
+    """Describes what went wrong with an image in a line, which can be sent to other ranks."""
     if isinstance(error, UserError):
         return _Failure(image, True, str(error))
     if str(error).startswith(LOST_WORKER):
@@ -139,10 +140,10 @@ def _gather(
     indices: range,
     ranks: Ranks,
 ) -> list[_Found]:
-    """Puts together what all ranks found in a round, in the order of the images.
+    """Collects the results of all ranks in a round, in the order of the images.
 
     Raises:
-        UserError, ImageError: by the failure with the lowest image number, on all ranks.
+        UserError, ImageError: for the failure with the lowest image number, on all ranks.
     """
     if indices.start:  # in the first round workers start; later a lost rank is noticed as in a step
         ranks.sum([0])

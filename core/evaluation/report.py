@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
-    """Writes a JSON file, whole or not at all; folders are made.
+    """Writes a JSON file, completely or not at all; missing folders are made.
 
     Args:
         path: the file, replaced if it is there.
@@ -32,7 +32,7 @@ def write_json(path: Path, content: Any, indent: int | None = None) -> None:
 
 
 def class_table(ap_by_class: Mapping[str, float | None], columns: int = 3) -> str:
-    """AP of each class as lines of ``columns`` classes; ``-`` where there is no object to find."""
+    """AP of each class as lines of ``columns`` classes; ``-`` if there is no object to find."""
     width = max(map(len, ap_by_class), default=0)
     cells = [
         f"{name:<{width}}  {'-' if ap is None else f'{ap:.3f}':>5}"
@@ -45,13 +45,13 @@ def class_table(ap_by_class: Mapping[str, float | None], columns: int = 3) -> st
 def progress_bar(
     total: int | None, unit: str, shown: bool = True, items: Iterable[T] | None = None
 ) -> "tqdm[T]":
-    """Makes a progress bar; where nobody watches, it is a line every 30 seconds.
+    """Makes a progress bar; without a terminal, it is a line every 30 seconds.
 
     Args:
-        total: number of items; None where it is unknown.
+        total: number of items; None if it is unknown.
         unit: name of one item.
-        shown: whether to show anything.
-        items: to iterate over through the bar; without them, call its ``update`` for each.
+        shown: False: nothing is shown.
+        items: items to iterate over through the bar; None: call its ``update`` for each item.
     """
     interval = 0.5 if sys.stderr.isatty() else 30
     options: dict[str, Any] = {"total": total, "unit": unit, "disable": not shown}
@@ -66,8 +66,8 @@ def write_results(
     Args:
         metrics: result of the evaluation.
         dataset: the split that was evaluated.
-        folder: takes the files; made when missing.
-        about: more for ``metrics.json``: config, snapshot and so on.
+        folder: folder for the files; made if it is missing.
+        about: more entries of ``metrics.json``: config, snapshot and so on.
     """
     write_json(folder / "results.json", metrics.results)
     scores = metrics.scores

@@ -9,7 +9,7 @@ from ...structures import Sample
 from .. import transforms
 from ..transforms import Size, finish_sample, linear_taps
 
-_JITTER = 15  # an object in the middle of a crop is moved by fewer pixels than this
+_JITTER = 15  # pixels; an object in the middle of a crop is moved by less
 _MIN_OVERLAP = 0.5  # part of a box that must lie in the crop for the box to be trained
 
 
