@@ -24,10 +24,10 @@ class View:
 
     Attributes:
         canvas: uint8 [H, W, 3].
-        scale: to which the image was resized first.
+        scale: size of the resized image as a multiple of the image's.
         center: (y, x), the point of the resized image in the canvas' middle.
-        pixel: pixels of the resized image a pixel of the canvas.
-        cells: height and width of the network's maps of it.
+        pixel: pixels of the resized image per pixel of the canvas.
+        cells: height and width of the network's maps.
     """
 
     canvas: np.ndarray
@@ -45,7 +45,7 @@ class Geometry:
         resolution: ``keep``: at their own size, padded; ``fix``: scaled into ``input_size``.
         input_size: height and width of a canvas of fixed size.
         coarsest_stride: the sides of a padded canvas are multiples of it; a power of two.
-        stride: pixels a cell of the network's maps.
+        stride: pixels per cell of the network's maps.
     """
 
     resolution: Literal["keep", "fix"]
@@ -102,7 +102,7 @@ def detect_centers(
         nms_algorithm, nms_threshold: as for :func:`core.decode.soft_nms.suppress`.
         max_per_image: detections to keep; more where the last ones have equal scores.
         reference_scoring: keep what the reference keeps: the rows that its soft-NMS leaves behind,
-            and boxes whose width or height came out below 0.
+            and boxes whose width or height is below 0.
 
     Returns:
         Detections in pixels of ``image``; they may reach beyond it.
@@ -131,7 +131,7 @@ def detect_centers(
 
 
 def boxes_in_image(boxes: np.ndarray, view: View) -> np.ndarray:
-    """Takes boxes float32 [n, 4] from the cells of a view to the image."""
+    """Converts boxes float32 [n, 4] from cells of a view to pixels of the image."""
     height, width = view.cells
     cell = view.canvas.shape[1] / width * view.pixel  # in pixels of the resized image, both ways
     middle = np.array([width / 2, height / 2] * 2, np.float32)

@@ -1,7 +1,7 @@
 """Inference with detectors of corners (CornerNet, section 4.2 and the multi-scale test of 4.3).
 
-Every scale of the image, and its mirror image, goes through the network; the detections come back
-to the image's pixels and are suppressed together, class by class.
+Every scale of the image, and its mirror image, goes through the network; the detections are
+converted to pixels of the image and suppressed together, class by class.
 """
 
 from collections.abc import Callable, Sequence
@@ -66,7 +66,7 @@ def detect_corners(
         max_per_image: detections to keep; more where the last ones have equal scores.
         reference_scoring: keep what the reference keeps: the rows that its soft-NMS leaves behind,
             and corner scores that stay in place when its merging swaps rows.
-        stride: input pixels an output cell.
+        stride: input pixels per output cell.
 
     Returns:
         Detections in pixels of ``image``, within ``[0, w] x [0, h]``.
@@ -101,12 +101,12 @@ def lay_out(image: np.ndarray, scale: float) -> View:
 
 
 def rows_in_image(decoded: np.ndarray, view: View, stride: int) -> np.ndarray:
-    """Takes decoded detections from the cells of a view to the image.
+    """Converts decoded detections from cells of a view to pixels of the image.
 
     Args:
         decoded: float32 [B, n, 8], of the view, and with B = 2 of its mirror image; overwritten.
         view: the view.
-        stride: input pixels an output cell.
+        stride: input pixels per output cell.
 
     Returns:
         float32 [B * n, 8], boxes in pixels of the image.

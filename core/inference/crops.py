@@ -83,7 +83,7 @@ def cut_crops(image: Tensor, crops: Crops, view_size: Size) -> Tensor:
         rows, columns = rows.long()[:, :, None], columns.long()[:, None, :]
         return image[rows, columns].float()  # [N, H, W, 3]
 
-    down, across = down[:, :, None, None], across[:, None, :, None]
+    down, across = down[:, :, None, None], across[:, None, :, None]  # [N, H, 1, 1], [N, 1, W, 1]
     above = read(upper, left).lerp_(read(upper, right), across)
     below = read(lower, left).lerp_(read(lower, right), across)
     views = above.lerp_(below, down)

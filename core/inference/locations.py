@@ -1,7 +1,7 @@
 """Locations to zoom in on, from attention maps and detections (CornerNet-Lite, section 3).
 
-Locations are float64 [n, 4]: y and x in pixels of the image, scale of the view to take there,
-score.
+Locations are float64 [n, 4]: y and x in pixels of the image, the scale of the view about that
+point, and a score.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from .crops import Crops
 
 NOWHERE = np.zeros((0, 4))
 
-_CLEAR_SCORE = 0.5  # of a detection that is worth zooming in on
-_LARGEST_VIEW, _LARGEST_ZOOM = 2, 4  # scales past which attention is not followed
+_CLEAR_SCORE = 0.5  # detections above it are worth zooming in on
+_LARGEST_VIEW, _LARGEST_ZOOM = 2, 4  # largest scales of a view and of one that follows from it
 _SAME_SCALE = (0.8, 1.2)  # ratios of scales at which two locations are alternatives
 
 
@@ -25,7 +25,7 @@ def attention_peaks(attention: Sequence[Tensor], windows: Sequence[int]) -> list
     """Sets to 0 all cells that are no maximum of the window around them.
 
     Args:
-        attention: [N, 1, h, w] each, at least 0.
+        attention: maps [N, 1, h, w], at least 0.
         windows: sides of the windows of each map, in cells, odd.
     """
     highest = [
@@ -47,17 +47,18 @@ def attention_locations(
 ) -> np.ndarray:
     """Turns the cells of attention maps that exceed a threshold into locations.
 
-    A view at a scale above 2 is large enough, and no location asks for a scale above 4.
+    No location follows from a view at a scale above 2, and none has a scale above 4.
 
     Args:
-        peaks: float32 [N, 1, h, w] for each range of sizes, coarse first.
-        crops: the N views that they are of.
-        image_size: locations outside it are left out. Along a side that is shorter than a cell,
-            a cell that meets the image is enough, and the location is moved inside.
-        strides: pixels of a view a cell, of each map.
+        peaks: maps of peaks float32 [N, 1, h, w], one for each range of sizes, coarse first.
+        crops: the N views that the maps belong to.
+        image_size: height and width of the image; locations outside it are left out. Along a side
+            that is shorter than a cell, a cell that meets the image is enough, and the location is
+            moved inside.
+        strides: pixels of a view per cell, of each map.
         zooms: scale of the new view as a multiple of the old one's, of each map.
-        threshold: of attention.
-        closer_only: whether maps that do not zoom in are left out.
+        threshold: attention above which a cell becomes a location.
+        closer_only: True: maps that do not zoom in are left out.
 
     Returns:
         Locations in the order view, map, row, column.
@@ -93,7 +94,7 @@ def detection_locations(
     Args:
         detections: float32 [n, 5 or more]: box in pixels of the image, score.
         ranges: longer sides of the objects of each attention map, in pixels, coarse first.
-        view_side: of the views, in pixels.
+        view_side: side of the views, in pixels.
 
     Returns:
         Locations with a score of 1, in the order of the detections.
@@ -111,15 +112,15 @@ def detection_locations(
 def suppress_locations(
     locations: np.ndarray, distance: float, limit: int | None = None
 ) -> np.ndarray:
-    """Leaves out locations that are seen in the view of a better one.
+    """Leaves out locations that lie in the view of a better one.
 
     The better one of two stays if they are nearer than ``distance`` pixels of its view along x or
     along y, and their scales are similar. Of equal scores the later one is better.
 
     Args:
         locations: float64 [n, 4].
-        distance: in pixels of a view.
-        limit: number of locations to return at most.
+        distance: distance in pixels of a view.
+        limit: largest number of locations to return; None: all.
 
     Returns:
         Locations, best first.

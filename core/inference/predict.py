@@ -13,10 +13,10 @@ class Predict:
     """A network with its weights, and the decoding of its outputs.
 
     Attributes:
-        network: in evaluation mode, on ``device``.
-        decode: turns the network's outputs into what inference works with.
-        device: where it runs. Images may come from any device; those made there need no copy.
-        half: whether the network runs in bfloat16 where that is as good.
+        network: a network in evaluation mode, on ``device``.
+        decode: decodes the network's outputs for inference.
+        device: device of the network; images on another one are copied to it.
+        half: True: the network runs in bfloat16, as far as :class:`torch.autocast` chooses it.
         inputs: arguments of the network besides the images, by name.
     """
 

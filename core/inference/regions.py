@@ -27,8 +27,8 @@ def detect_regions(
 
     Args:
         image: uint8 [h, w, 3], BGR.
-        predict: takes normalised images float32 [B, 3, H, W] and gives the
-            result of :func:`decode_regions`.
+        predict: takes normalised images float32 [B, 3, H, W] and gives the result of
+            :func:`decode_regions`.
         trace: not used.
         shorter_side, longer_side, least_side: as for
             :func:`core.data.samples.whole.fitted_size`.
@@ -47,14 +47,14 @@ def detect_regions(
 
 
 def decode_regions(outputs: list[dict[str, Tensor]]) -> list[Tensor]:
-    """Brings detections to the CPU.
+    """Collects the detections of each image in one tensor on the CPU.
 
     Args:
-        outputs: of each image ``boxes`` [n, 4], ``scores`` [n], best first, and ``labels`` [n],
-            1 the first class.
+        outputs: for each image ``boxes`` [n, 4], ``scores`` [n], best first, and ``labels`` [n],
+            counted from 1.
 
     Returns:
-        of each image float32 [n, 6]: box, score, class counted from 0.
+        For each image float32 [n, 6]: box, score, class counted from 0.
     """
     return [
         torch.cat(

@@ -25,7 +25,7 @@ from .locations import (
 from .predict import Predict
 
 _FIRST_SCORE = 0.3  # lowest score of a detection of the first round
-_DISTANCE = 16 / 255  # between locations, as a part of a view's side
+_DISTANCE = 16 / 255  # least distance of two locations, as a part of a view's side
 _SIGMA = 0.7  # of soft-NMS
 
 
@@ -49,14 +49,14 @@ class SaccadeSettings:
     Attributes:
         input_size: height and width of a view, in pixels.
         output_size: height and width of its heatmaps, in cells.
-        init_sizes: longer sides that the whole image gets in the views of the first round.
+        init_sizes: longer sides of the whole image in the views of the first round.
         ranges: longer sides, in pixels of a view, of the objects of each attention map.
-        strides: pixels a cell, of each attention map.
-        windows: in which attention must be highest, of each map, in cells.
-        zooms: for each round after the first, how much larger to show what each map found.
-        thresholds: of attention, for each of these rounds.
-        max_crops: views of all these rounds together.
-        detections_too: also zoom in on clear detections.
+        strides: pixels per cell, of each attention map.
+        windows: sides of the windows in which attention must be highest, of each map, in cells.
+        zooms: for each round after the first, the zoom at the locations of each map.
+        thresholds: for each of these rounds, attention above which a cell becomes a location.
+        max_crops: largest number of views in all these rounds together.
+        detections_too: True: zoom in on clear detections too.
     """
 
     input_size: Size
@@ -78,9 +78,9 @@ class SaccadeRound:
     Attributes:
         crops: N views.
         detections: float32 [n, 8], of all views, boxes in pixels of the image.
-        attention: probabilities float32 [N, 1, h, w], coarse first; empty for the last round, if
-            nothing could follow it.
-        strides, ranges: of the attention maps, as in :class:`SaccadeSettings`.
+        attention: probabilities float32 [N, 1, h, w], coarse first; empty for a round that no other
+            could follow.
+        strides, ranges: strides and ranges of the attention maps, as in :class:`SaccadeSettings`.
     """
 
     crops: Crops
@@ -100,7 +100,7 @@ def detect_saccades(
     nms_threshold: float,
     max_per_image: int,
 ) -> Detections:
-    """Finds the objects of one image, round after round, until no location calls for a crop.
+    """Finds the objects of one image, round after round, until no location is left to crop.
 
     The image is copied to the network's device once; all views of a round are cut and run there as
     one batch. The detections of all rounds are suppressed together.
@@ -108,9 +108,9 @@ def detect_saccades(
     Args:
         image: uint8 [h, w, 3], BGR.
         predict: gives a :class:`SaccadePrediction` of normalised images float32 [B, 3, H, W] on its
-            device; ``attention=False`` says that the attention maps are not needed.
-        trace: gets the rounds added, the first one being that of the whole image.
-        settings: of the rounds.
+            device; with ``attention=False``, without attention maps.
+        trace: list to which the rounds are appended, the round of the whole image first.
+        settings: settings of the rounds.
         nms_algorithm, nms_threshold: as for :func:`core.decode.soft_nms.suppress`.
         max_per_image: detections to keep; more where the last ones have equal scores.
 
@@ -151,10 +151,10 @@ def detect_saccades(
 
 
 def first_locations(image_size: Size, init_sizes: tuple[int, ...]) -> np.ndarray:
-    """The views of the first round, about the image's middle: float64 [len(init_sizes), 3].
+    """Locations of the first round, in the image's middle: float64 [len(init_sizes), 3].
 
-    The scales are float32 numbers, as in the reference: windows are cut off to whole pixels, so the
-    last digit moves boxes by up to a pixel.
+    The scales are float32 numbers, as in the reference: windows are rounded down to whole pixels,
+    so the last digit moves boxes by up to a pixel.
     """
     height, width = image_size
     scales = np.array([size / max(height, width) for size in init_sizes], np.float32)
@@ -172,10 +172,10 @@ def normalized_views(pixels: Tensor, crops: Crops, view_size: Size) -> Tensor:
 def rows_in_image(
     decoded: Tensor, crops: Crops, settings: SaccadeSettings, lowest: float
 ) -> np.ndarray:
-    """Takes the detections whose score is above ``lowest`` from the cells of views to the image.
+    """Converts detections with a score above ``lowest`` from cells of views to pixels of the image.
 
     Args:
-        decoded: [N, n, 8], of N views.
+        decoded: [N, n, 8], detections in N views.
         crops: the views.
         settings: sizes of the views and of their maps.
         lowest: score above which a detection is kept.
@@ -194,7 +194,7 @@ def rows_in_image(
 def next_locations(
     rounds: list[SaccadeRound], image_size: Size, settings: SaccadeSettings, limit: int
 ) -> np.ndarray:
-    """The ``limit`` best locations that the last round calls for (:mod:`.locations`)."""
+    """Finds the ``limit`` best locations that follow from the last round (:mod:`.locations`)."""
     last, number = rounds[-1], len(rounds) - 1
     peaks = attention_peaks(last.attention, settings.windows)
     locations = attention_locations(

@@ -12,9 +12,9 @@ def base_anchors(stride: int, scales: Sequence[float], ratios: Sequence[float]) 
     """Makes the anchors of a map's first cell, about its middle.
 
     Args:
-        stride: pixels a cell of the map.
+        stride: pixels per cell of the map.
         scales: square roots of the anchors' areas, in strides.
-        ratios: heights by widths.
+        ratios: ratios of height to width.
 
     Returns:
         float32 [ratios x scales, 4] in pixels, unrounded; the scales of the first ratio come first.
@@ -26,10 +26,10 @@ def base_anchors(stride: int, scales: Sequence[float], ratios: Sequence[float]) 
 
 
 class AnchorGrid(AnchorGenerator):
-    """The anchors of every cell of a map: row by row, cell by cell, as :func:`base_anchors`.
+    """Anchors of every cell of a map, row by row; a cell has those of :func:`base_anchors`.
 
-    torchvision's rounds the sides, centres anchors on the cells' corners and derives the stride
-    from the sizes of image and map, which is wrong where the map cuts off much of the image.
+    torchvision's generator rounds the sides, centres anchors on the cells' corners and derives the
+    stride from the sizes of image and map, which is wrong if the map cuts off much of the image.
 
     Args:
         stride, scales, ratios: as for :func:`base_anchors`.
@@ -43,7 +43,7 @@ class AnchorGrid(AnchorGenerator):
     def grid_anchors(
         self, grid_sizes: list[list[int]], strides: list[list[Tensor]]
     ) -> list[Tensor]:
-        """Gives the anchors float32 [H x W x n, 4] of each map.
+        """Makes the anchors float32 [H x W x n, 4] of each map.
 
         Args:
             grid_sizes: (H, W) of each map.

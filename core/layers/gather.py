@@ -27,7 +27,7 @@ def gather_windows(maps: Tensor, index: Tensor, side: int) -> Tensor:
     Args:
         maps: [B, D, H, W].
         index: int64 [B, M], number ``y * W + x`` of a window's middle.
-        side: of the windows, odd.
+        side: side of the windows, odd.
 
     Returns:
         [B * M, D, side, side].
@@ -37,7 +37,7 @@ def gather_windows(maps: Tensor, index: Tensor, side: int) -> Tensor:
     reach = torch.arange(-(side // 2), side // 2 + 1, device=maps.device)
     y = (index // width)[..., None, None] + reach[:, None]  # [B, M, side, 1]
     x = (index % width)[..., None, None] + reach  # [B, M, 1, side]
-    # Flattened, or compilers would lose the strides of what they keep for the backward pass.
+    # Flattened, because compilers lose the strides of what they keep for the backward pass.
     rows, y, x = (part.flatten() for part in torch.broadcast_tensors(rows, y, x))
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
     vectors = maps.permute(0, 2, 3, 1)[rows, y.clamp(0, height - 1), x.clamp(0, width - 1)]

@@ -48,7 +48,7 @@ class Head(nn.Sequential):
             nn.init.constant_(output.bias, bias)
 
     def forward(self, features: Tensor, cells: Tensor | None = None) -> Tensor:
-        """Gives the whole map, or only the vectors of some of its cells.
+        """Computes the whole map, or only the vectors of some of its cells.
 
         Args:
             features: [B, in_channels, H, W].

@@ -34,11 +34,12 @@ class Hourglass(nn.Module):
     that kept the size.
 
     Args:
-        channels: of each level's map, finest first; one more than there are halvings.
+        channels: number of channels of each level's map, finest first; one level more than there
+            are halvings.
         blocks: number of blocks in each part of a level, level by level; the last number is that of
             the coarsest map.
         block: makes a block.
-        upsample: makes the module that doubles a map of so many channels.
+        upsample: makes a module that doubles a map, from its number of channels.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Hourglass(nn.Module):
         self.up2 = upsample(here)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Gives the merged maps of all levels, coarsest first; the last is the hourglass' output.
+        """Computes the merged maps of all levels, coarsest first; the last is the output.
 
         Args:
             x: [B, channels[0], H, W]; H and W divide by 2 as often as the hourglass halves.
@@ -94,7 +95,7 @@ class StackedHourglass(nn.Module):
     """A stem that reduces the image, and hourglasses one after the other.
 
     Args:
-        stem_channels: of the stem's convolution and residual blocks; each halves the size.
+        stem_channels: channels of the stem's convolution and residual blocks; each halves the size.
         channels, blocks: as for :class:`Hourglass`; ``channels[0]`` equals ``stem_channels[-1]``.
         stacks: number of hourglasses.
         feature_channels: number of channels of the features that the heads read.
@@ -130,7 +131,7 @@ class StackedHourglass(nn.Module):
         self.cnvs_ = nn.ModuleList(conv_bn(feature_channels, width) for _ in between)
 
     def forward(self, images: Tensor) -> list[StackMaps]:
-        """Gives the maps of every stack.
+        """Computes the maps of every stack.
 
         Args:
             images: [B, 3, height, width], normalised.

@@ -16,7 +16,10 @@ _IGNORED = -1
 
 
 class RegionProposals(RegionProposalNetwork):
-    """torchvision's, except that anchors which leave the image are not trained (section 3.1.3)."""
+    """torchvision's region proposals, but anchors that leave the image are not trained.
+
+    Ren et al. 2015, section 3.1.3.
+    """
 
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[dict[str, Any]]
@@ -27,12 +30,12 @@ class RegionProposals(RegionProposalNetwork):
         those inside. An image into which no anchor fits keeps all of them.
 
         Args:
-            anchors: float32 [N, 4] of each image.
-            targets: of each image ``boxes`` float32 [n, 4] and ``size``, (height, width).
+            anchors: float32 [N, 4] for each image.
+            targets: for each image ``boxes`` float32 [n, 4] and ``size``, (height, width).
 
         Returns:
-            labels: float32 [N] of each image: 1 object, 0 none, -1 not trained.
-            matched: float32 [N, 4] of each image, the objects' boxes where the label is 1.
+            labels: float32 [N] for each image: 1 object, 0 none, -1 not trained.
+            matched: float32 [N, 4] for each image, the objects' boxes where the label is 1.
         """
         labels, matched = [], []
         for boxes, target in zip(anchors, targets, strict=True):
@@ -58,7 +61,7 @@ def anchors_inside(anchors: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def at_least_one_region(regions: list[Tensor], sizes: list[tuple[int, int]]) -> list[Tensor]:
-    """Replaces no regions [0, 4] by one, the whole image: the loss is a mean over regions."""
+    """Replaces empty regions [0, 4] by one, the whole image: the loss is a mean over regions."""
     return [
         boxes if len(boxes) else boxes.new_tensor([[0, 0, width, height]])
         for boxes, (height, width) in zip(regions, sizes, strict=True)
@@ -66,13 +69,13 @@ def at_least_one_region(regions: list[Tensor], sizes: list[tuple[int, int]]) -> 
 
 
 class RegionPooling(MultiScaleRoIAlign):
-    """RoIAlign on one map; torchvision's guesses the map's stride from its first image.
+    """RoIAlign on one map; torchvision's module guesses the map's stride from its first image.
 
     Args:
-        name: of the map.
-        stride: pixels a cell of the map.
-        size: cells a side of the pooled features.
-        sampling_ratio: samples a side of each cell.
+        name: name of the map.
+        stride: pixels per cell of the map.
+        size: side of the pooled features, in cells.
+        sampling_ratio: number of samples along each side of a cell.
     """
 
     def __init__(self, name: str, stride: int, size: int, sampling_ratio: int) -> None:
@@ -86,7 +89,7 @@ class RegionPooling(MultiScaleRoIAlign):
 
         Args:
             x: maps [B, channels, H, W] by name.
-            boxes: float32 [n, 4] of each image, in pixels.
+            boxes: float32 [n, 4] for each image, in pixels.
             image_shapes: sizes of the images; not used.
         """
         height, width = x[self.featmap_names[0]].shape[2:]
@@ -97,7 +100,7 @@ class RegionHead(RPNHead):
     """torchvision's convolutions on the map, with outputs in float32."""
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Gives logits [B, n, H, W] and box codes [B, 4n, H, W] of the n anchors a cell of maps."""
+        """Computes logits [B, n, H, W] and box codes [B, 4n, H, W] for n anchors per cell."""
         logits, codes = super().forward(x)
         return [value.float() for value in logits], [value.float() for value in codes]
 
@@ -106,6 +109,6 @@ class RegionPredictor(FastRCNNPredictor):
     """torchvision's last linear layers, with outputs in float32."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Gives logits [n, C + 1] and box codes [n, 4 (C + 1)] of features [n, channels]."""
+        """Computes logits [n, C + 1] and box codes [n, 4 (C + 1)] of features [n, channels]."""
         logits, codes = super().forward(x)
         return logits.float(), codes.float()

@@ -6,19 +6,19 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-_CHANNELS = 512  # of the last map of a ResNet-18
+_CHANNELS = 512  # channels of the last map of a ResNet-18
 
 
 class UpsampledResNet18(nn.Module):
     """torchvision's ResNet-18, and transposed convolutions that double its last map.
 
-    After "Simple baselines" (Xiao et al. 2018, arXiv:1804.06208, section 2). The one with which
-    CenterNet was published has deformable convolutions too (arXiv:1904.07850, section 5).
+    After "Simple baselines" (Xiao et al. 2018, arXiv:1804.06208, section 2). The backbone with
+    which CenterNet was published has deformable convolutions too (arXiv:1904.07850, section 5).
 
     The keys below ``body`` are torchvision's.
 
     Args:
-        channels: of the upsampled maps; each doubles the size.
+        channels: numbers of channels of the upsampled maps; each map doubles the size.
     """
 
     def __init__(self, channels: Sequence[int]):

@@ -7,14 +7,14 @@ from torchvision.models.vgg import make_layers
 
 
 def vgg_features(blocks: Sequence[Sequence[int]], batch_norm: bool) -> nn.Sequential:
-    """Makes 3x3 convolutions with ReLU in blocks; a max-pooling between two halves the map.
+    """Makes blocks of 3x3 convolutions with ReLU; a max-pooling between two blocks halves the map.
 
-    VGG16's blocks give what torchvision calls its ``features``, without the last max-pooling, under
-    the same keys. Weights are drawn as torchvision draws them.
+    With VGG16's blocks it is torchvision's ``features`` without the last max-pooling, with the same
+    keys. Weights are initialised as torchvision does.
 
     Args:
         blocks: channels of the convolutions of each block.
-        batch_norm: whether a batch norm follows every convolution.
+        batch_norm: True: a batch norm follows every convolution.
     """
     layers: list[str | int] = []
     for block in blocks:

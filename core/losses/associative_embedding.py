@@ -1,11 +1,11 @@
-"""Pulls the embeddings of an object's two corners together and pushes those of objects apart."""
+"""The loss that pulls the embeddings of an object's corners together and separates objects."""
 
 import torch
 from torch import Tensor
 
 from ..layers.gather import gather_cells
 
-EPSILON = 1e-4  # of the reference: n = 0 divides by it, and it shows in the values
+EPSILON = 1e-4  # from the reference: it is the divisor if n = 0, and it changes the values
 
 
 def associative_embedding_loss(

@@ -9,7 +9,7 @@ from ..structures import CenterMaps
 from ..targets.centers import CenterTargets
 from .focal import focal_loss
 
-EPSILON = 1e-4  # of the reference: a batch without objects divides by it
+EPSILON = 1e-4  # from the reference: the divisor for a batch without objects
 
 
 def center_losses(
@@ -19,8 +19,8 @@ def center_losses(
 
     Args:
         outputs: one entry a stack of the network.
-        targets: of the same images.
-        size_weight: of the sizes, which are counted in cells.
+        targets: targets of the same images.
+        size_weight: weight of the sizes, which are in cells.
 
     Returns:
         ``heatmap``, ``size``, ``offset``: float32 scalars, weighted and averaged over the stacks;
@@ -47,7 +47,7 @@ def l1_loss(maps: Tensor, target: Tensor, index: Tensor, mask: Tensor) -> Tensor
     """
     found = gather_cells(maps, index).float()
     cost = F.l1_loss(found, target.float(), reduction="none")  # [B, M, D]
-    mask = mask.bool()[..., None].expand_as(cost)
+    mask = mask.bool()[..., None].expand_as(cost)  # [B, M, D]
     return cost.masked_fill(~mask, 0).sum() / (mask.sum() + EPSILON)
 
 

@@ -10,7 +10,7 @@ from ..targets.corners import CornerTargets
 from .associative_embedding import associative_embedding_loss
 from .focal import focal_loss
 
-EPSILON = 1e-4  # of the reference: a batch without objects divides by it
+EPSILON = 1e-4  # from the reference: the divisor for a batch without objects
 
 
 def corner_losses(
@@ -26,10 +26,10 @@ def corner_losses(
 
     Args:
         outputs: one entry a stack of the network.
-        targets: of the same images.
-        pull_weight, push_weight: of the associative-embedding loss. It is summed over images
-            while the other terms are means, so the published weights belong to the reference's
-            chunk sizes.
+        targets: targets of the same images.
+        pull_weight, push_weight: weights of the two terms of the associative-embedding loss. It is
+            summed over images while the other terms are means, so the published weights belong to
+            the reference's chunk sizes.
         tl_valid, br_valid: [B, C, H, W] or None; 0 where a cell of either heatmap costs nothing.
 
     Returns:
@@ -61,7 +61,7 @@ def offset_loss(offset: Tensor, target: Tensor, index: Tensor, mask: Tensor) -> 
         The sum over the batch's objects, divided by their number; a float32 scalar.
     """
     found = gather_cells(offset, index).float()
-    cost = F.smooth_l1_loss(found, target.float(), reduction="none")
+    cost = F.smooth_l1_loss(found, target.float(), reduction="none")  # [B, M, 2]
     mask = mask.bool()
     return cost.masked_fill(~mask[:, :, None], 0).sum() / (mask.sum() + EPSILON)
 

@@ -18,7 +18,8 @@ def focal_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> T
     Args:
         logits: [B, C, H, W], any floating dtype.
         target: [B, C, H, W], in [0, 1]; exactly 1 at keypoints.
-        valid: [B, C, H, W] or None; 0 where a cell costs nothing. A positive counts all the same.
+        valid: [B, C, H, W] or None; 0 where a cell costs nothing. Positive cells are counted there
+            too.
 
     Returns:
         A float32 scalar.
@@ -57,7 +58,7 @@ class _FocalCost(torch.autograd.Function):
 
 
 def _signed(logits: Tensor, target: Tensor) -> Tensor:
-    """Logits of the wrong answer, float32, in memory of their own."""
+    """Logits of the wrong answer, float32, in new memory."""
     logits = logits.float()
     return torch.where(target == 1, -logits, logits)
 

@@ -19,12 +19,12 @@ def saccade_losses(
     """Computes the terms of :func:`corner_losses`, and the focal loss of the attention maps.
 
     The latter is divided by the number of stacks twice: once as a mean over the stacks, and once
-    more with the sum of all terms, as in the reference (its weights were found with that).
+    more with the sum of all terms, as in the reference (its loss weights were chosen with that).
 
     Args:
         outputs: one entry a stack of the network.
-        targets: of the same images.
-        pull_weight, push_weight: of the associative-embedding loss.
+        targets: targets of the same images.
+        pull_weight, push_weight: weights of the two terms of the associative-embedding loss.
 
     Returns:
         ``heatmap``, ``attention``, ``pull``, ``push``, ``offset``: float32 scalars; the loss is

@@ -43,15 +43,15 @@ def center_targets(
     last cell's right and lower part is lost.
 
     Args:
-        batch: its labels lie in 0..num_classes-1, its boxes anywhere.
-        num_classes: C.
+        batch: batch with labels in 0..num_classes-1 and boxes anywhere.
+        num_classes: number of object classes C.
         output_size: H and W of the heatmap, in cells.
-        gaussian_bump: whether a peak falls off as a Gaussian; otherwise it is one cell.
+        gaussian_bump: True: a peak falls off as a Gaussian. False: it is one cell.
         gaussian_iou: overlap that a box with moved corners keeps; gives the peak's radius.
         gaussian_radius: a fixed radius in cells for all peaks; -1: from the box.
     """
     height, width = output_size
-    # Cells and radii are cut off to whole numbers: double precision.
+    # In double precision, because cells and radii are rounded down to whole numbers.
     boxes = batch.boxes.double()
     x = (boxes[..., 0::2] * (width / batch.images.shape[-1])).clamp(0, width - 1)  # [B, M, 2]
     y = (boxes[..., 1::2] * (height / batch.images.shape[-2])).clamp(0, height - 1)

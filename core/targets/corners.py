@@ -41,17 +41,17 @@ def corner_targets(
     """Renders the targets of a batch on the batch's device (CornerNet, section 3.2).
 
     Args:
-        batch: its boxes lie inside the images, its labels in 0..num_classes-1; those that are not
+        batch: batch with boxes inside the images and labels in 0..num_classes-1; boxes that are not
             ``usable`` are left out.
-        num_classes: C.
+        num_classes: number of object classes C.
         output_size: H and W of the heatmaps, in cells.
-        gaussian_bump: whether a peak falls off as a Gaussian; otherwise it is one cell.
+        gaussian_bump: True: a peak falls off as a Gaussian. False: it is one cell.
         gaussian_iou: overlap that a box with moved corners keeps; gives the peak's radius.
         gaussian_radius: a fixed radius in cells for all peaks; -1: from the box.
     """
     height, width = output_size
     x_ratio, y_ratio = width / batch.images.shape[-1], height / batch.images.shape[-2]
-    # Cells and radii are cut off to whole numbers: double precision, as the reference's scalars.
+    # In double precision, as in the reference, because cells and radii are rounded down.
     x = batch.boxes[..., 0::2].movedim(-1, 0).double() * x_ratio  # [2, B, M]: tl, br
     y = batch.boxes[..., 1::2].movedim(-1, 0).double() * y_ratio
     columns, rows = x.long(), y.long()

@@ -27,7 +27,7 @@ def peak_radius(heights: Tensor, widths: Tensor, *, bump: bool, iou: float, fixe
 
     Args:
         heights, widths: float64 sizes of the objects in cells, of any one shape; rounded up first.
-        bump: whether a peak falls off as a Gaussian; otherwise it is one cell.
+        bump: True: a peak falls off as a Gaussian. False: it is one cell.
         iou: overlap that is left, as for :func:`gaussian_radius`.
         fixed: the radius of all peaks; -1: from the sizes.
 
@@ -45,9 +45,9 @@ def splat_gaussians_(
     """Draws a peak of height 1 for every object; where peaks meet, the higher value stays.
 
     The kernel is exp(-(dx² + dy²) / 2s²) with s = (2 radius + 1) / 6, cut off at ``radius`` in x
-    and in y and at the edges. An object costs the cells of its own patch, whatever the largest
-    radius is: the patches are laid end to end in one list of cells. For the length of that list the
-    host waits once a call.
+    and in y and at the edges. An object costs the cells of its own patch, however large the largest
+    radius is: the cells of all patches are in one list. The host waits for the length of that list
+    once a call.
 
     Args:
         heatmaps: float32 [P, H, W], changed in place.

@@ -13,7 +13,7 @@ def region_targets(batch: Batch) -> list[dict[str, Any]]:
         batch: B images.
 
     Returns:
-        of each image: ``boxes`` float32 [n, 4]; ``labels`` int64 [n], counted from 1 as 0 is the
+        For each image ``boxes`` float32 [n, 4]; ``labels`` int64 [n], counted from 1 as 0 is the
         background; ``size``, its (height, width) in pixels.
     """
     if batch.sizes is None:

@@ -15,7 +15,7 @@ class SaccadeTargets:
     """Targets of the corners and of the attention maps.
 
     Attributes:
-        corners: of the usable boxes.
+        corners: targets of the corners of usable boxes.
         tl_valid, br_valid: bool [B, C, H, W], false near a corner of any other box, where the
             heatmaps have no loss.
         attention: float32 [B, 1, h, w], coarse first: 1 in the cell of an object's centre.
@@ -38,7 +38,7 @@ def saccade_targets(
     """Renders the targets of a batch on the batch's device (CornerNet-Lite, section 3).
 
     Args:
-        batch: with ``usable``.
+        batch: batch with ``usable``.
         sizes, strides, ranges: as for :func:`attention_targets`.
         corners: the other arguments of :func:`core.targets.corners.corner_targets`.
     """
@@ -62,21 +62,21 @@ def attention_targets(
     """Marks the centre of every object, usable or not, on the maps of its size.
 
     Args:
-        batch: its boxes lie inside the images.
+        batch: batch with boxes inside the images.
         sizes: height and width of each map, in cells.
-        strides: pixels a cell of each map.
+        strides: pixels per cell of each map.
         ranges: lowest and highest longer side of the objects of each map, in pixels, both included.
 
     Returns:
         float32 [B, 1, h, w] for each map.
     """
     boxes, present = batch.boxes, batch.present
-    side = (boxes[..., 2:] - boxes[..., :2]).amax(2)
+    side = (boxes[..., 2:] - boxes[..., :2]).amax(2)  # [B, M]
     center = (boxes[..., 2:] + boxes[..., :2]) / 2
     maps = []
     for (height, width), stride, (low, high) in zip(sizes, strides, ranges, strict=True):
         cell = (center / stride).long()
-        index = cell[..., 1] * width + cell[..., 0]
+        index = cell[..., 1] * width + cell[..., 0]  # [B, M]
         marked = (present & (side >= low) & (side <= high)).float()
         blank = boxes.new_zeros((len(batch), height * width))
         drawn = blank.scatter_reduce(1, index, marked, "amax")
