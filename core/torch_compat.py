@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils import _pytree
 
-# PyTorch's own base class of these is private.
+# PyTorch's own base class of these, ``_BatchNorm``, is private.
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
-# Whether a compiled network leaves running statistics alone where it computes activations again:
-# PyTorch 2.8 updates them twice.
+# Whether a compiled network leaves running statistics alone where it computes activations again;
+# with PyTorch 2.8 it does not.
 COMPILES_RECOMPUTATION = torch.__version__ >= "2.9"
 
 
