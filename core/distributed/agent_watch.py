@@ -16,7 +16,7 @@ import sys
 import time
 
 _PATIENCE = 10.0  # seconds; by default an agent looks after its processes ten times in one
-_PAUSE = 0.1  # seconds between two looks
+_PAUSE = 0.1  # seconds between two checks
 
 
 def watch_agent(patience: float = _PATIENCE) -> None:

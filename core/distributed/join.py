@@ -31,7 +31,7 @@ _GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 _SIOCGIFADDR = 0x8915  # gives the IPv4 address of an interface
 _LOOPBACK = "127."
 _ANYWHERE = "192.0.2.1"  # an address of no machine
-_PAUSE = 0.05  # seconds between two looks into a store
+_PAUSE = 0.05  # seconds between two checks of a store
 
 
 @contextlib.contextmanager

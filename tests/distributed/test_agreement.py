@@ -11,16 +11,16 @@ KILLED = f"{LOST_WORKER} 7) is killed by signal: Killed."
 
 
 class LateDeath:
-    """Signals by which a worker's death is known at the ``looks``-th look after a failure."""
+    """Signals by which a worker's death is known at the ``checks``-th check after a failure."""
 
     asked = None
 
-    def __init__(self, looks):
-        self.looks = looks
+    def __init__(self, checks):
+        self.checks = checks
 
     def worker_death(self):
-        self.looks -= 1
-        return KILLED if self.looks < 0 else None
+        self.checks -= 1
+        return KILLED if self.checks < 0 else None
 
 
 def failing(error):
@@ -29,7 +29,7 @@ def failing(error):
 
 
 @pytest.mark.parametrize(
-    ("error", "looks", "message"),
+    ("error", "checks", "message"),
     [
         (EOFError("pipe closed"), 2, "is killed by signal"),
         (EOFError("pipe closed"), 100, "failed: pipe closed$"),
@@ -37,7 +37,7 @@ def failing(error):
         (RuntimeError(f"{LOST_WORKER}(s) 7) exited unexpectedly"), 100, "exited unexpectedly"),
     ],
 )
-def test_the_death_behind_a_failure_may_be_known_a_moment_later(error, looks, message):
-    stream = Stream(failing(error), StandInImages(), LateDeath(looks), ONE_PROCESS)
+def test_the_death_behind_a_failure_may_be_known_a_moment_later(error, checks, message):
+    stream = Stream(failing(error), StandInImages(), LateDeath(checks), ONE_PROCESS)
     with pytest.raises(Stopped, match=message):
         stream.take()
