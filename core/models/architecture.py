@@ -27,12 +27,12 @@ class Architecture(Protocol):
 
     @property
     def stride(self) -> int:
-        """Pixels a cell of the heatmaps."""
+        """Pixels per cell of the heatmaps."""
         ...
 
     @property
     def coarsest_stride(self) -> int:
-        """Pixels a cell of the coarsest map that is doubled again."""
+        """Pixels per cell of the coarsest map that is doubled again."""
         ...
 
     def check(self, where: str) -> None:
@@ -53,11 +53,13 @@ class HourglassArchitecture:
 
     Attributes:
         stacks: number of hourglasses, one after the other.
-        stem_channels: of the layers before them; each halves the size, so that their number gives
-            the stride.
-        channels: of an hourglass' levels, finest first; each level but the first halves the size.
-        blocks: in each part of a level, level by level; the last number is that of the coarsest.
-        head_channels: of a stack's features and of the layers that read them.
+        stem_channels: channels of the layers before them; each halves the size, so their number
+            determines the stride.
+        channels: channels of an hourglass' levels, finest first; each level but the first halves
+            the size.
+        blocks: number of blocks in each part of a level, level by level; the last number is that of
+            the coarsest level.
+        head_channels: channels of a stack's features and of the layers that read them.
     """
 
     stacks: int = 2
@@ -68,12 +70,12 @@ class HourglassArchitecture:
 
     @property
     def stride(self) -> int:
-        """Pixels a cell of the heatmaps."""
+        """Pixels per cell of the heatmaps."""
         return 2 ** len(self.stem_channels)
 
     @property
     def coarsest_stride(self) -> int:
-        """Pixels a cell of the coarsest map of an hourglass."""
+        """Pixels per cell of the coarsest map of an hourglass."""
         return self.stride * 2 ** (len(self.channels) - 1)
 
     def check(self, where: str) -> None:
@@ -160,7 +162,7 @@ def refuse_unused(config: Config, refused: Iterable[str], idle: Iterable[str] = 
 
     Args:
         config: the config.
-        refused: settings by which a user would expect other results, and not get them.
+        refused: settings that a user would expect to change the results.
         idle: settings of steps that the model does not have; they get a notice.
 
     Raises:

@@ -2,8 +2,8 @@
 
 Two backbones: the stacked hourglasses of CornerNet, and ResNet-18 with transposed convolutions.
 
-Weights published for hourglass-104 load as they are, without a table of other names for their
-entries: every key of the network on hourglasses is the published one.
+Weights published for hourglass-104 load as they are: every key of the network on hourglasses is the
+published one.
 """
 
 from collections.abc import Callable
@@ -57,8 +57,8 @@ class OnResNet18:
 
     Attributes:
         backbone: the key of :data:`BACKBONES` that chooses this section.
-        up_channels: of the transposed convolutions, each of which doubles the size.
-        head_channels: between the two convolutions of a head.
+        up_channels: channels of the transposed convolutions, each of which doubles the size.
+        head_channels: channels between the two convolutions of a head.
         backbone_weights: file of torchvision's ResNet-18 weights; None: training starts from
             scratch.
     """
@@ -75,12 +75,12 @@ class OnResNet18:
 
     @property
     def stride(self) -> int:
-        """Pixels a cell of the heatmaps."""
+        """Pixels per cell of the heatmaps."""
         return self.coarsest_stride >> len(self.up_channels)
 
     @property
     def coarsest_stride(self) -> int:
-        """Pixels a cell of the coarsest map."""
+        """Pixels per cell of the coarsest map."""
         return 32
 
     def check(self, where: str) -> None:
@@ -118,11 +118,11 @@ class CenterHourglass(StackedHourglass):
     def forward(  # type: ignore[override]
         self, images: Tensor, cells: Cells | None = None
     ) -> list[CenterMaps]:
-        """Gives the maps of every stack, or in evaluation mode of the last one only.
+        """Computes the maps of every stack, or in evaluation mode of the last one only.
 
         Args:
             images: [B, 3, height, width], normalised.
-            cells: those whose sizes and offsets are wanted; None: all.
+            cells: cells whose sizes and offsets are computed; None: all.
         """
         outputs = super().forward(images)
         stacks = range(0 if self.training else len(outputs) - 1, len(outputs))
@@ -146,7 +146,7 @@ class CenterResNet18(nn.Module):
         )
 
     def forward(self, images: Tensor, cells: Cells | None = None) -> list[CenterMaps]:
-        """Gives the maps of its one stack; arguments as for :meth:`CenterHourglass.forward`."""
+        """Computes the maps of its one stack; arguments as for :meth:`CenterHourglass.forward`."""
         return [center_maps(self, self.backbone(images), 0, cells)]
 
 
@@ -166,7 +166,7 @@ def center_heads(
 def center_maps(
     network: CenterHourglass | CenterResNet18, features: Tensor, stack: int, cells: Cells | None
 ) -> CenterMaps:
-    """Gives the maps of a stack from its features [B, channels, H, W]."""
+    """Computes the maps of a stack from its features [B, channels, H, W]."""
     heatmap = network.hm[stack](features)
     read = cells_in(heatmap, cells)
     size, offset = (head[stack](features, read) for head in (network.wh, network.reg))

@@ -20,7 +20,7 @@ class Architecture(HourglassArchitecture):
     """The ``model`` section of a config: hourglasses, and the corner pooling modules.
 
     Attributes:
-        pooling_channels: of the maps that are pooled.
+        pooling_channels: channels of the maps that are pooled.
     """
 
     pooling_channels: int = 128
@@ -34,8 +34,8 @@ class CornerNet(nn.Module):
     Args:
         num_classes: number of object classes C.
         architecture: widths and depths.
-        block: of the hourglasses.
-        upsample: of the hourglasses: makes the module that doubles a map.
+        block: makes a block of the hourglasses.
+        upsample: makes a module that doubles a map in the hourglasses.
         head_kernel: side of the kernel of the heads' first convolution.
     """
 
@@ -76,11 +76,11 @@ class CornerNet(nn.Module):
     def forward(
         self, images: Tensor, tl_cells: Cells | None = None, br_cells: Cells | None = None
     ) -> list[CornerMaps]:
-        """Gives the maps of every stack, or in evaluation mode of the last one only.
+        """Computes the maps of every stack, or in evaluation mode of the last one only.
 
         Args:
             images: [B, 3, height, width], normalised.
-            tl_cells, br_cells: cells of either corner whose embeddings and offsets are wanted;
+            tl_cells, br_cells: cells of either corner whose embeddings and offsets are computed;
                 None: all.
         """
         outputs = self.hg(images)
@@ -92,7 +92,7 @@ class CornerNet(nn.Module):
     def corner_maps(
         self, features: Tensor, stack: int, tl_cells: Cells | None, br_cells: Cells | None
     ) -> CornerMaps:
-        """Gives the maps of one stack from its features [B, head_channels, H, W]."""
+        """Computes the maps of one stack from its features [B, head_channels, H, W]."""
         top_left = self.tl_modules[stack](features)
         bottom_right = self.br_modules[stack](features)
         tl_heatmap, br_heatmap = self.tl_heats[stack](top_left), self.br_heats[stack](bottom_right)

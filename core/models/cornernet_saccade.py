@@ -1,7 +1,7 @@
 """CornerNet-Saccade: detection in crops (Law et al. 2019, arXiv:1904.08900, section 3).
 
 Unlike CornerNet, it runs three shallow hourglasses (hourglass-54) on small views of the image, and
-attention maps on the hourglasses' merged maps tell which regions to crop next.
+attention maps on the hourglasses' merged maps show which regions to crop next.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -62,13 +62,13 @@ class CornerNetSaccade(cornernet.CornerNet):
         br_cells: Cells | None = None,
         attention: bool = True,
     ) -> list[SaccadeMaps]:
-        """Gives the maps of every stack, or in evaluation mode of the last one only.
+        """Computes the maps of every stack, or in evaluation mode of the last one only.
 
         Args:
             images: [B, 3, height, width], normalised.
-            tl_cells, br_cells: cells of either corner whose embeddings and offsets are wanted;
+            tl_cells, br_cells: cells of either corner whose embeddings and offsets are computed;
                 None: all.
-            attention: whether the attention maps are wanted; without them ``attention`` is empty.
+            attention: False: no attention maps are computed, and ``attention`` is empty.
         """
         outputs = self.hg(images)
         maps = []
@@ -146,7 +146,7 @@ def decode_saccade(
 
     Args:
         outputs: one entry a stack.
-        corners: decodes the corners' maps.
+        corners: function that decodes the maps of corners.
     """
     maps = outputs[-1]
     attention = [logits.float().sigmoid() for logits in maps.attention]
@@ -157,8 +157,8 @@ def attention_sizes(output_size: tuple[int, int], levels: int) -> tuple[tuple[in
     """Height and width, in cells, of the attention maps, coarse first: each doubles the one before.
 
     Args:
-        output_size: of the corners' heatmaps, the size of the finest.
-        levels: number of maps.
+        output_size: height and width of the corners' heatmaps, and of the finest attention map.
+        levels: number of attention maps.
     """
     height, width = output_size
     return tuple((height >> level, width >> level) for level in reversed(range(levels)))
@@ -191,7 +191,7 @@ def saccade_problems(
         db: the settings.
         doublings: number of times that an hourglass doubles a map.
         sizes: height and width, in cells, of the attention maps that the network makes.
-        strides: pixels a cell of each of them.
+        strides: pixels per cell of each of them.
 
     Yields:
         Messages, each starting with the setting's key.
@@ -233,7 +233,7 @@ def saccade_problems(
 def _problems_of_maps(
     db: Db, sizes: Sequence[tuple[int, int]], strides: Sequence[int]
 ) -> Iterator[str]:
-    """Checks what the settings say of the attention maps against what the network makes."""
+    """Checks the settings of the attention maps against the maps that the network makes."""
     for key, given, actual in (
         ("att_sizes", db.att_sizes, sizes),
         ("att_ratios", db.att_ratios, strides),

@@ -27,8 +27,8 @@ def corner_detector(
     Args:
         config: its ``db`` section configures samples, targets, decoding and inference.
         num_classes: number of object classes C.
-        network: gives a list of :class:`core.structures.CornerMaps`.
-        stride: pixels a cell of the network's maps.
+        network: network that returns a list of :class:`core.structures.CornerMaps`.
+        stride: pixels per cell of the network's maps.
         stacks: number of stacks, each with heatmap heads of its own.
     """
     db = config.db
@@ -75,7 +75,7 @@ def corner_detector(
 
 
 def corner_decoder(db: Db, *, no_border: bool, where: str) -> Callable[[CornerMaps], Tensor]:
-    """Gives :func:`decode_corners` the settings of a config's ``db`` section.
+    """Makes a decoder: :func:`decode_corners` with the settings of a config's ``db`` section.
 
     Args:
         db: the section.

@@ -25,7 +25,7 @@ class Infer(Protocol):
         Args:
             image: the image.
             predict: decodes the network's outputs for normalised images float [B, 3, h, w].
-            trace: gets the rounds of CornerNet-Saccade added; other detectors add nothing.
+            trace: list to which CornerNet-Saccade appends its rounds; other detectors nothing.
         """
         ...
 
@@ -47,16 +47,17 @@ class Detector:
             [height, width, 3]; ``rng`` a numpy Generator, or None for no augmentation (validation).
         targets: ``targets(batch)`` -> what the losses compare with, on the batch's device.
         losses: ``losses(outputs, targets)`` -> weighted terms by name; their sum is minimised.
-        decode: ``decode(outputs)`` -> float32 [B, n, columns], detections in output cells; or what
-            else ``infer`` needs.
-        infer: ``infer(image, predict, trace=None)`` -> Detections, see :class:`Infer`.
-        class_head_keys: prefixes of the state-dict keys whose shape depends on the class count.
+        decode: ``decode(outputs)`` -> float32 [B, n, columns], detections in output cells; or
+            another result that ``infer`` works with.
+        infer: ``infer(image, predict, trace=None)`` -> Detections, an :class:`Infer`.
+        class_head_keys: prefixes of the state-dict keys whose shape depends on the number of
+            classes.
         network_inputs: ``network_inputs(targets)`` -> inputs of the network besides the images, for
             its losses, in either mode: the cells that they read, or for Faster R-CNN the targets,
             by which it samples regions.
         decode_inputs: inputs of the network besides the images, for ``decode``, by name.
-        load_pretrained_: ``load_pretrained_()`` loads the weights that parts of the network learnt
-            elsewhere; called where a run starts from no other weights. None: there are none.
+        load_pretrained_: ``load_pretrained_()`` loads pretrained weights into parts of the network;
+            called if a run starts from no other weights. None: there are none.
         compilable: the part of the network that can be compiled without graph breaks; None: all.
     """
 
@@ -73,5 +74,5 @@ class Detector:
     compilable: nn.Module | None = None
 
     def predict(self, device: torch.device, half: bool = False) -> Predict:
-        """The network as ``infer`` calls it; arguments as for :class:`Predict`."""
+        """Makes the function by which ``infer`` runs the network; arguments of :class:`Predict`."""
         return Predict(self.network, self.decode, device, half, self.decode_inputs)

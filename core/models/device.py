@@ -10,12 +10,12 @@ from ..torch_compat import cpu_has_bfloat16
 def choose_device(
     name: str | torch.device | None = None, local_rank: int | None = None
 ) -> torch.device:
-    """Finds the device of a name, or a GPU if there is one.
+    """Finds the device with a name; without a name, a GPU if there is one.
 
     Args:
         name: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` …; None to choose.
-        local_rank: number of this process on its machine, where several processes have a GPU each;
-            ``cuda`` then means the GPU of this number.
+        local_rank: number of this process on its machine, if several processes have a GPU each;
+            ``cuda`` then means the GPU with this number.
 
     Raises:
         UserError: there is no such device here, or it is one GPU for several processes.
@@ -42,7 +42,7 @@ def choose_device(
 
 
 def make_current(device: torch.device) -> None:
-    """Makes a GPU the current one, which streams and pinned memory use where none is named."""
+    """Makes a GPU the current one, which streams and pinned memory use by default."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
@@ -59,7 +59,7 @@ def move_to_device_(
         device: the new device.
         channels_last: the layout; None: the faster one, which is channels_last except for training
             on CPUs without AVX-512, where a step in it takes up to 1.4 times as long.
-        training: whether the network is going to be trained.
+        training: True: the network will be trained.
     """
     if channels_last is None:
         wide = device.type != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
@@ -70,14 +70,15 @@ def move_to_device_(
 
 
 def slow_in_bfloat16(device: torch.device) -> bool:
-    """Tells if convolutions in bfloat16 are several times slower, for lack of instructions."""
+    """True if convolutions in bfloat16 are several times slower, for lack of instructions."""
     return device.type == "cpu" and not cpu_has_bfloat16()
 
 
 def _overruns(module: nn.Module) -> bool:
-    """Tells if the backward pass of a convolution in channels_last writes past its memory.
+    """True if the backward pass of a convolution in channels_last writes past its memory.
 
-    Seen with PyTorch 2.15 on a CPU with AVX2: 1 x 1, a stride of 2, input channels not in eights.
+    Observed with PyTorch 2.15 on a CPU with AVX2: a 1 x 1 kernel, a stride of 2, and a number of
+    input channels that 8 does not divide.
     """
     return (
         isinstance(module, nn.Conv2d)

@@ -55,29 +55,32 @@ class Architecture:
     """The ``model`` section of a config; by default VGG16 and the paper's numbers.
 
     Attributes:
-        channels: of the backbone's convolutions, block by block; each block but the first halves
-            the size, and so their number makes the stride.
-        batch_norm: whether a batch norm follows each of them.
+        channels: channels of the backbone's convolutions, block by block; each block but the first
+            halves the size, so their number determines the stride.
+        batch_norm: True: a batch norm follows each convolution.
         backbone_weights: file of torchvision's VGG16 weights, for the convolutions and the two
             linear layers; None: training starts from scratch.
-        shorter_side: pixels; an image is scaled so that its shorter side has this length,
-        longer_side: unless its longer side would then be longer than this.
+        shorter_side: length to which an image's shorter side is scaled, in pixels.
+        longer_side: largest length of its longer side, in pixels; a longer image is scaled to it.
         anchor_scales: square roots of the anchors' areas, in strides.
         anchor_ratios: heights of the anchors by their widths.
-        rpn_positive_iou, rpn_negative_iou: overlap with an object from which on an anchor is
-            trained as one, and below which as none; the best anchors of an object always are.
-        rpn_samples, rpn_positive_fraction: anchors an image that are trained, and the most of them
-            that are positive.
+        rpn_positive_iou: least overlap with an object of an anchor that is trained as an object;
+            the best anchors of an object always are.
+        rpn_negative_iou: overlap with all objects below which an anchor is trained as background.
+        rpn_samples: number of anchors per image that are trained.
+        rpn_positive_fraction: largest fraction of these that are trained as objects.
         rpn_nms_threshold: overlap above which a proposal suppresses another.
-        rpn_min_size: pixels; a proposal with a shorter side is dropped.
-        train_pre_nms, train_post_nms: best proposals before and after the suppression, in training.
+        rpn_min_size: least length of a proposal's sides, in pixels; others are dropped.
+        train_pre_nms, train_post_nms: number of best proposals that are kept before and after the
+            suppression, in training.
         test_pre_nms, test_post_nms: the same in detection.
-        pooled_size: cells a side of a proposal's features.
-        sampling_ratio: samples a side of each of these cells.
-        head_channels: of the two linear layers.
-        roi_iou: overlap with an object from which on a proposal is trained as one.
-        roi_samples, roi_positive_fraction: as ``rpn_samples``, of proposals.
-        min_score: of a detection.
+        pooled_size: side of a proposal's features, in cells.
+        sampling_ratio: number of samples along each side of these cells.
+        head_channels: channels of the two linear layers.
+        roi_iou: least overlap with an object of a proposal that is trained as an object.
+        roi_samples: number of proposals per image that are trained.
+        roi_positive_fraction: largest fraction of these that are trained as objects.
+        min_score: lowest score of a detection.
     """
 
     channels: tuple[tuple[int, ...], ...] = (
@@ -113,7 +116,7 @@ class Architecture:
 
     @property
     def stride(self) -> int:
-        """Pixels a cell of the map."""
+        """Pixels per cell of the map."""
         return int(2 ** (len(self.channels) - 1))
 
     def check(self, where: str) -> None:
@@ -143,7 +146,7 @@ class Architecture:
             )
 
 
-# Fields from 0 to 1, and fields above 0; the others are no numbers.
+# Fields from 0 to 1, and fields above 0; the others are not numbers.
 _FRACTIONS = (
     *("rpn_positive_iou", "rpn_negative_iou", "rpn_positive_fraction", "rpn_nms_threshold"),
     *("roi_iou", "roi_positive_fraction", "min_score"),
@@ -156,7 +159,7 @@ _NUMBERS = tuple(
 
 
 def _least(value: float | Sequence[Any]) -> float:
-    """The smallest number in nested lists, or 0 for an empty one."""
+    """Smallest number in nested lists, or 0 for an empty one."""
     return min(map(_least, value), default=0) if isinstance(value, Sequence) else value
 
 
@@ -168,7 +171,7 @@ class FasterRCNN(nn.Module):
     Args:
         num_classes: number of object classes C.
         architecture: widths, anchors and numbers of samples.
-        db: its ``nms_threshold`` and ``max_per_image`` are for the detections.
+        db: section with ``nms_threshold`` and ``max_per_image``, for the detections.
     """
 
     def __init__(self, num_classes: int, architecture: Architecture, db: Db) -> None:
@@ -213,15 +216,15 @@ class FasterRCNN(nn.Module):
     def forward(
         self, images: Tensor, targets: list[dict[str, Any]] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Gives the losses if there are targets, else, in evaluation mode, the detections.
+        """Computes the losses if there are targets, else, in evaluation mode, the detections.
 
         Args:
             images: [B, 3, height, width], normalised.
-            targets: as :func:`core.targets.regions.region_targets` gives them.
+            targets: result of :func:`core.targets.regions.region_targets`.
 
         Returns:
             ``loss_objectness``, ``loss_rpn_box_reg``, ``loss_classifier`` and ``loss_box_reg``; or
-            of each image ``boxes`` float32 [n, 4], ``scores`` [n], best first, ``labels`` [n].
+            for each image ``boxes`` float32 [n, 4], ``scores`` [n], best first, ``labels`` [n].
         """
         if targets is None:
             assert not self.training, "training needs targets"
@@ -244,8 +247,8 @@ class FasterRCNN(nn.Module):
     def _sampling(self, device: torch.device) -> Iterator[None]:
         """Context in which torchvision's parts give losses, in evaluation mode too.
 
-        A validation then draws its samples from a seed of its own: it repeats, and the training's
-        draws do not depend on it.
+        A validation draws its samples from a fixed seed: its result repeats, and the draws of the
+        training do not depend on it.
         """
         if self.training:
             yield
@@ -263,7 +266,7 @@ class FasterRCNN(nn.Module):
 
 
 def without_padding(images: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
-    """Sets to 0, the mean colour, all of images [B, 3, h, w] that lies beyond their ``sizes``."""
+    """Sets pixels of images [B, 3, h, w] beyond their ``sizes`` to 0, the mean colour."""
     if len(set(sizes)) == 1:
         return images
     padding = torch.ones_like(images[:, :1], dtype=torch.bool)
@@ -273,7 +276,7 @@ def without_padding(images: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
 
 
 def given_losses(losses: dict[str, Tensor], targets: Any) -> dict[str, Tensor]:
-    """Passes on the loss terms that the network computed itself from the targets."""
+    """Returns the loss terms, which the network computed itself from the targets."""
     return losses
 
 

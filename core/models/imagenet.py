@@ -1,4 +1,4 @@
-"""Weights of backbones that were trained on ImageNet, from files of torchvision's."""
+"""Weights of backbones that were trained on ImageNet, from torchvision's files."""
 
 import logging
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ _RGB_STD = torch.tensor([0.229, 0.224, 0.225])
 
 @dataclass(frozen=True)
 class Source:
-    """Weights of torchvision's, and the keys that they get in a network.
+    """A file of torchvision's weights, and the keys that they get in a network.
 
     Attributes:
         weights: torchvision's name and URL of the file.
         prefixes: prefixes of our keys, and those that torchvision's keys have instead.
         first: our key of the first convolution's weight.
         bias: our key of the bias that is added to its output.
-        subtracted: whether ``bias`` is the mean that a batch norm subtracts.
+        subtracted: True: ``bias`` is the mean that a batch norm subtracts.
         besides: end of the hint for weights that do not fit.
     """
 
@@ -108,8 +108,8 @@ def load_imagenet_weights_(network: nn.Module, path: str, where: str, source: So
 def for_normalized_bgr(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Converts a first convolution for torchvision's input to one for this package's.
 
-    Both give the same, except where they reach beyond the edge of the image: the padding has the
-    mean colour, and the means differ by less than a tenth of a deviation.
+    Their outputs are the same, except where they reach beyond the edge of the image: the padding
+    has the mean colour, and the means differ by less than a tenth of a deviation.
 
     Args:
         weight: [channels, 3, h, w], for RGB with ImageNet's mean and deviation.
@@ -120,5 +120,5 @@ def for_normalized_bgr(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """
     mean, std = torch.from_numpy(MEAN).flip(0), torch.from_numpy(STD).flip(0)  # RGB
     shift = (mean - _RGB_MEAN) / _RGB_STD
-    shifted = bias + (weight.sum((2, 3)) * shift).sum(1)
+    shifted = bias + (weight.sum((2, 3)) * shift).sum(1)  # [channels]
     return (weight * (std / _RGB_STD)[:, None, None]).flip(1), shifted

@@ -30,13 +30,13 @@ class LoadedDetector:
     """A detector with trained weights; :func:`load_detector` makes it.
 
     Args:
-        detector: with its weights, its network on ``device``.
+        detector: detector with its weights, its network on ``device``.
         config: the config that it was built from.
         class_names: C names.
         names_known: true if the names came with the weights, false if they were guessed.
         snapshot: the file of the weights.
         iteration: number of steps that trained the weights; None: unknown.
-        device: of the network.
+        device: device of the network.
     """
 
     def __init__(
@@ -80,8 +80,8 @@ class LoadedDetector:
 
         Args:
             image: as for :meth:`__call__`, with the same errors.
-            trace: gets the rounds of CornerNet-Saccade added, for
-                :func:`core.evaluation.draw.draw_saccades`; other detectors add nothing.
+            trace: list to which CornerNet-Saccade appends its rounds, for
+                :func:`core.evaluation.draw.draw_saccades`; other detectors append nothing.
         """
         image = _as_image(image)
         with torch.inference_mode():
@@ -103,9 +103,9 @@ def load_detector(
         name: a config's name, such as ``CornerNet_Squeeze``, or the path of a ``.json`` file.
         snapshot: a file of weights, ours or the reference's; an iteration; None for the newest in
             the config's ``cache_dir``.
-        device: of the network; None: a GPU if there is one.
-        suffix: of the config alone: ``multi_scale`` reads ``<name>-multi_scale.json``, with the
-            weights of ``name``.
+        device: device of the network; None: a GPU if there is one.
+        suffix: suffix of the config alone: ``multi_scale`` reads ``<name>-multi_scale.json``, with
+            the weights of ``name``.
         overrides: changes to the config, such as ``db.top_k=50``.
         config_dir: folder of the configs.
 
