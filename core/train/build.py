@@ -25,10 +25,10 @@ class TrainingState:
 
     Attributes:
         config: settings of the run.
-        detector: its network is on ``device``.
-        network: the detector's network, or what averages its gradients over several ranks.
-        optimizer: of the network's parameters.
-        device: where the network is.
+        detector: detector with its network on ``device``.
+        network: the detector's network, or the wrapper that averages its gradients over the ranks.
+        optimizer: optimizer of the network's parameters.
+        device: device of the network.
         ranks: this process among those that train together.
     """
 
@@ -60,7 +60,7 @@ def build_for_training(
     Args:
         config: settings of the run.
         num_classes: number of object classes C.
-        device: where to train.
+        device: device to train on.
         ranks: this process among those that train together.
 
     Raises:
@@ -96,13 +96,13 @@ def synchronise_batch_norms_(
 
     Args:
         network: its batch norms are replaced by PyTorch's SyncBatchNorm.
-        device: where the network runs.
+        device: device of the network.
         system: settings of the run, with its chunks.
         ranks: this process among those that train together; one alone has nothing to synchronise.
 
     Raises:
         UserError: PyTorch cannot do it here, the ranks have different numbers of chunks, or the
-            network is compiled or recomputed, where nobody has seen its collectives stay in step.
+            network is compiled or recomputed, which might change the order of the collectives.
     """
     if device.type == "cpu":
         raise UserError("system.sync_batchnorm: PyTorch has it for GPUs alone, not for CPUs")

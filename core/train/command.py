@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
 
 
 def describe(run: TrainingRun) -> list[str]:
-    """Says in a few lines what a run is about to do."""
+    """Describes in a few lines what a run is about to do."""
     system = run.config.system
     parameters = sum(parameter.numel() for parameter in run.detector.network.parameters())
     name = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else ""
@@ -163,7 +163,7 @@ def _prepare(options: argparse.Namespace, ranks: Ranks) -> TrainingRun:
 
 
 def _start_log(run: TrainingRun, options: argparse.Namespace) -> RunLog | None:
-    """Opens the run's log and says what is about to happen; None: another process logs."""
+    """Describes the run and opens its log; None on ranks that do not log."""
     for line in describe(run):
         logger.info("%s", line)
     logger.info("to resume after step N: %s", _resume_command(options, "N"))

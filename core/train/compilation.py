@@ -1,4 +1,4 @@
-"""Compiled training, which goes on uncompiled where the compiler fails."""
+"""Compiled training, which continues uncompiled if the compiler fails."""
 
 import logging
 from collections.abc import Callable
@@ -23,19 +23,19 @@ def compile_(
 ) -> None:
     """Makes a network run compiled in training mode, in place.
 
-    The network, its state-dict keys and the memory layout of its weights stay what they are.
-    Compilation begins with the first call. If it fails, then or for later inputs, one warning says
-    so, and the network runs uncompiled from there on.
-    Evaluation mode, with its images of many sizes, is not compiled.
+    The network, its state-dict keys and the memory layout of its weights do not change. Compilation
+    begins with the first call. If it fails, then or for later inputs, one warning says so, and the
+    network runs uncompiled from then on. Evaluation mode, with its images of many sizes, is not
+    compiled.
 
     Args:
-        network: should have no graph breaks. It takes images, and cells int64 [B, M] to read from
-            its maps; M, above 1, may be another every time.
+        network: network without graph breaks. It takes images, and cells int64 [B, M] to read from
+            its maps; M, above 1, may differ from call to call.
         backend: compiler, as :func:`torch.compile` takes it.
-        warn: whether this process warns if it fails; of several ranks, one does.
+        warn: True: log a warning if compilation fails; of several ranks, one does.
     """
     level = logging.WARNING if warn else logging.DEBUG
-    # Else the backward pass would be compiled, and fail, after the forward pass has run.
+    # Otherwise the backward pass would be compiled, and fail, after the forward pass has run.
     compile_backward_ahead()
     plain = uncompiled_call(network)
 
@@ -44,7 +44,7 @@ def compile_(
         return plain(images, *cells, **options)
 
     settings: Any = None
-    if backend == "inductor":  # else channels_last on every CPU, which move_to_device_ avoids
+    if backend == "inductor":  # otherwise it takes channels_last on CPUs where that is slow
         settings = {"layout_optimization": _in_channels_last(network)}
     try:
         compiled = torch.compile(run, backend=backend, options=settings)
@@ -55,7 +55,7 @@ def compile_(
     def call(images: Any, *cells: Any, **options: Any) -> Any:
         if network.training:
             for index in cells:
-                mark_dynamic(index, 1)  # or each number would be compiled
+                mark_dynamic(index, 1)  # otherwise every M would be compiled
             try:
                 return compiled(images, *cells, **options)
             except RuntimeError as error:
@@ -74,4 +74,6 @@ def _in_channels_last(network: nn.Module) -> bool:
 
 def _warn(error: Exception, level: int) -> None:
     reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
-    logger.log(level, "system.compile: training goes on without, as compiling failed: %s", reason)
+    logger.log(
+        level, "system.compile: training goes on without it, as compiling failed: %s", reason
+    )

@@ -21,10 +21,10 @@ class Evaluation:
     """Result of one evaluation.
 
     Attributes:
-        iteration: number of steps behind the weights.
-        metrics: COCO's, by the names in :data:`core.evaluation.coco.METRICS`.
-        best: whether AP is above that of every evaluation before.
-        seconds: time that it took.
+        iteration: number of steps that trained the weights.
+        metrics: COCO's metrics, by the names in :data:`core.evaluation.coco.METRICS`.
+        best: True if AP is above that of every earlier evaluation.
+        seconds: duration of the evaluation.
     """
 
     iteration: int
@@ -34,19 +34,19 @@ class Evaluation:
 
 
 class Evaluations:
-    """Evaluates the network of a run after some of its steps. All ranks make one together.
+    """Evaluates the network of a run after some of its steps. All ranks evaluate together.
 
-    Training does not notice: weights, random numbers and the mode of the network stay as they are.
-    The weights with the highest AP are kept as ``<name>_best.pkl``, and the file beside them says
-    how high it is. So a run that is resumed knows the AP to beat, unless it was reached after the
-    step from which the run goes on.
+    Training is not affected: weights, random numbers and the mode of the network stay the same. The
+    weights with the highest AP are kept as ``<name>_best.pkl``, with their AP in the description
+    beside them. So a resumed run knows the highest AP so far, unless that was reached after the
+    step from which it resumes.
 
     Args:
         run: the run.
 
     Attributes:
-        interrupted: whether the evaluation after step ``run.start`` is due and was not logged, as
-            its process was killed before; it is rerun then.
+        interrupted: True if the evaluation after step ``run.start`` is due and was not logged,
+            because its process was killed before; it must be rerun.
 
     Raises:
         UserError: the validation split has no annotations.
@@ -70,11 +70,11 @@ class Evaluations:
     def evaluate(self, iteration: int, signals: Signals) -> Evaluation | None:
         """Evaluates the weights after step ``iteration``. All ranks call this together.
 
-        An image that cannot be evaluated costs the metrics and not the run: a line says so.
+        If an image cannot be evaluated, a line says so, and the run continues without metrics.
 
         Args:
             iteration: number of the step.
-            signals: one that asks the run to end, ends the evaluation, too.
+            signals: signals of the run; one that asks the run to end also ends the evaluation.
 
         Returns:
             The result on the main process; None if it failed, and on other ranks.
@@ -87,7 +87,7 @@ class Evaluations:
         return evaluation
 
     def _measure(self, iteration: int, signals: Signals) -> Metrics | None:
-        """Computes the metrics on all ranks together; logs a line and gives None if that fails."""
+        """Computes the metrics on all ranks together; if that fails, logs a line, returns None."""
         run = self._run
         run.ranks.broadcast_(run.network.buffers())
         run.network.eval()
@@ -140,7 +140,7 @@ class Evaluations:
 
 
 def _was_interrupted(run: TrainingRun) -> bool:
-    """True if step ``run.start`` was to be evaluated, and the log has no evaluation of it."""
+    """True if step ``run.start`` had to be evaluated, and the log has no evaluation of it."""
     if not run.start or run.start % run.config.system.eval_iter:
         return False
     records = read_log(run.directory.log) if run.directory.log.is_file() else []

@@ -1,4 +1,4 @@
-"""Errors that end a training run before its last step, and what is said about them."""
+"""Errors that end a training run before its last step, and their messages."""
 
 import contextlib
 import json
@@ -14,14 +14,14 @@ _SHOWN = 4  # names in a message
 
 
 class NonFiniteLoss(RuntimeError):
-    """A loss or a gradient is not finite: the message gives terms and images; nothing was saved.
+    """A loss or a gradient is not finite: the message gives terms and images.
 
-    One is as bad as the other: the weights after a step with such a gradient are not numbers.
+    The step is not saved: after it the weights are not numbers.
     """
 
 
 def out_of_memory(error: torch.OutOfMemoryError, system: System) -> str:
-    """Message about a GPU whose memory a run filled, with the settings that can still help."""
+    """Message about a GPU whose memory is full, with the settings that can still help."""
     largest = max(system.chunk_sizes or (system.batch_size,))
     hints = {
         "smaller system.chunk_sizes": largest > 1,
@@ -48,12 +48,12 @@ def non_finite_loss(
 
     Args:
         iteration: number of the step.
-        terms: terms of its loss.
-        gradient_norm: L2 norm of all its gradients together.
-        images: numbers of its images in the dataset.
+        terms: terms of the step's loss.
+        gradient_norm: L2 norm of all gradients of the step together.
+        images: numbers of the step's images in the dataset.
         dataset: the training split.
-        folder: gets ``non_finite_<iteration>.json`` with the terms and all images, unless the disk
-            is full; None: nothing is written.
+        folder: folder for ``non_finite_<iteration>.json`` with the terms and all images, which is
+            not written if the disk is full; None: it is not written.
     """
     names = [str(dataset.image_path(index)) for index in images]
     values = {name: str(value) for name, value in terms.items()}  # JSON has no NaN

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class _Wait(NamedTuple):
-    """A wait for data: its seconds, and on a GPU the moment when the step after it began there."""
+    """A wait for data: its seconds, and on a GPU the time at which the next step began there."""
 
     seconds: float
     begun: torch.cuda.Event | None
@@ -34,7 +34,7 @@ class _Queued(NamedTuple):
     values: Tensor
     images: Tensor
     learning_rate: float
-    at: float  # time.perf_counter
+    at: float  # by time.perf_counter
     wait: _Wait
     before: torch.cuda.Event | None  # end of the step before, on a GPU
     arrived: torch.cuda.Event | None  # and of this one, with its values
@@ -44,7 +44,7 @@ class LateReport:
     """Reports a step once the next one was queued on the device, and checks that it is finite.
 
     Args:
-        log: gets the steps; None on ranks whose steps the main process logs.
+        log: log of the run; None on ranks other than the main process.
         dataset: the training split, to name the images of a step that is not finite.
         device: device of the network.
         ranks: processes that train together; all see the same losses, each has its own images.
@@ -64,7 +64,7 @@ class LateReport:
 
     @contextlib.contextmanager
     def waiting_for_data(self) -> Iterator[None]:
-        """Times what happens within it as a wait for the data of the next step."""
+        """Context whose time counts as a wait for the data of the next step."""
         start = time.perf_counter()
         yield
         self._wait = _Wait(time.perf_counter() - start, self._now())
@@ -87,7 +87,7 @@ class LateReport:
             images: int64 [B], numbers of the step's images in the dataset, on the host.
 
         Raises:
-            NonFiniteLoss: by the step before.
+            NonFiniteLoss: the loss or the gradient of the step before is not finite.
         """
         self.flush()
         values = torch.stack([*terms.values(), gradient_norm.to(next(iter(terms.values())))])
@@ -109,7 +109,7 @@ class LateReport:
         self._last_arrived = arrived
 
     def flush(self) -> None:
-        """Reports the last step, unless that was done.
+        """Reports the last step, unless it is reported already.
 
         Raises:
             NonFiniteLoss: its loss or its gradient is infinite or not a number.
@@ -137,7 +137,7 @@ class LateReport:
 
     @contextlib.contextmanager
     def pausing(self) -> Iterator[None]:
-        """Reports the steps so far; the time of what happens within it slows none down."""
+        """Reports the steps so far; a context whose time is left out of the steps' speed."""
         self.flush()
         start = time.perf_counter()
         yield
@@ -152,7 +152,7 @@ class LateReport:
             )
 
     def _now(self) -> torch.cuda.Event | None:
-        """An event after all that a GPU was given until now; None for other devices."""
+        """Records an event after all work that a GPU has got until now; None for other devices."""
         if self._device.type != "cuda":
             return None
         event = torch.cuda.Event(enable_timing=True)

@@ -29,12 +29,12 @@ class Step:
     """One step, as it is logged.
 
     Attributes:
-        iteration: its number.
-        terms: terms of its loss.
-        learning_rate: rate of its update.
+        iteration: number of the step.
+        terms: terms of the step's loss.
+        learning_rate: learning rate of the step.
         gradient_norm: L2 norm of all gradients together, before they were clipped.
-        ended: time at which the next one could begin, by ``time.perf_counter``.
-        data_time: seconds in which nothing was computed, because its data was not there.
+        ended: time at which the next step could begin, by ``time.perf_counter``.
+        data_time: seconds in which nothing was computed, because the step's data was not there.
     """
 
     iteration: int
@@ -51,23 +51,23 @@ class RunLog:
     ``<folder>/log.jsonl`` gets one JSON object a line and is only ever appended to:
 
     - ``{"start", "device", …}`` whenever a run starts or resumes after ``start`` steps; older lines
-      about later steps are void from there on (:func:`read_log` leaves them out);
+      about later steps are then no longer valid (:func:`read_log` leaves them out);
     - ``{"iteration", "loss", "terms", "learning_rate", "gradient_norm", "epoch",
       "seconds_per_step", "data_time", "images_per_second", "memory"}`` every ``display`` steps. The
-      loss and the norm are those of that step. The speed is that since the last line, evaluations
-      left out; ``data_time`` are the seconds a step in which nothing was computed because its data
-      was not there. ``memory`` is from :func:`core.train.memory_use.memory_use`;
+      loss and the norm are those of that step. The speed is that since the last line, without
+      evaluations; ``data_time`` is the time per step, in seconds, in which nothing was computed
+      because the data was not there. ``memory`` is from :func:`core.train.memory_use.memory_use`;
     - ``{"iteration", "validation": {"loss", "terms"}}``, null where a term is not finite;
     - ``{"iteration", "evaluation": {"AP", …}, "best", "seconds"}``: COCO's metrics of the
-      validation split, and whether AP is the best so far.
+      validation split; ``best`` is true if AP is the highest so far.
 
     Args:
-        folder: folder of the run; made when missing.
-        system: settings of the run: last step, images a step, steps between two lines.
+        folder: folder of the run; made if it is missing.
+        system: settings of the run: last step, images per step, steps between two lines.
         start: number of steps before this start.
         images: number of images in the training split.
         tensorboard: write ``<folder>/tensorboard`` as well.
-        header: more about the run for its first line.
+        header: more entries of the first line, about the run.
 
     Raises:
         UserError: TensorBoard was asked for and is not installed.
@@ -145,7 +145,7 @@ class RunLog:
         self._bar.update()
 
     def _rates(self, step: Step) -> dict[str, float | None]:
-        """Entries of a line beside the loss; the time of the next line begins."""
+        """Computes the entries of a line beside the loss; the time of the next line begins."""
         last, then = self._last_line
         steps = max(1, step.iteration - last)
         each, data_time = (step.ended - then) / steps, self._data_time / steps
@@ -174,8 +174,8 @@ class RunLog:
 
         Args:
             iteration: number of the step.
-            metrics: by name, 0 to 1; None where there is no object to find.
-            best: whether AP is above that of every evaluation before.
+            metrics: metrics by name, 0 to 1; None if there is no object to find.
+            best: True if AP is above that of every earlier evaluation.
             seconds: duration of the evaluation.
         """
         record = {"evaluation": dict(metrics), "best": best, "seconds": round(seconds, 3)}
@@ -183,7 +183,7 @@ class RunLog:
         self._scalars("evaluation", iteration, metrics)
 
     def pause(self, seconds: float) -> None:
-        """Leaves time that just went by out of the speed in the next line."""
+        """Leaves the last ``seconds`` out of the speed in the next line."""
         last, then = self._last_line
         self._last_line = (last, then + seconds)
 
@@ -219,10 +219,10 @@ def _rates_as_text(rates: Mapping[str, Any], memory: Mapping[str, int]) -> dict[
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Reads the lines of a ``log.jsonl``, without those that a later start made void.
+    """Reads the lines of a ``log.jsonl``, without those that are not valid after a later start.
 
-    Logs written before ``data_time`` have the part of the time that was ``waiting`` for data; their
-    lines get a ``data_time`` as well.
+    Older logs have, instead of ``data_time``, the part of the time that was ``waiting`` for data;
+    their lines get a ``data_time`` too.
     """
     records: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8").splitlines():

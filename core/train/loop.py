@@ -22,7 +22,7 @@ def train(run: TrainingRun, log: RunLog | None = None) -> None:
 
     Args:
         run: from :func:`core.train.run.prepare`; its network is trained in place.
-        log: gets every step; None on ranks whose steps the main process logs.
+        log: log of the run; None on ranks other than the main process.
 
     Raises:
         Stopped: by Ctrl-C or SIGTERM, or because a loader worker died; all steps were saved.
@@ -73,7 +73,7 @@ def train(run: TrainingRun, log: RunLog | None = None) -> None:
 
 @contextlib.contextmanager
 def _finishing(run: TrainingRun) -> Iterator[None]:
-    """Waits for the last snapshot, with signals still held back, at an end that all ranks reach."""
+    """Waits for the last snapshot at an end that all ranks reach, with signals still held back."""
     try:
         yield
     except (Stopped, UserError, NonFiniteLoss):

@@ -1,4 +1,4 @@
-"""Memory that this process holds."""
+"""Memory use of this process."""
 
 import contextlib
 import os
@@ -8,15 +8,15 @@ import torch
 
 _STATISTICS = Path("/proc/self/statm")  # in pages: size, resident size, …
 _STATUS = Path("/proc/self/status")  # by name, in kB
-_FORGET_PEAK = Path("/proc/self/clear_refs"), "5"  # what to write, and where to
+_FORGET_PEAK = Path("/proc/self/clear_refs"), "5"  # file, and what to write into it
 
 
 def memory_use() -> dict[str, int]:
-    """Reads the memory in use: bytes by kind; a kind that this system does not report is left out.
+    """Reads the memory in use, in bytes by kind; leaves out kinds that the system does not report.
 
     Returns:
-        ``resident``: main memory of this process now, including what it shares with its loader
-        workers; ``cuda_peak``: the most memory that tensors took at a time on any CUDA device.
+        ``resident``: main memory of this process now, including memory that its loader workers use
+        too; ``cuda_peak``: the most memory that tensors took at a time on any CUDA device.
     """
     use = {}
     if _STATISTICS.is_file():
@@ -31,8 +31,8 @@ class Peak:
     """Measures the peak of the memory in use; a context manager.
 
     Args:
-        device: a CUDA device, whose tensors are counted, or a CPU, where main memory of this
-            process is.
+        device: a CUDA device, whose tensors are counted; or a CPU, where the main memory of this
+            process is counted.
 
     Attributes:
         bytes: the peak, set when the context ends; None where the system does not report it.
@@ -46,7 +46,7 @@ class Peak:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         else:
-            with contextlib.suppress(OSError):  # then it is the peak of the process's life
+            with contextlib.suppress(OSError):  # then the peak is that since the process started
                 _FORGET_PEAK[0].write_text(_FORGET_PEAK[1])
         return self
 

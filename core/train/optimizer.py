@@ -17,7 +17,7 @@ def build_optimizer(
     """Makes one of the reference's optimizers.
 
     Args:
-        parameters: of the network; those that need no gradient are left out.
+        parameters: parameters of the network; those that need no gradient are left out.
         algorithm: ``adam`` with PyTorch's defaults, or ``sgd`` with momentum and weight decay.
         learning_rate: rate of the first step.
     """

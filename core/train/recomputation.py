@@ -29,7 +29,7 @@ _PARTS: dict[Part, tuple[type[nn.Module], ...]] = {
     "stack": (Hourglass,),
     "residual": (Residual, Fire, BasicBlock),
 }
-_BEHIND = (CornerPooling, Head)  # keep as much as the hourglasses do at 128 x 128 cells
+_BEHIND = (CornerPooling, Head)  # they keep as much as the hourglasses, at 128 x 128 cells
 
 
 def recompute_(network: nn.Module, part: Part) -> None:
@@ -67,7 +67,7 @@ def _recompute_outermost_(network: nn.Module, kinds: tuple[type[nn.Module], ...]
 
 
 def _recomputed(module: nn.Module, *inputs: Any) -> Any:
-    """Computes a module's output such that the backward pass will compute it again.
+    """Computes a module's output so that the backward pass computes it again.
 
     A compiler takes the second computation from the graph of the first, without its side effects.
     None of the parts draws random numbers.
@@ -97,7 +97,7 @@ def _contexts(
 
 @contextlib.contextmanager
 def _as_before(norms: dict[BatchNorm, bool]) -> Iterator[None]:
-    """Has batch norms compute as they did before, and update copies of their statistics.
+    """Context in which batch norms compute as before, and update copies of their statistics.
 
     Args:
         norms: batch norms, each with True if it kept running statistics at the first computation.

@@ -17,7 +17,7 @@ from .build import TrainingState, build_for_training
 from .chunks import chunk_sizes, rank_chunks
 from .weights import load_snapshot_, load_start_weights_, require_classes
 
-_POLL = 1.0  # seconds between two checks whether a snapshot is written
+_POLL = 1.0  # seconds between two checks for a snapshot that is being written
 
 
 @dataclass
@@ -27,8 +27,8 @@ class TrainingRun(TrainingState):
     Attributes:
         dataset: the training split.
         validation_dataset: the validation split; None when ``val_iter`` and ``eval_iter`` are 0.
-        start: number of steps behind the weights.
-        snapshots: writes them, on the main process.
+        start: number of steps that trained the weights.
+        snapshots: writer of the snapshots, on the main process.
     """
 
     dataset: CocoDetection
@@ -72,10 +72,10 @@ class TrainingRun(TrainingState):
         )
 
     def save(self, iteration: int) -> None:
-        """Starts to save a snapshot of the run as it is, ``iteration`` steps behind it.
+        """Starts to save a snapshot of the run as it is after ``iteration`` steps.
 
         While the snapshot before is still being written, on a slow disk, all ranks wait in one
-        step's collective after another: so a rank that is gone is noticed as in any step.
+        step's collective after another, so that the loss of a rank is noticed as in any step.
         """
         while any(self.ranks.sum([not self.snapshots.wait(_POLL)])):
             pass
@@ -116,20 +116,20 @@ def prepare(
 ) -> TrainingRun:
     """Opens the data, builds the detector and gives it the weights to start from.
 
-    Fresh weights are drawn from ``system.seed``, so two runs of a config start from the same. All
+    Initial weights are drawn from ``system.seed``, so two runs of a config start from the same. All
     ranks call this together; the main process alone reads weights, and broadcasts them.
 
     Args:
         config: settings of the run.
-        device: where to train.
+        device: device to train on.
         iteration: resume from the snapshot of this iteration.
         weights: file to start from instead, of any number of classes; ``system.pretrain`` by
             default.
         ranks: this process among those that train together.
-        verify: compare the snapshot with its checksums; not needed where that was just done.
+        verify: compare the snapshot with its checksums; not needed if that was just done.
 
     Raises:
-        UserError: the data or the snapshot is missing or unfit, or the model does not exist.
+        UserError: the data or the snapshot is missing or unusable, or the model does not exist.
     """
     system = config.system
     directory = RunDirectory(system.cache_dir, config.name)
@@ -166,7 +166,7 @@ def prepare(
 
 
 def _open_datasets(config: Config) -> tuple[CocoDetection, CocoDetection | None]:
-    """Opens the training split and, where a run needs it, the validation split."""
+    """Opens the training split and, if the run needs it, the validation split."""
     system = config.system
     dataset = open_split(system, config.db, system.train_split)
     if not system.val_iter and not system.eval_iter:

@@ -33,7 +33,7 @@ def load_snapshot_(
     """Loads a snapshot of the run into a detector.
 
     Args:
-        detector: takes the weights.
+        detector: detector that gets the weights.
         path: the snapshot, ``<name>_<iteration>.pkl``.
         dataset: the training split.
         system: settings of the run that is resumed.
@@ -41,7 +41,7 @@ def load_snapshot_(
         verify: compare the snapshot's files with their checksums.
 
     Returns:
-        State of the optimizer; None where the snapshot has weights only.
+        State of the optimizer; None if the snapshot has weights only.
 
     Raises:
         UserError: the snapshot is corrupt, or of another network, other classes, another optimizer.
@@ -75,7 +75,8 @@ def load_start_weights_(detector: Detector, weights: str | None) -> None:
     """Loads a file of weights, of any number of classes, into a detector.
 
     Args:
-        detector: takes the weights; its class heads start anew where the number differs.
+        detector: detector that gets the weights; its class heads keep their initial weights if the
+            number of classes differs.
         weights: file of weights. None: the detector's pretrained parts are loaded, if it has any.
     """
     if weights is None:
@@ -91,8 +92,13 @@ def load_start_weights_(detector: Detector, weights: str | None) -> None:
 def require_classes(names: Sequence[str], dataset: CocoDetection, owner: str) -> None:
     """Refuses classes that are not those of the training split.
 
+    Args:
+        names: names of the classes.
+        dataset: the training split.
+        owner: file that has these classes, for the message.
+
     Raises:
-        UserError: naming ``owner``, whose classes they are.
+        UserError: the classes differ.
     """
     if tuple(names) != tuple(dataset.class_names):
         raise UserError(
@@ -107,7 +113,7 @@ def _iteration(path: Path) -> int:
 
 
 def _warn_of_changes(state: Mapping[str, Any], system: System, chunks: Sequence[int]) -> None:
-    """Warns of settings that make the steps to come other than an uninterrupted run's."""
+    """Warns of settings that make later steps differ from those of an uninterrupted run."""
     now = {"batch_size": system.batch_size, "seed": system.seed}
     for key, value in now.items():
         if state[key] != value:
