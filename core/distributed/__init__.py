@@ -1,10 +1,10 @@
-"""Processes that train or evaluate together; what the rest of the package uses of them is here.
+"""Processes that train or evaluate together: the interface for the rest of the package.
 
-- :func:`join_ranks` gives a process its :class:`Ranks`, with their collectives; one that was
-  started alone gets :data:`ONE_PROCESS`, whose collectives do nothing.
-- :class:`Signals` holds back what would end a process in the middle of a step; :class:`Stream`
-  gives batches until one rank has such a signal, or lost its loader, and raises :class:`Stopped`
-  on all ranks at the same step.
+- :func:`join_ranks` gives a process its :class:`Ranks`, with their collectives; a single process
+  gets :data:`ONE_PROCESS`, whose collectives do nothing.
+- :class:`Signals` holds back signals that would end a process in the middle of a step;
+  :class:`Stream` yields batches until one rank has such a signal, or lost its loader, and raises
+  :class:`Stopped` on all ranks at the same step.
 - :func:`launch` starts a process for every device, as ``--distributed`` asks.
 
 Each mechanism is here because a test fails without it: cut networks, killed ranks and restarts in

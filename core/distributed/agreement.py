@@ -1,4 +1,4 @@
-"""Batches that all ranks take together: where one of them must end, all end, at the same step."""
+"""Batches that all ranks take together: if one of them must end, all end, at the same step."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -23,10 +23,10 @@ class Stopped(RuntimeError):
 
 
 class Stream:
-    """Batches that all ranks take together, each its rows of the same one.
+    """Batches that all ranks take together, each its rows of the same batch.
 
     Args:
-        batches: this rank's, without end.
+        batches: this rank's batches, without end.
         dataset: split that they are made from.
         signals: signals that may ask for the end.
         ranks: this process among those that train together.
@@ -40,9 +40,9 @@ class Stream:
         self._started = False
 
     def take(self) -> Batch:
-        """Takes the next batch, unless somebody asked for the end.
+        """Takes the next batch, unless a signal asked for the end.
 
-        A step's collective; the first time a patient one, as the loaders' workers start up.
+        A step's collective; the first call is a patient one, as the loaders' workers start up.
 
         Returns:
             This rank's batch; its list of unreadable images is that of all ranks.
@@ -65,7 +65,7 @@ class Stream:
 
 
 def _agree(batch: Batch | None, problem: Stopped | UserError | None, ranks: Ranks) -> Batch:
-    """Returns this rank's batch if every rank has one; else raises a problem of theirs."""
+    """Returns this rank's batch if every rank has one; else raises the lowest rank's problem."""
     unreadable = 0 if batch is None else len(batch.unreadable)
     problems, unreadable = ranks.sum([problem is not None, unreadable])
     if problems:
@@ -89,7 +89,7 @@ def _lowest_problem(own: Stopped | UserError | None, ranks: Ranks) -> Stopped | 
 
 
 def _take(batches: Iterator[Batch], signals: Signals) -> Batch:
-    """Takes the next batch; checks before and after it whether somebody asked for the end."""
+    """Takes the next batch; checks for signals before and after."""
     death, failure, batch = signals.worker_death(), None, None
     if death is None and not signals.asked:
         try:
@@ -108,7 +108,7 @@ def _take(batches: Iterator[Batch], signals: Signals) -> Batch:
 
 
 def _death_behind(error: Exception, signals: Signals) -> str | None:
-    """Returns which worker's death made the loader fail with ``error``; None where none did."""
+    """Returns the death of a worker that made the loader fail with ``error``; None if none did."""
     by_death = str(error).startswith(LOST_WORKER)
     for _ in range(20 if by_death else 2):
         time.sleep(_DYING)

@@ -1,8 +1,8 @@
-"""How a process joins those that it works with: their network, their addresses, and its end.
+"""Joining the other processes: their network, their addresses, and an error if they are lost.
 
-torchrun's agents tell each process its rank and the address of a store. What is added here are the
-network interface that leads to other machines, a part of the store that processes of an earlier
-start did not write to, and one line where the others are lost.
+torchrun's agents give each process its rank and the address of a store. This file chooses the
+network interface that leads to other machines, opens a part of the store that processes of an
+earlier start did not write to, and turns the loss of other processes into a one-line error.
 """
 
 import contextlib
@@ -38,8 +38,8 @@ _PAUSE = 0.05  # seconds between two checks of a store
 def join_ranks() -> Iterator[Ranks]:
     """Joins the processes that torchrun started with this one; else yields :data:`ONE_PROCESS`.
 
-    Within it every rank but rank 0 logs nothing below warnings. A rank that loses the others, when
-    one has ended or the network is cut, says so in one line and leaves by SystemExit.
+    Within the context all ranks but rank 0 log nothing below warnings. A rank that loses the
+    others, because one has ended or the network is cut, logs one line and raises SystemExit.
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     if world_size == 1 or not dist.is_torchelastic_launched():
@@ -49,7 +49,7 @@ def join_ranks() -> Iterator[Ranks]:
     try:
         with _one_line_for_a_loss():
             agents_store, rank, _ = next(dist.rendezvous("env://"))
-            store = fresh_store(agents_store, rank, world_size, PATIENCE)
+            store = store_of_this_start(agents_store, rank, world_size, PATIENCE)
             ends = {"rank": rank, "world_size": world_size, "timeout": PATIENCE}
             dist.init_process_group("gloo", store=store, **ends)
             ranks = Ranks(rank, world_size, int(os.environ["LOCAL_RANK"]))
@@ -64,12 +64,12 @@ def join_ranks() -> Iterator[Ranks]:
 
 
 def choose_interface() -> None:
-    """Gives gloo the interface that leads to the machine of rank 0, before a process group exists.
+    """Sets gloo's interface to the one that leads to rank 0, before a process group exists.
 
     Gloo would take the interface of the host's own name. On many machines that name has a loopback
-    address, and each process would wait there for the others. The choice is left to gloo where the
-    user made one, where there is one machine only, and where the interface cannot be found:
-    without IPv4, or on other systems than Linux.
+    address, and each process would wait there for the others. Nothing is set if the user set it, if
+    there is only one machine, or if the interface cannot be found: without IPv4, or on systems
+    other than Linux.
     """
     address = os.environ["MASTER_ADDR"]
     one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
@@ -81,7 +81,7 @@ def choose_interface() -> None:
 
 
 def interface_to(host: str) -> str | None:
-    """Finds the interface by which a host is reached; None for a loopback, and where it cannot.
+    """Finds the interface that leads to a host; None for a loopback, or if it finds none.
 
     Args:
         host: name or address; nothing is sent there.
@@ -107,22 +107,24 @@ def interface_to(host: str) -> str | None:
     return None
 
 
-def fresh_store(store: dist.Store, rank: int, world_size: int, patience: timedelta) -> dist.Store:
+def store_of_this_start(
+    store: dist.Store, rank: int, world_size: int, patience: timedelta
+) -> dist.Store:
     """Opens a part of a store that only the processes of this start write to.
 
-    The store of torchrun's agents outlives the processes: what was started again
+    The store of torchrun's agents outlives the processes: processes that are started again
     (``--max-restarts``) would find the addresses of those that died, and try to connect to them.
-    Rank 0 gives the part a name that never was before, and lists whom it met under that name: a
-    rank that is not in the list has read the name of an earlier start, and waits for a newer one.
+    Rank 0 gives the part a new name, and lists the processes that joined under that name: a rank
+    that is not in the list has read the name of an earlier start, and waits for a newer one.
 
     Args:
         store: the agents' store, opened by every rank.
         rank: number of this process.
         world_size: number of processes.
-        patience: how long to wait for the others.
+        patience: time to wait for the others.
 
     Raises:
-        RuntimeError: not all of them came.
+        RuntimeError: not all of them joined in time.
     """
     store.set_timeout(patience)
     own = uuid.uuid4().hex
@@ -141,12 +143,12 @@ def fresh_store(store: dist.Store, rank: int, world_size: int, patience: timedel
         if store.check([f"{name}/met"]) and own in store.get(f"{name}/met").decode():
             return dist.PrefixStore(name, store)
         time.sleep(_PAUSE)
-    raise dist.DistStoreError(f"rank 0 did not come within {patience}")
+    raise dist.DistStoreError(f"rank 0 did not join within {patience}")
 
 
 @contextlib.contextmanager
 def _one_line_for_a_loss() -> Iterator[None]:
-    """Logs one line and raises SystemExit for the error of a collective that lost the others."""
+    """Turns the error of a collective that lost the others into one line and SystemExit."""
     try:
         yield
     except RuntimeError as error:
@@ -154,7 +156,7 @@ def _one_line_for_a_loss() -> Iterator[None]:
             raise
         logger.error(
             "error: rank %s lost the other processes: %s. Which failed first says why (slow ones "
-            "need more system.dist_timeout); train.py --resume goes on from the newest snapshot",
+            "need more system.dist_timeout); train.py --resume starts from the newest snapshot",
             os.environ["RANK"],
             re.sub(r"^\[.*?\] ", "", " ".join(str(error).split())).partition(". ")[0],
         )
@@ -163,7 +165,7 @@ def _one_line_for_a_loss() -> Iterator[None]:
 
 
 def is_network_error(error: RuntimeError) -> bool:
-    """Returns whether a collective failed because of other processes.
+    """True if a collective failed because of other processes.
 
     Gloo's errors are plain RuntimeErrors that begin with their place in its source.
     """

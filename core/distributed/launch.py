@@ -1,4 +1,4 @@
-"""Start of a process for every device, as the reference's ``--distributed`` does, by torchrun."""
+"""Starting a process for every device with torchrun, as the reference's ``--distributed`` does."""
 
 import argparse
 import logging
@@ -32,7 +32,7 @@ def add_distributed_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def is_launcher(options: argparse.Namespace) -> bool:
-    """Returns whether this process is to start the others; those that it started are not."""
+    """True if this process must start the others; false in those that it started."""
     return bool(options.distributed) and not dist.is_torchelastic_launched()
 
 
@@ -40,14 +40,14 @@ def launch(options: argparse.Namespace, command: list[str]) -> int:
     """Starts a command for every device of this machine and waits until all have ended.
 
     Args:
-        options: those of :func:`add_distributed_arguments`, and ``device``.
+        options: parsed arguments of :func:`add_distributed_arguments`, and ``device``.
         command: a Python file, or ``--module`` and a module's name; and its arguments.
 
     Returns:
         Exit code of the process that failed first, 1 after a signal; else 0.
 
     Raises:
-        UserError: the arguments name no machine to meet at.
+        UserError: the arguments do not say at which address the machines meet.
     """
     devices = torch.cuda.device_count() if options.device in (None, "cuda") else 1
     processes = max(1, devices)

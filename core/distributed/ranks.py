@@ -34,16 +34,16 @@ _STEP_SECONDS = {"cuda": 45.0, "cpu": 300.0}
 class Ranks:
     """One of the processes that train together, and its collectives with the others.
 
-    A collective must be called by all ranks, in the same order. It raises RuntimeError if a rank is
-    gone, or does not come to it in time; :func:`core.distributed.join_ranks` makes one line of it.
+    A collective must be called by all ranks, in the same order. It raises RuntimeError if a rank
+    has ended or does not call it in time; :func:`core.distributed.join_ranks` logs that in a line.
 
     Attributes:
         rank: number of this process, from 0.
         world_size: number of processes.
         local_rank: number of this process on its machine, from 0.
         steps: the process group of the training steps, whose collectives wait no longer than
-            ``system.dist_timeout``; None: the group of everything else, which waits ten minutes.
-            Patient collectives are those of the latter.
+            ``system.dist_timeout``. None: the default group, which waits ten minutes. Patient
+            collectives always use the default group.
     """
 
     rank: int = 0
@@ -53,7 +53,7 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the main process, rank 0, which logs and writes files for all."""
+        """True in the main process, rank 0, which logs and writes files for all."""
         return self.rank == 0
 
     def sum(self, numbers: Sequence[int]) -> list[int]:
@@ -86,8 +86,8 @@ class Ranks:
         """Returns rank 0's value, on every rank. A patient collective.
 
         Args:
-            value: picklable; tensors in its dictionaries, lists and tuples travel one by one, and
-                have the same strides on every rank. Ignored on other ranks than 0.
+            value: picklable; tensors in its dictionaries, lists and tuples are sent one by one, and
+                have the same strides on every rank. Ignored on ranks other than 0.
         """
         if self.world_size == 1:
             return value
@@ -102,7 +102,7 @@ class Ranks:
         return value
 
     def barrier(self) -> None:
-        """Waits until every rank is here. A patient collective."""
+        """Waits until every rank has called this. A patient collective."""
         self.gather(None)
 
     def broadcast_(self, tensors: Iterable[Tensor]) -> None:
@@ -126,7 +126,8 @@ class Ranks:
         A patient collective at its end.
 
         Raises:
-            UserError: on rank 0, that of the lowest rank; the others leave by SystemExit.
+            UserError: on rank 0, that of the lowest rank.
+            SystemExit: on the other ranks.
         """
         problem = None
         try:

@@ -16,12 +16,12 @@ _NOTICE = b"\n%s: finishing this step, then saving; once more ends at once\n"
 class Signals:
     """Holds signals back while the context is open.
 
-    Outside the main thread, where Python lets nobody handle signals, it holds none back.
+    Outside the main thread, where Python does not handle signals, it holds none back.
 
     A second signal of the kind that asked for the end does what it would have done without this
-    class. Not so in a process that torchrun started: there signals come from torchrun and from
-    whoever ends the whole job, and torchrun itself ends a process that takes too long. Such a
-    process holds them back to its end, while it writes its last snapshot as well.
+    class. A process that torchrun started holds back all of them until it exits, also while it
+    writes its last snapshot: its signals come from torchrun or from the end of the whole job, and
+    torchrun kills a process that takes too long.
 
     Attributes:
         asked: name of the signal that asked the process to end, or None.
@@ -51,10 +51,9 @@ class Signals:
                 self._restore(number)
 
     def hold_worker_deaths(self) -> None:
-        """Holds back PyTorch's handler of dead loader workers; to be called once they started.
+        """Holds back PyTorch's handler of dead loader workers; call it once they have started.
 
-        That handler raises wherever the process happens to be, in the middle of an update of the
-        weights as well.
+        That handler raises wherever the process is, even in the middle of an update of the weights.
         """
         if sys.platform != "win32" and callable(signal.getsignal(signal.SIGCHLD)):
             self._hold(signal.SIGCHLD, self._child)
@@ -63,7 +62,7 @@ class Signals:
         """Asks PyTorch's handler about the workers, if a child ended since the last call.
 
         Returns:
-            The worker that died, and of what; None if all live.
+            PyTorch's message about the worker that died; None if all are alive.
         """
         if not self._child_died:
             return None

@@ -15,7 +15,12 @@ import torch.distributed as dist
 
 from core.config.errors import UserError
 from core.distributed import ONE_PROCESS, join, join_ranks
-from core.distributed.join import choose_interface, fresh_store, interface_to, is_network_error
+from core.distributed.join import (
+    choose_interface,
+    store_of_this_start,
+    interface_to,
+    is_network_error,
+)
 from core.evaluation.evaluator import ImageError
 from tests.support.some_ranks import run_processes
 
@@ -96,7 +101,8 @@ def start(connect, order):
     """Starts ranks in an order; their stores by rank."""
     with ThreadPoolExecutor() as pool:
         found = {
-            rank: pool.submit(fresh_store, connect(), rank, len(order), LIMIT) for rank in order
+            rank: pool.submit(store_of_this_start, connect(), rank, len(order), LIMIT)
+            for rank in order
         }
         return [found[rank].result() for rank in range(len(order))]
 
@@ -113,10 +119,10 @@ def test_every_start_has_a_store_of_its_own(connect, order):
 def test_a_rank_waits_for_a_rank_0_that_is_started_later(connect):
     start(connect, (0, 1))
     with ThreadPoolExecutor() as pool:
-        early = pool.submit(fresh_store, connect(), 1, 2, LIMIT)
+        early = pool.submit(store_of_this_start, connect(), 1, 2, LIMIT)
         threading.Event().wait(0.3)
         assert not early.done()
-        first = fresh_store(connect(), 0, 2, LIMIT)
+        first = store_of_this_start(connect(), 0, 2, LIMIT)
         first.set("address", "there")
         assert early.result().get("address") == b"there"
 
@@ -127,7 +133,7 @@ def test_a_rank_that_nobody_meets_gives_up(connect, rank):
     store, begin = connect(), time.monotonic()
     store.set_timeout(timedelta(seconds=5))
     with pytest.raises(dist.DistStoreError):
-        fresh_store(store, rank, 2, timedelta(seconds=0.3))
+        store_of_this_start(store, rank, 2, timedelta(seconds=0.3))
     assert time.monotonic() - begin < 3
 
 
