@@ -21,8 +21,8 @@ from torch.utils import _pytree
 # PyTorch's own base class of these, ``_BatchNorm``, is private.
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
-# Whether a compiled network leaves running statistics alone where it computes activations again;
-# with PyTorch 2.8 it does not.
+# True if a compiled network leaves running statistics as they are when it computes activations
+# again; with PyTorch 2.8 it does not.
 COMPILES_RECOMPUTATION = torch.__version__ >= "2.9"
 
 
@@ -43,7 +43,7 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Returns whether convolutions in bfloat16 have vector instructions on this CPU.
+    """True if convolutions in bfloat16 have vector instructions on this CPU.
 
     ``torch.ops.mkldnn._is_mkldnn_bf16_supported``, in all versions. Where it is missing, as in a
     PyTorch that was built without oneDNN, there are none.
@@ -79,7 +79,7 @@ def compile_backward_ahead() -> bool:
     missing, a backward pass that fails to compile ends the run, instead of leaving it uncompiled.
 
     Returns:
-        Whether this PyTorch can.
+        True if this PyTorch can.
     """
     import torch._functorch.config as config
 
@@ -90,10 +90,10 @@ def compile_backward_ahead() -> bool:
 
 
 def is_compile_error(error: Exception) -> bool:
-    """Returns whether compiling failed, rather than the compiled function.
+    """True if compiling failed, rather than the compiled function.
 
-    ``torch._dynamo.exc.TorchDynamoException``, in all versions. The import takes seconds; nobody
-    but a run that compiles should wait for it.
+    ``torch._dynamo.exc.TorchDynamoException``, in all versions. The import takes seconds, so it is
+    here and not at the top of the file.
     """
     from torch._dynamo.exc import TorchDynamoException
 
@@ -109,7 +109,7 @@ def mark_dynamic(tensor: Tensor, dim: int) -> None:
 
 
 def uncompiled_call(module: nn.Module) -> Callable[..., Any]:
-    """Returns what calling a module runs where :func:`set_compiled_call` has set nothing.
+    """Returns the function that a module's call runs unless :func:`set_compiled_call` sets one.
 
     ``nn.Module._call_impl``, in all versions: the hooks and ``forward``.
     """

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEOS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
 
-_FRAMES_A_SECOND = 25.0  # of a video whose file does not say
+_FRAMES_A_SECOND = 25.0  # for a video whose file does not give it
 
 
 def main(argv: list[str]) -> int:

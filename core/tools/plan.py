@@ -54,9 +54,9 @@ class StepCost:
         chunk_seconds: seconds of the chunk, forward and backward.
         update_seconds: seconds of the optimizer's step.
         state_bytes: bytes of weights, buffers, gradients and the optimizer's state.
-        activation_bytes: peak of what the chunk took on top of that; None where the system does
+        activation_bytes: peak of the memory that the chunk took besides; None if the system does
             not report it.
-        available_bytes: memory of the device for both; None where the system does not report it.
+        available_bytes: memory of the device for both; None if the system does not report it.
     """
 
     images: int
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
         type=float,
         default=60,
         metavar="S",
-        help="of a chunk that takes longer, one image is computed (%(default)g)",
+        help="limit for a chunk; if it takes longer, one image is computed (%(default)g)",
     )
     options = parser.parse_args(argv)
     config = load_config(options.config, overrides=options.set, config_dir=options.config_dir)

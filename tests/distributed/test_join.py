@@ -17,9 +17,9 @@ from core.config.errors import UserError
 from core.distributed import ONE_PROCESS, join, join_ranks
 from core.distributed.join import (
     choose_interface,
-    store_of_this_start,
     interface_to,
     is_network_error,
+    store_of_this_start,
 )
 from core.evaluation.evaluator import ImageError
 from tests.support.some_ranks import run_processes
