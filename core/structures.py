@@ -175,7 +175,8 @@ class CenterMaps(NamedTuple):
         heatmap: logits [B, C, H, W] of the centres of boxes.
         size: [B, 2, H, W], width and height of the box about a centre, in cells; [B, n, 2] if the
             network was asked for n cells only.
-        offset: as ``size``, (x, y) fraction of a cell to add to the cell's number.
+        offset: [B, 2, H, W], (x, y) fraction of a cell to add to the cell's number; [B, n, 2] if
+            the network was asked for n cells only.
     """
 
     heatmap: Tensor

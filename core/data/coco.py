@@ -48,7 +48,7 @@ class CocoDetection:
         records: the content of ``annotation_file``, if it was read and checked before.
 
     Attributes:
-        annotation_file, image_dir: as passed.
+        annotation_file, image_dir: the arguments.
         class_names: C names.
         category_ids: int64 [C], ascending.
         image_ids: int64 [N].

@@ -88,7 +88,7 @@ def side_by_side(drawings: Mapping[str, np.ndarray]) -> np.ndarray:
     """Puts drawings of one image beside each other, or below if it is very wide, under captions.
 
     Args:
-        drawings: by caption, uint8 [h, w, 3], all of one shape; at least one.
+        drawings: one or more drawings uint8 [h, w, 3], all of one shape, by caption.
 
     Returns:
         uint8 [h + caption, n w + (n - 1) gap, 3]; below each other,

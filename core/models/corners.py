@@ -25,7 +25,7 @@ def corner_detector(
     """Builds a detector of corners around its network.
 
     Args:
-        config: its ``db`` section configures samples, targets, decoding and inference.
+        config: config whose ``db`` section is for samples, targets, decoding and inference.
         num_classes: number of object classes C.
         network: network that returns a list of :class:`core.structures.CornerMaps`.
         stride: pixels per cell of the network's maps.

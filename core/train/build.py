@@ -95,7 +95,7 @@ def synchronise_batch_norms_(
     A step then depends on the number of ranks. The keys of the weights stay as they are.
 
     Args:
-        network: its batch norms are replaced by PyTorch's SyncBatchNorm.
+        network: network whose batch norms are replaced by PyTorch's SyncBatchNorm.
         device: device of the network.
         system: settings of the run, with its chunks.
         ranks: this process among those that train together; one alone has nothing to synchronise.

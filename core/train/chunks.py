@@ -19,10 +19,10 @@ class RankChunks:
     """One rank's chunks of every step.
 
     Attributes:
-        sizes: images of each of its chunks.
-        first: number of its first chunk in the step, from 0.
+        sizes: number of images in each of the rank's chunks.
+        first: number of the rank's first chunk in the step, from 0.
         total: number of chunks in the step, of all ranks.
-        rows: its images in the step's batch.
+        rows: rows of the rank's images in the step's batch.
     """
 
     sizes: tuple[int, ...]
@@ -32,7 +32,7 @@ class RankChunks:
 
     @property
     def last(self) -> int:
-        """Number of its last chunk in the step."""
+        """Number of the rank's last chunk in the step."""
         return self.first + len(self.sizes) - 1
 
     def split(self, batch: Batch) -> Iterator[tuple[int, Batch]]:
@@ -47,7 +47,7 @@ def rank_chunks(system: System, ranks: Ranks) -> RankChunks:
     """Assigns chunks to a rank; the ranks' numbers of chunks differ by one at most.
 
     Args:
-        system: its ``chunk_sizes`` are the chunks. Without them, the batch is one chunk a rank.
+        system: settings with ``chunk_sizes``; without them, the batch is one chunk a rank.
         ranks: this process among those that train together.
 
     Raises:

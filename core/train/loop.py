@@ -21,7 +21,7 @@ def train(run: TrainingRun, log: RunLog | None = None) -> None:
     ranks call this together, and all end at the same step.
 
     Args:
-        run: from :func:`core.train.run.prepare`; its network is trained in place.
+        run: a run that :func:`core.train.run.prepare` made; its network is trained in place.
         log: log of the run; None on ranks other than the main process.
 
     Raises:

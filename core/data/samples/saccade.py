@@ -39,7 +39,7 @@ def sample_saccade(
         scales: scales to choose from for an image without objects.
         ranges: lowest and highest longer side of the objects of each attention map, coarse first.
         min_side: longer side of the smallest object that is trained, in pixels of the result.
-        centered: in every second crop, put the object near the middle.
+        centered: True: in every second crop, the object is near the middle.
         color: change brightness, contrast and saturation.
         lighting: with ``color``, add PCA lighting too.
 
