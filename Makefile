@@ -26,7 +26,7 @@ compare: $(INSTALLED)
 # On all cores, then alone what measures times or memory. Both run, whatever fails.
 test: $(INSTALLED)
 	status=0; \
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not serial" || status=1; \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not serial" || status=1; \
 	$(BIN)/python -m pytest -m serial || status=1; \
 	exit $$status
 

@@ -25,6 +25,8 @@ NAME = "CornerNet_Squeeze-shapes"
 BUILT = "core", "cpools_ext", "configs"
 FILES = "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "NOTICE"
 
+pytestmark = pytest.mark.xdist_group("package")  # of one wheel
+
 # Compiles an empty source; where it links, the output is the clone's binary.
 COMPILER = """#!{python}
 import os, shutil, sys

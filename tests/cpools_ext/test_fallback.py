@@ -28,9 +28,10 @@ y = corner_pool(x, "right")
 y.sum().backward()
 print(y.tolist(), x.grad.tolist())
 print(corner_pool_sum(x, x, "top_left").tolist())
-compiled = torch.compile(lambda x: corner_pool(x, "top"), fullgraph=True, backend="aot_eager")
-print(torch.equal(compiled(x), corner_pool(x, "top")))
-torch.library.opcheck(torch.ops.cpools_ext.corner_pool, (torch.randn(1, 2, 3, 9), -1, True))
+if Spec.origin is None:  # with a broken binary the operators are the same ones
+    compiled = torch.compile(lambda x: corner_pool(x, "top"), fullgraph=True, backend="aot_eager")
+    print(torch.equal(compiled(x), corner_pool(x, "top")))
+    torch.library.opcheck(torch.ops.cpools_ext.corner_pool, (torch.randn(1, 2, 3, 9), -1, True))
 from cpools_ext import __main__
 print(__main__.main())
 """
@@ -53,7 +54,7 @@ def check_results(lines: list[str]) -> str:
         "[[1.0, 3.0, 3.0, 3.0], [0.0, 1.0, 1.0, 4.0]] [[1.0, 3.0, 0.0, 0.0], [1.0, 2.0, 0.0, 1.0]]"
     )
     assert lines[3] == "[[4.0, 6.0, 5.0, 7.0], [4.0, 5.0, 5.0, 8.0]]"
-    assert lines[4] == "True" and lines[-1] == "0"
+    assert lines[-1] == "0"
     assert not any("runs in standard PyTorch" in line for line in lines[2:])
     return notice
 
@@ -61,6 +62,7 @@ def check_results(lines: list[str]) -> str:
 def test_without_a_binary() -> None:
     lines = use(None)
     assert "were not built" in check_results(lines)
+    assert lines[4] == "True"  # compiled
     assert any("nothing native" in line for line in lines)
 
 

@@ -64,13 +64,20 @@ def test_forward_loss_gradients_and_decoding():
     network.eval()
     with torch.no_grad():
         (maps,) = network(images)
-        (unasked,) = network(images, attention=False)
     golden.compare(maps.corners, "eval")
     prediction = detector.decode([maps])
     for level, attention in enumerate(prediction.attention):
         golden.compare_map(attention, f"eval_attsig_{level}")
     check_decoding(golden, prediction.detections, maps.corners, no_border=True)
-    assert unasked.attention == [] and torch.equal(unasked.corners[0], maps.corners[0])
+
+
+def test_attention_is_computed_only_where_it_is_asked_for():
+    network = small_detector(NAME).network.eval()
+    images = torch.randn(2, 3, 63, 47)
+    with torch.no_grad():
+        (asked,), (unasked,) = network(images), network(images, attention=False)
+    assert len(asked.attention) == 2 and unasked.attention == []
+    assert torch.equal(unasked.corners[0], asked.corners[0])
 
 
 def test_targets_of_the_golden_boxes():

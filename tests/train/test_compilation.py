@@ -64,9 +64,6 @@ def images(dtype=torch.float32, count=2):
 
 @pytest.fixture(autouse=True)
 def nothing_compiled():
-    # If it came after a compilation, a process's first backward pass would start threads, and
-    # processes that later tests fork could compute none.
-    torch.ones(1, requires_grad=True).backward()
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
