@@ -73,3 +73,16 @@ def test_other_formats_are_read(tmp_path, extension):
     path = tmp_path / f"a{extension}"
     cv2.imwrite(str(path), np.zeros((6, 7, 3), np.uint8))
     assert image_problem(path, (6, 7)) is None
+
+
+def test_an_image_is_turned_as_its_exif_data_says():
+    """Orientation 6: row 0 of the file is the right side of the image."""
+    upright = np.zeros((16, 32, 3), np.uint8)
+    upright[:, 16:] = 255  # the right half is white
+    tag = b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"  # Orientation, one short: 6
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + tag + b"\0\0\0\0"
+    segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    stored = cv2.imencode(".jpg", cv2.rotate(upright, cv2.ROTATE_90_COUNTERCLOCKWISE))[1].tobytes()
+    image = decode_image(stored[:2] + segment + stored[2:])
+    assert image.shape == (16, 32, 3)
+    assert image[:, :12].max() < 30 and image[:, 20:].min() > 225

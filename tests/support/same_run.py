@@ -23,7 +23,7 @@ def _losses(root, name):
     """Everything in a log that the images and the weights decide, by step."""
     found = {}
     for line in read_log(RunDirectory(root / "cache", name).log):
-        values = [line.get(kind) for kind in ("validation", "evaluation")]
+        values = [line.get(kind) for kind in ("validation", "evaluation", "best")]
         values += [line.get(kind) for kind in ("loss", "terms", "learning_rate", "gradient_norm")]
         found.setdefault(line["iteration"], []).append(values)
     return found
