@@ -23,10 +23,10 @@ demo: $(INSTALLED)
 compare: $(INSTALLED)
 	$(BIN)/python -m benchmarks.compare
 
-# On all cores, then alone what measures times or memory. Both run, whatever fails.
+# On all cores, file by file; then alone what measures times or memory. Both run, whatever fails.
 test: $(INSTALLED)
 	status=0; \
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not serial" || status=1; \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not serial" || status=1; \
 	$(BIN)/python -m pytest -m serial || status=1; \
 	exit $$status
 

@@ -10,8 +10,6 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-FIRST = pytest.StashKey[bool]()
-
 
 @pytest.fixture(scope="session", autouse=True)
 def first_backward_pass():
@@ -24,17 +22,11 @@ def first_backward_pass():
     torch.ones(1, requires_grad=True).backward()
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Decides what several processes share: modules, whose fixtures are made once, and slow tests.
+    """Puts files with slow tests first where processes share the files: none ends long after all.
 
-    Slow tests are handed out one by one, and first, so that none ends long after all others.
+    The order within a file stays.
     """
-    if not os.environ.get("PYTEST_XDIST_WORKER"):
-        return
-    for item in items:
-        first = any(item.get_closest_marker(name) for name in ("slow", "xdist_group"))
-        if not first:
-            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
-        item.stash[FIRST] = first
-    items.sort(key=lambda item: not item.stash[FIRST])
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)

@@ -22,8 +22,6 @@ from tests.support.tiny_training import NAME, argv, write_training
 
 REPOSITORY = Path(train.__file__).parent
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 
 def losses(root):
     lines = read_log(root / "cache" / "nnet" / NAME / "log.jsonl")
@@ -64,6 +62,7 @@ def check_same_run(root, alone):
     assert len(list(folder.iterdir())) == 7  # two snapshots and one log
 
 
+@pytest.mark.slow
 def test_torchrun(alone, tmp_path):
     """Takes ten seconds: two processes and torchrun import PyTorch."""
     write_training(tmp_path)
@@ -76,6 +75,7 @@ def test_torchrun(alone, tmp_path):
     assert output.count("_4.pkl") == 1
 
 
+@pytest.mark.slow
 def test_distributed_on_two_machines(alone, tmp_path):
     """Both of them this one, which has one device; takes ten seconds, as above."""
     write_training(tmp_path)

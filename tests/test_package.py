@@ -25,7 +25,7 @@ NAME = "CornerNet_Squeeze-shapes"
 BUILT = "core", "cpools_ext", "configs"
 FILES = "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "NOTICE"
 
-pytestmark = pytest.mark.xdist_group("package")  # of one wheel
+pytestmark = pytest.mark.slow  # a wheel, a new environment, and six processes that import torch
 
 # Compiles an empty source; where it links, the output is the clone's binary.
 COMPILER = """#!{python}

@@ -14,7 +14,7 @@ from tests.support.tiny_training import argv, write_training
 sys.path.append(str(Path(__file__).parents[2]))
 from benchmarks.memory import Watched, watched_run
 
-pytestmark = [needs_account, pytest.mark.xdist_group("processes")]
+pytestmark = needs_account
 
 
 def batches_of_150_kilobytes(folder):

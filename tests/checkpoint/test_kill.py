@@ -8,7 +8,6 @@ from tests.support import kill
 from tests.support.tiny_training import write_training
 
 
-@pytest.mark.xdist_group("processes")
 @pytest.mark.slow  # each start of train.py imports PyTorch
 def test_a_killed_run_comes_to_the_same(tmp_path) -> None:
     write_training(tmp_path)

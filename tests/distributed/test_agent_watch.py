@@ -19,8 +19,6 @@ print("ended by itself")
 """
 PROCESS = "from core.distributed.agent_watch import watch_agent; watch_agent(0.3)"
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 
 def agent(how, seconds, **variables):
     """The exit code and the output of an agent whose process loses the others."""

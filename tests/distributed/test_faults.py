@@ -22,8 +22,7 @@ STEPS = 24
 UNDISTURBED = "CornerNet_Squeeze-undisturbed"
 SETTINGS = {"max_iter": STEPS, "stepsize": 10, "snapshot": 3, "val_iter": 4}
 
-# torchrun and its processes import PyTorch in ten seconds
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+pytestmark = pytest.mark.slow  # torchrun and its processes import PyTorch in ten seconds
 
 
 @pytest.fixture(scope="module")
