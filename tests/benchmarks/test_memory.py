@@ -33,11 +33,11 @@ def test_no_batch_stays_behind(tmp_path):
     assert abs(change) < 0.01
 
 
-def change_after_100_steps(argv):
-    return watched_run(argv).furthest(settled=100)[0]
+def change_after_50_steps(argv):
+    return watched_run(argv).furthest(settled=50)[0]
 
 
 @pytest.mark.slow
 def test_a_run_with_snapshots_and_validations_stays_flat(tmp_path):
-    write_training(tmp_path, max_iter=301, snapshot=50, val_iter=50, workers=2, display=10)
-    assert abs(in_own_process(change_after_100_steps, argv(tmp_path))) < 0.01
+    write_training(tmp_path, max_iter=151, snapshot=25, val_iter=25, workers=2, display=10)
+    assert abs(in_own_process(change_after_50_steps, argv(tmp_path))) < 0.01
