@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORKERS ?= auto --maxprocesses 4
+SERIAL = $(shell grep -rl --include="test_*.py" "pytest.mark.serial" tests)
 
 .PHONY: demo compare test lint sanitize kill-test clean
 
@@ -23,11 +24,11 @@ demo: $(INSTALLED)
 compare: $(INSTALLED)
 	$(BIN)/python -m benchmarks.compare
 
-# On all cores, file by file; then alone what measures times or memory. Both run, whatever fails.
+# On all cores, file by file; then alone what measures short times. Both run, whatever fails.
 test: $(INSTALLED)
 	status=0; \
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not serial" || status=1; \
-	$(BIN)/python -m pytest -m serial || status=1; \
+	$(BIN)/python -m pytest -m serial $(SERIAL) || status=1; \
 	exit $$status
 
 lint: $(INSTALLED)

@@ -1,6 +1,7 @@
 """train.py in several processes: by torchrun, by --distributed, and what both say when it fails."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -21,6 +22,9 @@ from tests.support.some_ranks import run_processes
 from tests.support.tiny_training import NAME, argv, write_training
 
 REPOSITORY = Path(train.__file__).parent
+
+# Lines of a warning of torchrun, whose agents do not always wait for one another at the end.
+PYTORCHS = re.compile(r"\[W.* TCPStore\.cpp|Exception raised from |frame #\d+: |$")
 
 
 def losses(root):
@@ -88,7 +92,7 @@ def test_distributed_on_two_machines(alone, tmp_path):
     assert [process.returncode for process in both] == [0, 0], outputs
     check_same_run(tmp_path, alone)
     assert "processes: 2" in outputs[0]
-    assert outputs[1] == ""
+    assert [line for line in outputs[1].splitlines() if not PYTORCHS.match(line)] == []
 
 
 def script(argv):

@@ -100,7 +100,6 @@ def late(ranks):
     return time.monotonic() - begin < 3
 
 
-@pytest.mark.serial
 def test_a_rank_that_does_not_come_is_not_waited_for_long():
     assert run_ranks(2, late, seconds=20) == [True, True]
 
@@ -123,7 +122,6 @@ def slow_to_start(ranks):
     return first
 
 
-@pytest.mark.serial
 def test_loaders_have_the_time_to_start_up():
     """And no more than a step's for the batches after the first."""
     assert run_ranks(2, slow_to_start, seconds=30) == [4, 4]

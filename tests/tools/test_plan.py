@@ -212,7 +212,6 @@ def peaks():
     return before.bytes, large.bytes, after.bytes
 
 
-@pytest.mark.serial
 @needs_account
 def test_the_peak_is_that_of_the_time_within():
     before, large, after = in_own_process(peaks)
