@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-WORKERS ?= auto --maxprocesses 4
+WORKERS ?= 3
 SERIAL = $(shell grep -rl --include="test_*.py" "pytest.mark.serial" tests)
 
 .PHONY: demo compare test lint sanitize kill-test clean
@@ -24,7 +24,8 @@ demo: $(INSTALLED)
 compare: $(INSTALLED)
 	$(BIN)/python -m benchmarks.compare
 
-# On all cores, file by file; then alone what measures short times. Both run, whatever fails.
+# File by file, in three processes for two cores, as some tests wait; then alone what measures short
+# times. Both run, whatever fails.
 test: $(INSTALLED)
 	status=0; \
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not serial" || status=1; \

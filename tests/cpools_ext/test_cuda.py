@@ -50,6 +50,13 @@ extern "C" void backward(
 }
 """
 
+QUICK = """#!{python}
+import os, sys
+arguments = ["/dev/null" if "soft_nms.cpp" in each else each for each in sys.argv[1:]]
+kind = ["-x", "c++"] if "/dev/null" in arguments else []
+os.execvp("{compiler}", ["{compiler}", *kind, *arguments, "-O0", "-g0"])
+"""
+
 
 @pytest.fixture(scope="session")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
@@ -134,14 +141,14 @@ def test_emulated_lines_off_16_bytes(emulated: ctypes.CDLL, dtype: torch.dtype) 
 def test_compiles_for_cuda(tmp_path: Path) -> None:
     """sm_80, sm_90 and PTX, as setup.py builds it with FORCE_CUDA=1 and no GPU.
 
-    The C++ compiler is told not to optimise, which takes it most of a minute: the kernels in C++
-    are those that the other tests run.
+    The C++ compiler is told not to optimise, and to leave out soft-NMS, which has no CUDA part:
+    that would take most of a minute, for kernels that the other tests run.
     """
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if shutil.which("nvcc") is None or torch.version.cuda is None or compiler is None:
         pytest.skip("no nvcc, no C++ compiler, or a torch without CUDA")
     quick = tmp_path / "g++"
-    quick.write_text(f'#!/bin/sh\nexec "{compiler}" "$@" -O0 -g0\n')
+    quick.write_text(QUICK.format(python=sys.executable, compiler=compiler))
     quick.chmod(0o755)
     command = [sys.executable, "setup.py", "-q", "build_ext"]
     command += ["--build-lib", str(tmp_path / "lib"), "--build-temp", str(tmp_path / "temp")]
