@@ -163,7 +163,7 @@ def test_an_error_has_its_cause(data):
 def deserted(ranks, root, slow):
     """Number of images that were put together while rank 1 was slow; whether the rest was lost."""
     ranks = ranks.with_step_group(1, torch.device("cpu"), None)
-    count, error, message = evaluate_until(ranks, root, lambda n: time.sleep(3 * (n == slow)))
+    count, error, message = evaluate_until(ranks, root, lambda n: time.sleep(2 * (n == slow)))
     return count, error is not None and re.search("gloo", message, re.I) is not None
 
 

@@ -51,6 +51,12 @@ class EveryKindOnce(nn.Module):
         return self.heatmap(features), self.offset(features, cells)
 
 
+def every_kind_once():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return EveryKindOnce()
+
+
 def cells(name, count, images=2):
     """Cells that a network is given to read, of ``count`` objects an image."""
     index = torch.randint(12, (images, count), generator=torch.Generator().manual_seed(count))
@@ -113,14 +119,14 @@ def test_another_number_of_objects_takes_no_other_graph():
     ],
 )
 def test_chunks_take_two_graphs_and_give_the_same(part):
-    plain = compilable("CornerNet", SHALLOWER).double()
+    plain = every_kind_once().double()
     network = copy.deepcopy(plain)
     if part != "none":
         recompute_(network, part)
     counter = CompileCounterWithBackend("aot_eager")
     compile_(network, counter)
     for each in (plain, network):
-        compute_chunks_(each, images(torch.float64), times=4)
+        compute_chunks_(each, images(torch.float64), times=4, cells=cells("CenterNet", 3))
     assert_same_gradients(network, plain, 1e-12)
     assert counter.frame_count == 2  # with running statistics and without
     assert list(network.state_dict()) == list(plain.state_dict())
@@ -128,9 +134,7 @@ def test_chunks_take_two_graphs_and_give_the_same(part):
 
 @pytest.mark.slow  # a C++ compiler makes programs of each pass and precision
 def test_compiled_to_native_code_in_channels_last():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        exact = EveryKindOnce().double()
+    exact = every_kind_once().double()
     plain = copy.deepcopy(exact).float().to(memory_format=torch.channels_last)
     network = copy.deepcopy(plain)
     compile_(network)

@@ -206,6 +206,7 @@ def test_no_process_ends_before_the_last_snapshot_is_written(tmp_path):
     assert run_processes(2, slow_writing, argv(tmp_path), 0.5, 4) == [(0, True)] * 2
 
 
+@pytest.mark.slow
 def test_a_slow_disk_is_waited_for(tmp_path):
     """Longer than one rank waits for another in a step."""
     write_training(tmp_path, max_iter=2, snapshot=1, val_iter=0, dist_timeout=3)
