@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import torch
 
+from benchmarks.process_memory import megabytes, own_megabytes
 from core.data.shapes import write_shapes
 from core.structures import Batch
 from core.train.command import main as train
@@ -42,18 +43,6 @@ class Memory(NamedTuple):
     resident: float
     in_use: float
     own: list[float]
-
-
-def megabytes(process: int, *fields: str) -> float:
-    """Adds up fields of a process's ``smaps_rollup``."""
-    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
-    rows = (line.split() for line in lines)
-    return sum(int(row[1]) for row in rows if row[0].rstrip(":") in fields) / 1024
-
-
-def own_megabytes(process: int) -> float:
-    """Reads the memory that a process has to itself."""
-    return megabytes(process, "Private_Clean", "Private_Dirty")
 
 
 def measure() -> Memory:

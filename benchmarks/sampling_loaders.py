@@ -20,7 +20,8 @@ from torchvision.transforms import v2
 
 from core.config.loading import Db
 from core.data.color import JITTER, MEAN, STD
-from core.data.loader import training_loader
+from core.data.loader import batch_loader
+from core.data.samples import CropSettings
 from core.data.samples.corners import sample_corners
 
 OBJECTS = 20
@@ -29,12 +30,14 @@ SIZE = (511, 511)
 DB = Db()
 SAMPLE = partial(
     sample_corners,
-    input_size=SIZE,
-    scales=DB.scales,
-    border=DB.border,
-    crop=True,
-    color=True,
-    lighting=True,
+    settings=CropSettings(
+        input_size=SIZE,
+        scales=DB.scales,
+        border=DB.border,
+        crop=True,
+        color=True,
+        lighting=True,
+    ),
 )
 
 
@@ -75,7 +78,7 @@ def generate(folder: Path, count: int = 64) -> None:
 
 def our_loader(folder: Folder, batch_size: int, workers: int) -> DataLoader:
     """Makes the training loader of a run."""
-    return training_loader(
+    return batch_loader(
         folder,  # type: ignore[arg-type]
         SAMPLE,
         batch_size=batch_size,

@@ -135,27 +135,21 @@ class SnapshotWriter:
         if kind is not KeyboardInterrupt:
             self.wait()
 
-    def write(
-        self, iteration: int, network: nn.Module, state: Mapping[str, Any], meta: Meta
-    ) -> None:
+    def write(self, network: nn.Module, state: Mapping[str, Any], meta: Meta) -> None:
         """Starts to write a snapshot, once the one before is written.
 
         The arguments are copied before this returns.
 
         Args:
-            iteration: number of steps that trained the weights.
             network: module whose weights are written.
             state: state of the training: tensors and plain Python values.
-            meta: description of the snapshot.
+            meta: description of the snapshot, with its iteration.
         """
         self.wait()
         copies = map_tensors(
             lambda tensor: tensor.detach().to("cpu", copy=True), (network.state_dict(), dict(state))
         )
-        path = self.directory.snapshot(iteration)
-        self._thread = threading.Thread(
-            target=self._write, args=(iteration, path, *copies, meta), daemon=True
-        )
+        self._thread = threading.Thread(target=self._write, args=(*copies, meta), daemon=True)
         self._thread.start()
 
     def wait(self, seconds: float | None = None) -> bool:
@@ -167,27 +161,21 @@ class SnapshotWriter:
             self._thread = None
         return True
 
-    def _write(
-        self,
-        iteration: int,
-        path: Path,
-        weights: dict[str, Tensor],
-        state: dict[str, Any],
-        meta: Meta,
-    ) -> None:
+    def _write(self, weights: dict[str, Tensor], state: dict[str, Any], meta: Meta) -> None:
+        path = self.directory.snapshot(meta.iteration)
         try:
             checkpoint.save_snapshot(path, weights, state, meta)
         except Exception as error:
             self.failed = True
             logger.error(
                 "step %d was not saved (%s: %s) in %s; the newest snapshot is that of step %s",
-                iteration,
+                meta.iteration,
                 type(error).__name__,
                 error,
                 path.parent,
                 self.saved,
             )
             return
-        self.saved, self.failed = iteration, False
+        self.saved, self.failed = meta.iteration, False
         logger.info("saved %s", path)
-        self.directory.forget_training_states(iteration, self.keep)
+        self.directory.forget_training_states(meta.iteration, self.keep)

@@ -71,6 +71,12 @@ def training_path(path: Path) -> Path:
     return path.with_suffix(".train.pt")
 
 
+def iteration_in_name(path: Path) -> int | None:
+    """Iteration at the end of a file's name, as in ``<name>_<iteration>.pkl``; None without one."""
+    match = re.search(r"_(\d+)$", path.stem)
+    return int(match[1]) if match else None
+
+
 def iterations_in(folder: Path, name: str) -> list[int]:
     """Iterations of the snapshots of the run ``name`` that are in a folder, ascending."""
     pattern = re.compile(rf"{re.escape(name)}_(\d+)\.pkl")

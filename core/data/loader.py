@@ -165,25 +165,25 @@ class ShuffledStream(Sampler[list[Position]]):
         return np.random.default_rng(seed).permutation(self.num_images)
 
 
-def training_loader(
+def batch_loader(
     dataset: CocoDetection,
     sample: SampleFunction,
     *,
     batch_size: int,
-    seed: int,
+    seed: int | None,
     workers: int,
     prefetch: int,
     start_iteration: int = 0,
     rows: slice | None = None,
     pin_memory: bool = False,
 ) -> DataLoader[Item]:
-    """Makes an endless stream of augmented batches in shuffled order.
+    """Makes an endless stream of batches.
 
     Args:
         dataset: images with their boxes and labels.
         sample: makes a sample, as in :class:`TrainingImages`; picklable if workers are spawned.
         batch_size: images in a batch, of all ranks together.
-        seed: seed of order and augmentation.
+        seed: seed of order and augmentation; None: no augmentation, in the dataset's order.
         workers: number of processes that make batches; 0 to make them in this one.
         prefetch: about how many batches are prepared ahead.
         start_iteration: number of the first batch, counted from 0.
@@ -195,44 +195,11 @@ def training_loader(
         ``start_iteration``. If a worker ends, for any reason, it raises RuntimeError within
         seconds.
     """
-    order = ShuffledStream(len(dataset), batch_size, seed, start_iteration, rows)
-    images = TrainingImages(dataset, sample, seed)
-    return _loader(images, order, workers, prefetch, pin_memory)
-
-
-def validation_loader(
-    dataset: CocoDetection,
-    sample: SampleFunction,
-    *,
-    batch_size: int,
-    workers: int,
-    prefetch: int,
-    start_iteration: int = 0,
-    rows: slice | None = None,
-    pin_memory: bool = False,
-) -> DataLoader[Item]:
-    """Makes an endless stream of batches without augmentation, in the dataset's order.
-
-    The arguments are those of :func:`training_loader`.
-    """
-    order = ShuffledStream(len(dataset), batch_size, None, start_iteration, rows)
-    images = TrainingImages(dataset, sample)
-    return _loader(images, order, workers, prefetch, pin_memory)
-
-
-def lost_worker_hint(error: str) -> str:
-    """Returns a hint to append to PyTorch's error; empty if memory is not the likely cause."""
-    return _MEMORY_HINT if any(name in error for name in _OUT_OF_MEMORY) else ""
-
-
-def _loader(
-    images: TrainingImages, order: ShuffledStream, workers: int, prefetch: int, pin_memory: bool
-) -> DataLoader[Item]:
     if not workers:
         keep_freed_memory()
     return DataLoader(
-        images,
-        batch_sampler=order,
+        TrainingImages(dataset, sample, seed),
+        batch_sampler=ShuffledStream(len(dataset), batch_size, seed, start_iteration, rows),
         num_workers=workers,
         collate_fn=_unchanged,
         pin_memory=pin_memory,
@@ -241,6 +208,11 @@ def _loader(
         prefetch_factor=-(-prefetch // workers) if workers else None,
         persistent_workers=workers > 0,
     )
+
+
+def lost_worker_hint(error: str) -> str:
+    """Returns a hint to append to PyTorch's error; empty if memory is not the likely cause."""
+    return _MEMORY_HINT if any(name in error for name in _OUT_OF_MEMORY) else ""
 
 
 def _unchanged(batch: Any) -> Any:

@@ -6,7 +6,7 @@ One evaluator serves evaluate.py, evaluations while training, and the benchmarks
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -80,7 +80,8 @@ def evaluate(
     predict = detector.predict(device, half=config.system.precision == "bfloat16")
     own = range(ranks.rank, len(dataset), ranks.world_size)
     images = decoded_images(dataset, config.system.workers, own)
-    start, found = time.perf_counter(), []
+    start = time.perf_counter()
+    found: list[Detections] = []
     bar = progress_bar(len(dataset), "image", show_progress and ranks.is_main)
     with torch.no_grad(), bar:
         for indices in _rounds(len(dataset), ranks.world_size):
@@ -105,8 +106,15 @@ def evaluate(
                 bar.update()
                 if debug_dir is not None and ranks.is_main:
                     _write(debug_dir, one.drawings)
-    seconds = time.perf_counter() - start
-    results, scores = [], None
+    return _score(found, dataset, config, ranks, time.perf_counter() - start)
+
+
+def _score(
+    found: list[Detections], dataset: CocoDetection, config: Config, ranks: Ranks, seconds: float
+) -> Metrics:
+    """Scores the detections of all images on the main process, and broadcasts the scores."""
+    results: list[dict[str, Any]] = []
+    scores = None
     if ranks.is_main:
         results = coco_results(found, dataset, config.db.reference_scoring)
         scores = score_results(results, dataset) if dataset.has_annotations else None

@@ -74,27 +74,11 @@ class Geometry:
         return View(canvas, scale, center, pixel, (height, width))
 
 
-def detect_centers(
-    image: np.ndarray,
-    predict: Callable[[Tensor], Tensor],
-    trace: list[Any] | None = None,
-    *,
-    geometry: Geometry,
-    test_scales: Sequence[float],
-    test_flipped: bool,
-    nms: bool,
-    nms_algorithm: Method,
-    nms_threshold: float,
-    max_per_image: int,
-    reference_scoring: bool,
-) -> Detections:
-    """Finds the objects of one image.
+@dataclass(frozen=True)
+class CenterSettings:
+    """Settings of inference with CenterNet.
 
-    Args:
-        image: uint8 [h, w, 3], BGR.
-        predict: takes normalised images float32 [B, 3, H, W], the image and, with ``test_flipped``,
-            its mirror image; gives the result of :func:`core.decode.centers.decode_image`.
-        trace: not used.
+    Attributes:
         geometry: layout of the image.
         test_scales: sizes at which the image is tested, relative to its own.
         test_flipped: test the mirror image too.
@@ -103,31 +87,58 @@ def detect_centers(
         max_per_image: detections to keep; more where the last ones have equal scores.
         reference_scoring: keep what the reference keeps: the rows that its soft-NMS leaves behind,
             and boxes whose width or height is below 0.
+    """
+
+    geometry: Geometry
+    test_scales: Sequence[float]
+    test_flipped: bool
+    nms: bool
+    nms_algorithm: Method
+    nms_threshold: float
+    max_per_image: int
+    reference_scoring: bool
+
+
+def detect_centers(
+    image: np.ndarray,
+    predict: Callable[[Tensor], Tensor],
+    trace: list[Any] | None = None,
+    *,
+    settings: CenterSettings,
+) -> Detections:
+    """Finds the objects of one image.
+
+    Args:
+        image: uint8 [h, w, 3], BGR.
+        predict: takes normalised images float32 [B, 3, H, W], the image and, with ``test_flipped``,
+            its mirror image; gives the result of :func:`core.decode.centers.decode_image`.
+        trace: not used.
+        settings: layout, scales, mirroring, suppression.
 
     Returns:
         Detections in pixels of ``image``; they may reach beyond it.
     """
     assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3, image.shape
     passes = []
-    for scale in test_scales:
-        view = geometry.view(image, scale)
-        rows = predict(normalize(view.canvas, test_flipped))[0].cpu().numpy()
+    for scale in settings.test_scales:
+        view = settings.geometry.view(image, scale)
+        rows = predict(normalize(view.canvas, settings.test_flipped))[0].cpu().numpy()
         boxes = boxes_in_image(rows[:, :4], view)
         passes.append(np.concatenate((boxes, rows[:, 4:]), 1))
     found = np.concatenate(passes)
     found = found[found[:, SCORE] > 0]
-    if not reference_scoring:
+    if not settings.reference_scoring:
         found = found[has_area(found)]
     rows, labels = found[:, : SCORE + 1], found[:, SCORE + 1].astype(np.int64)
-    if nms or len(test_scales) > 1:
+    if settings.nms or len(settings.test_scales) > 1:
         rows, labels = suppress(
             np.pad(rows, ((0, 0), (0, 2))),  # there are no scores of corners
             labels,
-            method=nms_algorithm,
-            nms_threshold=nms_threshold,
-            keep_stale=reference_scoring,
+            method=settings.nms_algorithm,
+            nms_threshold=settings.nms_threshold,
+            keep_stale=settings.reference_scoring,
         )
-    return best_detections(rows, labels, max_per_image)
+    return best_detections(rows, labels, settings.max_per_image)
 
 
 def boxes_in_image(boxes: np.ndarray, view: View) -> np.ndarray:

@@ -36,20 +36,38 @@ class View:
     scale: float
 
 
+@dataclass(frozen=True)
+class CornerSettings:
+    """Settings of inference with a detector of corners.
+
+    Attributes:
+        test_scales: sizes at which the image is tested, relative to its own.
+        test_flipped: test the mirror image too.
+        nms_algorithm, nms_threshold, merge_bbox, weight_exp: as for
+            :func:`core.decode.soft_nms.suppress`.
+        max_per_image: detections to keep; more where the last ones have equal scores.
+        reference_scoring: keep what the reference keeps: the rows that its soft-NMS leaves behind,
+            and corner scores that stay in place when its merging swaps rows.
+        stride: input pixels per output cell.
+    """
+
+    test_scales: Sequence[float]
+    test_flipped: bool
+    nms_algorithm: Method
+    nms_threshold: float
+    merge_bbox: bool
+    weight_exp: float
+    max_per_image: int
+    reference_scoring: bool
+    stride: int
+
+
 def detect_corners(
     image: np.ndarray,
     predict: Callable[[Tensor], Tensor],
     trace: list[Any] | None = None,
     *,
-    test_scales: Sequence[float],
-    test_flipped: bool,
-    nms_algorithm: Method,
-    nms_threshold: float,
-    merge_bbox: bool,
-    weight_exp: float,
-    max_per_image: int,
-    reference_scoring: bool,
-    stride: int,
+    settings: CornerSettings,
 ) -> Detections:
     """Finds the objects of one image.
 
@@ -59,37 +77,30 @@ def detect_corners(
             detections [B, n, 8] in output cells: box, score, score of the top-left and of the
             bottom-right corner, class.
         trace: not used.
-        test_scales: sizes at which the image is tested, relative to its own.
-        test_flipped: test the mirror image too.
-        nms_algorithm, nms_threshold, merge_bbox, weight_exp: as for
-            :func:`core.decode.soft_nms.suppress`.
-        max_per_image: detections to keep; more where the last ones have equal scores.
-        reference_scoring: keep what the reference keeps: the rows that its soft-NMS leaves behind,
-            and corner scores that stay in place when its merging swaps rows.
-        stride: input pixels per output cell.
+        settings: scales, mirroring, suppression.
 
     Returns:
         Detections in pixels of ``image``, within ``[0, w] x [0, h]``.
     """
     assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3, image.shape
     passes = []
-    for scale in test_scales:
+    for scale in settings.test_scales:
         view = lay_out(image, scale)
-        decoded = predict(normalize(view.canvas, test_flipped))  # [B, n, 8]
-        passes.append(rows_in_image(decoded.float().cpu().numpy().copy(), view, stride))
+        decoded = predict(normalize(view.canvas, settings.test_flipped))  # [B, n, 8]
+        passes.append(rows_in_image(decoded.float().cpu().numpy().copy(), view, settings.stride))
     found = np.concatenate(passes)
     found = found[found[:, SCORE] > REJECTED]
     rows, labels = suppress(
         found[:, :7],
         found[:, 7].astype(np.int64),
-        method=nms_algorithm,
-        nms_threshold=nms_threshold,
-        merge=merge_bbox,
-        weight_exp=weight_exp,
-        keep_stale=reference_scoring,
-        swap_scores=not reference_scoring,
+        method=settings.nms_algorithm,
+        nms_threshold=settings.nms_threshold,
+        merge=settings.merge_bbox,
+        weight_exp=settings.weight_exp,
+        keep_stale=settings.reference_scoring,
+        swap_scores=not settings.reference_scoring,
     )
-    return best_detections(rows, labels, max_per_image)
+    return best_detections(rows, labels, settings.max_per_image)
 
 
 def lay_out(image: np.ndarray, scale: float) -> View:

@@ -44,7 +44,7 @@ class SaccadePrediction(NamedTuple):
 
 @dataclass(frozen=True)
 class SaccadeSettings:
-    """Settings of the rounds.
+    """Settings of the rounds, and of the suppression of what they find.
 
     Attributes:
         input_size: height and width of a view, in pixels.
@@ -57,6 +57,8 @@ class SaccadeSettings:
         thresholds: for each of these rounds, attention above which a cell becomes a location.
         max_crops: largest number of views in all these rounds together.
         detections_too: True: zoom in on clear detections too.
+        nms_algorithm, nms_threshold: as for :func:`core.decode.soft_nms.suppress`.
+        max_per_image: detections to keep; more where the last ones have equal scores.
     """
 
     input_size: Size
@@ -69,6 +71,9 @@ class SaccadeSettings:
     thresholds: tuple[float, ...]
     max_crops: int
     detections_too: bool
+    nms_algorithm: Method
+    nms_threshold: float
+    max_per_image: int
 
 
 @dataclass(frozen=True)
@@ -96,9 +101,6 @@ def detect_saccades(
     trace: list[SaccadeRound] | None = None,
     *,
     settings: SaccadeSettings,
-    nms_algorithm: Method,
-    nms_threshold: float,
-    max_per_image: int,
 ) -> Detections:
     """Finds the objects of one image, round after round, until no location is left to crop.
 
@@ -110,9 +112,7 @@ def detect_saccades(
         predict: gives a :class:`SaccadePrediction` of normalised images float32 [B, 3, H, W] on its
             device; with ``attention=False``, without attention maps.
         trace: list to which the rounds are appended, the round of the whole image first.
-        settings: settings of the rounds.
-        nms_algorithm, nms_threshold: as for :func:`core.decode.soft_nms.suppress`.
-        max_per_image: detections to keep; more where the last ones have equal scores.
+        settings: settings of the rounds and of the suppression.
 
     Returns:
         Detections in pixels of ``image``; they may reach beyond it.
@@ -143,11 +143,11 @@ def detect_saccades(
     rows, labels = suppress(
         found[:, :7],
         found[:, 7].astype(np.int64),
-        method=nms_algorithm,
-        nms_threshold=nms_threshold,
+        method=settings.nms_algorithm,
+        nms_threshold=settings.nms_threshold,
         sigma=_SIGMA,
     )
-    return best_detections(rows, labels, max_per_image)
+    return best_detections(rows, labels, settings.max_per_image)
 
 
 def first_locations(image_size: Size, init_sizes: tuple[int, ...]) -> np.ndarray:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from ..config.errors import UserError
 from ..config.loading import Config
-from ..data.samples import sample_unchanged
+from ..data.samples import CropSettings, sample_unchanged
 from ..data.samples.centers import sample_centers
 from ..decode.centers import center_cells, decode_image
-from ..inference.centers import Geometry, detect_centers
+from ..inference.centers import CenterSettings, Geometry, detect_centers
 from ..layers.heads import HEATMAP_BIAS, Cells, Head, cells_in
 from ..layers.hourglass import StackedHourglass
 from ..layers.resnet import UpsampledResNet18
@@ -207,15 +207,7 @@ def _detector(
 ) -> Detector:
     """Builds a detector of centres around its network."""
     db = config.db
-    sample = partial(
-        sample_centers,
-        input_size=db.input_size,
-        scales=db.scales,
-        border=db.border,
-        crop=db.rand_crop,
-        color=db.rand_color,
-        lighting=db.lighting,
-    )
+    sample = partial(sample_centers, settings=CropSettings.of(db))
     decoding: dict[str, Any] = {
         "mirrored": db.test_flipped,
         "top_k": db.top_k,
@@ -238,19 +230,21 @@ def _detector(
         decode_inputs={"cells": partial(center_cells, **decoding)},
         infer=partial(
             detect_centers,
-            geometry=Geometry(
-                db.test_resolution,
-                db.input_size,
-                architecture.coarsest_stride,
-                architecture.stride,
+            settings=CenterSettings(
+                geometry=Geometry(
+                    db.test_resolution,
+                    db.input_size,
+                    architecture.coarsest_stride,
+                    architecture.stride,
+                ),
+                test_scales=db.test_scales,
+                test_flipped=db.test_flipped,
+                nms=db.test_nms,
+                nms_algorithm=db.nms_algorithm,
+                nms_threshold=db.nms_threshold,
+                max_per_image=db.max_per_image,
+                reference_scoring=db.reference_scoring,
             ),
-            test_scales=db.test_scales,
-            test_flipped=db.test_flipped,
-            nms=db.test_nms,
-            nms_algorithm=db.nms_algorithm,
-            nms_threshold=db.nms_threshold,
-            max_per_image=db.max_per_image,
-            reference_scoring=db.reference_scoring,
         ),
         class_head_keys=tuple(f"hm.{stack}.1." for stack in range(architecture.stacks)),
     )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..config.errors import UserError
 from ..config.loading import Config, Db
 from ..data.samples import sample_unchanged
-from ..data.samples.saccade import sample_saccade
+from ..data.samples.saccade import SaccadeCropSettings, sample_saccade
 from ..inference.saccade import SaccadePrediction, SaccadeSettings, detect_saccades
 from ..layers.heads import HEATMAP_BIAS, Cells, Head
 from ..losses.saccade import saccade_losses
@@ -100,8 +100,7 @@ def build(config: Config, num_classes: int) -> Detector:
         raise UserError(f"{config.path}: db.{problem}")
     corners = corner_decoder(db, no_border=True, where=config.path)
     decode = partial(decode_saccade, corners=corners)
-    sample = partial(
-        sample_saccade,
+    crop = SaccadeCropSettings(
         input_size=db.input_size,
         scales=db.scales,
         ranges=db.att_ranges,
@@ -110,6 +109,7 @@ def build(config: Config, num_classes: int) -> Detector:
         color=db.rand_color,
         lighting=db.lighting,
     )
+    sample = partial(sample_saccade, settings=crop)
     return Detector(
         network=CornerNetSaccade(num_classes, architecture, levels),
         sample=sample if db.data_aug else partial(sample_unchanged, sample),
@@ -128,13 +128,7 @@ def build(config: Config, num_classes: int) -> Detector:
         network_inputs=lambda targets: (targets.corners.tl_index, targets.corners.br_index),
         decode_inputs=decoded_cells(db),
         decode=decode,
-        infer=partial(
-            detect_saccades,
-            settings=_settings(db, strides),
-            nms_algorithm=db.nms_algorithm,
-            nms_threshold=db.nms_threshold,
-            max_per_image=db.max_per_image,
-        ),
+        infer=partial(detect_saccades, settings=_settings(db, strides)),
         class_head_keys=class_head_keys(stacks),
     )
 
@@ -176,6 +170,9 @@ def _settings(db: Db, strides: tuple[int, ...]) -> SaccadeSettings:
         thresholds=db.att_thresholds,
         max_crops=db.att_max_crops,
         detections_too=db.ref_dets,
+        nms_algorithm=db.nms_algorithm,
+        nms_threshold=db.nms_threshold,
+        max_per_image=db.max_per_image,
     )
 
 

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from ..config.errors import UserError
 from ..config.loading import Config, Db
-from ..data.samples import sample_unchanged
+from ..data.samples import CropSettings, sample_unchanged
 from ..data.samples.corners import sample_corners
 from ..decode.corners import decode_corners
 from ..decode.peaks import peak_cells
-from ..inference.corners import detect_corners
+from ..inference.corners import CornerSettings, detect_corners
 from ..losses.corners import corner_losses
 from ..structures import CornerMaps
 from ..targets.corners import corner_targets
@@ -34,15 +34,7 @@ def corner_detector(
     db = config.db
     refuse_unused(config, refused=["test_resolution"], idle=["test_nms", *SACCADE_SETTINGS])
     decode = corner_decoder(db, no_border=False, where=config.path)
-    sample = partial(
-        sample_corners,
-        input_size=db.input_size,
-        scales=db.scales,
-        border=db.border,
-        crop=db.rand_crop,
-        color=db.rand_color,
-        lighting=db.lighting,
-    )
+    sample = partial(sample_corners, settings=CropSettings.of(db))
     return Detector(
         network=network,
         sample=sample if db.data_aug else partial(sample_unchanged, sample),
@@ -60,15 +52,17 @@ def corner_detector(
         decode=lambda outputs: decode(outputs[-1]),
         infer=partial(
             detect_corners,
-            test_scales=db.test_scales,
-            test_flipped=db.test_flipped,
-            nms_algorithm=db.nms_algorithm,
-            nms_threshold=db.nms_threshold,
-            merge_bbox=db.merge_bbox,
-            weight_exp=db.weight_exp,
-            max_per_image=db.max_per_image,
-            reference_scoring=db.reference_scoring,
-            stride=stride,
+            settings=CornerSettings(
+                test_scales=db.test_scales,
+                test_flipped=db.test_flipped,
+                nms_algorithm=db.nms_algorithm,
+                nms_threshold=db.nms_threshold,
+                merge_bbox=db.merge_bbox,
+                weight_exp=db.weight_exp,
+                max_per_image=db.max_per_image,
+                reference_scoring=db.reference_scoring,
+                stride=stride,
+            ),
         ),
         class_head_keys=class_head_keys(stacks),
     )

@@ -6,7 +6,6 @@ detect = load_detector("CornerNet_Squeeze", snapshot="CornerNet_Squeeze_500000.p
 detect(image)["person"]  # float32 [n, 5]: x0, y0, x1, y1, score
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import torch
 
 from .. import models
 from ..checkpoint.run_directory import RunDirectory
-from ..checkpoint.snapshot import load_weights, read_meta, read_weights
+from ..checkpoint.snapshot import iteration_in_name, load_weights, read_meta, read_weights
 from ..config.errors import UserError
 from ..config.loading import CONFIG_DIR, Config, load_config
 from ..data.coco import COCO_CLASS_NAMES
@@ -148,8 +147,7 @@ def _find_snapshot(
     if isinstance(snapshot, int):
         return directory.snapshot(snapshot), snapshot
     if snapshot is not None:
-        number = re.search(r"_(\d+)$", Path(snapshot).stem)
-        return Path(snapshot), int(number[1]) if number else None
+        return Path(snapshot), iteration_in_name(Path(snapshot))
     newest = directory.newest()
     if newest is None:
         raise UserError(

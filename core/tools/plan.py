@@ -26,7 +26,7 @@ from ..cli import command_parser
 from ..config.errors import UserError
 from ..config.loading import Config, load_config
 from ..config.schema import System
-from ..data.loader import SampleFunction, training_loader
+from ..data.loader import SampleFunction, batch_loader
 from ..data.splits import open_split
 from ..distributed import Ranks
 from ..models.device import choose_device
@@ -111,7 +111,7 @@ def plan(config: Config, device: torch.device, seconds: float) -> Iterator[str]:
         batch = noise_batch(state.detector.sample, max(sizes), classes)
         origin = f"noise, as there is no folder {folder}"
     else:
-        loader = training_loader(
+        loader = batch_loader(
             dataset,
             state.detector.sample,
             batch_size=max(sizes),
@@ -164,13 +164,11 @@ def measure_step(
     state.network.train()
     device, batch = state.device, batch.to(state.device)
     other = process_bytes if device.type == "cpu" else 0
-    # Zeroes no gradients: they stay in memory, as they do from chunk to chunk within a step.
-    idle = torch.optim.SGD([torch.zeros(1)])
 
     def compute(images: int) -> None:
         system = replace(state.config.system, batch_size=images, chunk_sizes=None)
         config = replace(state.config, system=system)
-        train_step(replace(state, config=config, optimizer=idle), batch[:images], update=False)
+        train_step(replace(state, config=config), batch[:images], update=False)
 
     try:
         eager, counter = torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False)

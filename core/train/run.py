@@ -9,7 +9,7 @@ from ..checkpoint.run_directory import RunDirectory, SnapshotWriter
 from ..checkpoint.snapshot import Meta, require_snapshot, versions
 from ..config.loading import Config
 from ..data.coco import CocoDetection
-from ..data.loader import training_loader, validation_loader
+from ..data.loader import batch_loader
 from ..data.splits import open_split
 from ..distributed import ONE_PROCESS, Ranks
 from ..structures import Batch
@@ -44,7 +44,7 @@ class TrainingRun(TrainingState):
     def batches(self) -> Iterable[Batch]:
         """Makes a loader of this rank's rows of the training batches from step ``start + 1``."""
         system = self.config.system
-        return training_loader(
+        return batch_loader(
             self.dataset,
             self.detector.sample,
             batch_size=system.batch_size,
@@ -60,10 +60,11 @@ class TrainingRun(TrainingState):
         """Makes a loader of this rank's rows of the validation batches, from the next one on."""
         system = self.config.system
         assert self.validation_dataset is not None
-        return validation_loader(
+        return batch_loader(
             self.validation_dataset,
             self.detector.sample,
             batch_size=system.batch_size,
+            seed=None,
             workers=min(system.workers, 1),
             prefetch=1,
             start_iteration=self.start // system.val_iter,
@@ -97,7 +98,7 @@ class TrainingRun(TrainingState):
             "opt_algo": system.opt_algo,
             "optimizer": self.optimizer.state_dict(),
         }
-        self.snapshots.write(iteration, self.detector.network, state, meta)
+        self.snapshots.write(self.detector.network, state, meta)
 
     def finish(self) -> None:
         """Waits until all snapshots are written. All ranks call this together."""

@@ -33,7 +33,8 @@ def train_step(
         run: detector, optimizer and settings; its network is in training mode.
         batch: this rank's rows of the step's batch.
         iteration: number of the step, from 1.
-        update: False computes gradients only: they are not exchanged, and no weight changes.
+        update: False adds gradients to those that there are: they are not exchanged, and no weight
+            changes.
 
     Returns:
         terms: the loss terms, each the mean over the chunks of all ranks, on the run's device.
@@ -41,7 +42,8 @@ def train_step(
     """
     detector, network, system = run.detector, run.network, run.config.system
     chunks = run.chunks
-    run.optimizer.zero_grad(set_to_none=True)
+    if update:
+        run.optimizer.zero_grad(set_to_none=True)
     batch = batch.to(run.device, non_blocking=True)
     every_terms = []
     for number, chunk in chunks.split(batch):

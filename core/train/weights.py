@@ -1,12 +1,12 @@
 """The weights that a run starts from: those of one of its snapshots, or of another file."""
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint.snapshot import (
+    iteration_in_name,
     load_training_state,
     load_weights,
     read_meta,
@@ -58,7 +58,7 @@ def load_snapshot_(
             "%s has weights only: the optimizer starts anew, the learning rate is %g by the "
             "iteration",
             path,
-            learning_rate_at(_iteration(path) + 1, system),
+            learning_rate_at((iteration_in_name(path) or 0) + 1, system),
         )
         return None
     if state.get("opt_algo") != system.opt_algo:
@@ -105,11 +105,6 @@ def require_classes(names: Sequence[str], dataset: CocoDetection, owner: str) ->
             f"{owner} has the classes {', '.join(names)}, and {dataset.annotation_file} has "
             f"{', '.join(dataset.class_names)}; they must be the same"
         )
-
-
-def _iteration(path: Path) -> int:
-    match = re.search(r"_(\d+)$", path.stem)
-    return int(match[1]) if match else 0
 
 
 def _warn_of_changes(state: Mapping[str, Any], system: System, chunks: Sequence[int]) -> None:

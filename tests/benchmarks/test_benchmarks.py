@@ -8,15 +8,13 @@ import cv2
 import pytest
 import torch
 
+from benchmarks import operators
+from benchmarks.chart import COLORS, draw_bars
+from benchmarks.step import one_image, reference_way
 from core.config.errors import UserError
 from core.train.step import train_step
 from tests.support.engine_stand_in import state, system
 from tests.support.model_builders import small_detector
-
-sys.path.append(str(Path(__file__).parents[2]))
-from benchmarks import operators
-from benchmarks.chart import COLORS, draw_bars
-from benchmarks.step import one_image, reference_way
 
 SCRIPTS = sorted(file.stem for file in (Path(__file__).parents[2] / "benchmarks").glob("*.py"))
 

@@ -1,18 +1,13 @@
 """A training run's memory, its loader workers' too, stays flat."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-from core.data.loader import training_loader
+from benchmarks.memory import Watched, watched_run
+from core.data.loader import batch_loader
 from tests.data.test_loader import SAMPLE, Folder, options
 from tests.support.engine_stand_in import stand_in_run, system, train_stand_in
 from tests.support.own_process import in_own_process, needs_account
 from tests.support.tiny_training import argv, write_training
-
-sys.path.append(str(Path(__file__).parents[2]))
-from benchmarks.memory import Watched, watched_run
 
 pytestmark = needs_account
 
@@ -20,7 +15,7 @@ pytestmark = needs_account
 def batches_of_150_kilobytes(folder):
     """Trains on 121; returns after how many memory was read, and its change after the 40th."""
     images = Folder(folder, 10)
-    watched = Watched(training_loader(images, SAMPLE, **options(workers=2, batch_size=16)))
+    watched = Watched(batch_loader(images, SAMPLE, **options(workers=2, batch_size=16)))
     settings = system(max_iter=121, batch_size=16)
     train_stand_in(folder, stand_in_run(folder, settings, batches=watched, dataset=images))
     return list(watched.memory), watched.furthest(settled=40)[0]

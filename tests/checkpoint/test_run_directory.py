@@ -115,13 +115,13 @@ def test_a_snapshot_is_what_it_was_when_its_writing_started(directory, monkeypat
     monkeypatch.setattr(checkpoint, "save_snapshot", slow)
     first, second = directory.snapshot(1), directory.snapshot(2)
     with SnapshotWriter(directory, keep=1) as writer:
-        writer.write(1, network, state, meta_of(1))
+        writer.write(network, state, meta_of(1))
         assert writer.saved is None
         with torch.no_grad():
             network.weight.add_(1)
             state["deep"][0]["moment"].add_(1)
         threading.Timer(0.1, go_on.set).start()
-        writer.write(2, network, state, meta_of(2))
+        writer.write(network, state, meta_of(2))
         assert writer.saved == 1
     assert writer.saved == 2 and not writer.failed
     saved = checkpoint.read_weights(first)
@@ -136,7 +136,7 @@ def test_the_state_is_copied_too(directory):
     state = {"deep": [{"moment": torch.zeros(3)}]}
     path = directory.snapshot(1)
     with SnapshotWriter(directory, keep=1) as writer:
-        writer.write(1, nn.Linear(2, 2), state, meta_of(1))
+        writer.write(nn.Linear(2, 2), state, meta_of(1))
         state["deep"][0]["moment"].add_(1)
     assert checkpoint.load_training_state(path)["deep"][0]["moment"].tolist() == [0, 0, 0]
 
@@ -145,16 +145,16 @@ def test_a_snapshot_that_cannot_be_written_is_a_line(directory, tmp_path, caplog
     folder = directory.path
     network = nn.Linear(2, 2)
     with SnapshotWriter(directory, keep=1) as writer:
-        writer.write(1, network, {}, meta_of(1))
+        writer.write(network, {}, meta_of(1))
         writer.wait()
         folder.rename(tmp_path / "elsewhere")
         folder.write_text("in the way")
-        writer.write(2, network, {}, meta_of(2))
+        writer.write(network, {}, meta_of(2))
     assert writer.failed and writer.saved == 1
     (line,) = caplog.messages
     assert line.startswith("step 2 was not saved (FileExistsError")
     assert line.endswith("the newest snapshot is that of step 1")
     with writer:
         folder.unlink()
-        writer.write(3, network, {}, meta_of(3))
+        writer.write(network, {}, meta_of(3))
     assert not writer.failed and writer.saved == 3

@@ -16,7 +16,7 @@ import torch
 
 from core.data.coco import CocoDetection
 from core.data.image_memory import ImageMemory, release
-from core.data.loader import training_loader
+from core.data.loader import batch_loader
 from tests.data.test_loader import SAMPLE, Folder, batches, options, same
 from tests.support.own_process import in_own_process, needs_account, own_megabytes
 
@@ -31,8 +31,8 @@ def dataset(tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_is_kept_of_a_batch_does_not_change(dataset, workers):
     """Keeps a batch, a view of one, and a NumPy array of one."""
-    expected = batches(training_loader(dataset, SAMPLE, **options()), 40)
-    stream = iter(training_loader(dataset, SAMPLE, **options(workers=workers)))
+    expected = batches(batch_loader(dataset, SAMPLE, **options()), 40)
+    stream = iter(batch_loader(dataset, SAMPLE, **options(workers=workers)))
     batch, rows, array = next(stream), next(stream).images[1:3], next(stream).images[2].numpy()
     for later in expected[3:]:
         assert same(next(stream), later)
@@ -42,7 +42,7 @@ def test_what_is_kept_of_a_batch_does_not_change(dataset, workers):
 
 
 def test_the_buffer_of_a_freed_batch_is_reused(dataset):
-    stream = iter(training_loader(dataset, SAMPLE, **options()))
+    stream = iter(batch_loader(dataset, SAMPLE, **options()))
     places = [next(stream).images.data_ptr() for _ in range(20)]
     assert len(set(places)) == 1
     held = [next(stream) for _ in range(5)]
@@ -65,7 +65,7 @@ def open_buffers(worker):
 
 
 def test_a_worker_has_a_buffer_for_each_batch_that_waits_or_is_in_use(dataset):
-    stream = iter(training_loader(dataset, SAMPLE, **options(workers=1, prefetch=3)))
+    stream = iter(batch_loader(dataset, SAMPLE, **options(workers=1, prefetch=3)))
     held = [next(stream) for _ in range(10)]
     worker = stream._workers[0].pid
     assert open_buffers(worker) >= 10
@@ -89,7 +89,7 @@ def test_memory_grows_with_the_images_and_small_buffers_are_freed():
 
 def test_a_forked_process_that_drops_a_batch_does_not_release_its_buffer(dataset):
     """Forks as the start of loader workers does while a batch is in use."""
-    stream = iter(training_loader(dataset, SAMPLE, **options()))
+    stream = iter(batch_loader(dataset, SAMPLE, **options()))
     held = [next(stream)]
     content = held[0].images.clone()
     child = os.fork()
@@ -125,7 +125,7 @@ def megabytes_of_a_worker(folder):
     }
     dataset = CocoDetection(folder / "none.json", folder, records=records)
     records.clear()
-    stream = iter(training_loader(dataset, collect_and_sample, **options(workers=1)))
+    stream = iter(batch_loader(dataset, collect_and_sample, **options(workers=1)))
     for _ in range(20):
         next(stream)
     return own_megabytes(stream._workers[0].pid)
@@ -162,15 +162,13 @@ def test_the_memory_of_an_image_is_reused_for_the_next():
 
 LARGE_BATCHES = """
 import sys
-from functools import partial
 from pathlib import Path
 sys.path += sys.argv[2:]
-from tests.data.test_loader import SAMPLE, Folder, batches, options
+from tests.data.test_loader import LARGE, Folder, batches, options
 from core.data.coco import CocoDetection
-from core.data.loader import training_loader
-sample = partial(SAMPLE, input_size=(511, 511))
+from core.data.loader import batch_loader
 changes = options(workers=1, prefetch=5, batch_size=16)
-found = batches(training_loader(Folder(Path(sys.argv[1]), 10), sample, **changes), 7)
+found = batches(batch_loader(Folder(Path(sys.argv[1]), 10), LARGE, **changes), 7)
 print(sum(batch.images.nbytes for batch in found))
 """
 LARGE_IMAGES = """

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -19,14 +20,13 @@ from core.data.images import read_image
 from core.data.loader import (
     ShuffledStream,
     TrainingImages,
-    training_loader,
-    validation_loader,
+    batch_loader,
 )
+from core.data.samples import CropSettings
 from core.data.samples.corners import sample_corners
 from core.data.unreadable import UnreadableImages, max_unreadable
 
-SAMPLE = partial(
-    sample_corners,
+CROP = CropSettings(
     input_size=(48, 64),
     scales=(0.6, 1.0, 1.3),
     border=32,
@@ -34,6 +34,8 @@ SAMPLE = partial(
     color=True,
     lighting=True,
 )
+SAMPLE = partial(sample_corners, settings=CROP)
+LARGE = partial(sample_corners, settings=replace(CROP, input_size=(511, 511)))
 
 
 class Folder:
@@ -83,16 +85,16 @@ def options(**changes):
 
 
 def test_batches_are_the_same_for_any_number_of_workers(dataset):
-    expected = batches(training_loader(dataset, SAMPLE, **options()), 6)
+    expected = batches(batch_loader(dataset, SAMPLE, **options()), 6)
     for workers in (1, 2):
-        loader = training_loader(dataset, SAMPLE, **options(workers=workers))
+        loader = batch_loader(dataset, SAMPLE, **options(workers=workers))
         assert all(map(same, batches(loader, 6), expected))
 
 
 @pytest.mark.parametrize("start", [1, 4, 23])
 def test_a_start_in_the_middle_gives_the_rest_of_the_stream(dataset, start):
-    expected = batches(training_loader(dataset, SAMPLE, **options()), start + 2)[start:]
-    resumed = training_loader(dataset, SAMPLE, **options(start_iteration=start))
+    expected = batches(batch_loader(dataset, SAMPLE, **options()), start + 2)[start:]
+    resumed = batch_loader(dataset, SAMPLE, **options(start_iteration=start))
     assert all(map(same, batches(resumed, 2), expected))
 
 
@@ -103,7 +105,7 @@ def test_the_rows_of_all_ranks_are_the_batch_of_one_process(dataset, ends, worke
 
     def made_by(rows):
         changes = options(workers=workers, start_iteration=2, rows=rows)
-        return batches(training_loader(dataset, SAMPLE, **changes), 3)
+        return batches(batch_loader(dataset, SAMPLE, **changes), 3)
 
     by_rank = [made_by(slice(*ends)) for ends in itertools.pairwise([0, *ends])]
     for batch, *parts in zip(made_by(None), *by_rank, strict=True):
@@ -122,8 +124,8 @@ def objects(batch):
 
 def test_the_rows_of_all_ranks_are_the_validation_batch(dataset):
     def index(rows):
-        arguments = {"batch_size": 4, "workers": 0, "prefetch": 1, "rows": rows}
-        return [b.index for b in batches(validation_loader(dataset, SAMPLE, **arguments), 4)]
+        arguments = {"batch_size": 4, "seed": None, "workers": 0, "prefetch": 1, "rows": rows}
+        return [b.index for b in batches(batch_loader(dataset, SAMPLE, **arguments), 4)]
 
     parts = zip(index(slice(0, 3)), index(slice(3, 4)), strict=True)
     assert all(map(torch.equal, map(torch.cat, parts), index(None)))
@@ -153,12 +155,12 @@ def test_seeds_and_epochs_change_the_samples(dataset):
 def test_global_random_state_is_not_touched(dataset):
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    batches(training_loader(dataset, SAMPLE, **options(workers=1)), 1)
+    batches(batch_loader(dataset, SAMPLE, **options(workers=1)), 1)
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_validation_repeats_the_images_unchanged(dataset):
-    loader = validation_loader(dataset, SAMPLE, batch_size=4, workers=0, prefetch=1)
+    loader = batch_loader(dataset, SAMPLE, batch_size=4, seed=None, workers=0, prefetch=1)
     found = batches(loader, 5)
     assert torch.cat([batch.index for batch in found]).tolist() == [*range(10), *range(10)]
     assert torch.equal(found[0].images[0], found[2].images[2])
@@ -168,13 +170,12 @@ def test_validation_repeats_the_images_unchanged(dataset):
 
 def test_about_as_many_batches_wait_as_asked_for(dataset):
     for workers, prefetch, waiting in [(1, 5, 5), (2, 5, 6), (2, 1, 2)]:
-        loader = training_loader(dataset, SAMPLE, **options(workers=workers, prefetch=prefetch))
+        loader = batch_loader(dataset, SAMPLE, **options(workers=workers, prefetch=prefetch))
         assert loader.prefetch_factor * workers == waiting
 
 
 def test_a_batch_of_49_at_511_pixels_stays_below_40_megabytes(dataset):
-    sample = partial(SAMPLE, input_size=(511, 511))
-    (batch,) = batches(training_loader(dataset, sample, **options(batch_size=49)), 1)
+    (batch,) = batches(batch_loader(dataset, LARGE, **options(batch_size=49)), 1)
     tensors = [tensor for tensor in vars(batch).values() if tensor is not None]
     assert batch.images.shape == (49, 3, 511, 511)
     assert sum(tensor.nbytes for tensor in tensors) < 40e6
@@ -205,8 +206,7 @@ def test_unreadable_images_are_reported_with_the_batch_and_repeat_exactly(datase
     corrupt_image(dataset, 2, "text")
     corrupt_image(dataset, 3, "missing")
     found = [
-        batches(training_loader(dataset, SAMPLE, **options(workers=workers)), 3)
-        for workers in (0, 2)
+        batches(batch_loader(dataset, SAMPLE, **options(workers=workers)), 3) for workers in (0, 2)
     ]
     assert all(map(same, *found))
     drawn = torch.cat([batch.index for batch in found[0]]).tolist()
@@ -251,7 +251,7 @@ def test_one_percent_is_of_the_whole_dataset():
 
 
 def test_a_killed_worker_ends_the_stream_within_seconds(dataset):
-    stream = iter(training_loader(dataset, SAMPLE, **options(workers=2, prefetch=2)))
+    stream = iter(batch_loader(dataset, SAMPLE, **options(workers=2, prefetch=2)))
     next(stream)
     victim = stream._workers[0].pid
     os.kill(victim, signal.SIGKILL)
@@ -263,6 +263,6 @@ def test_a_killed_worker_ends_the_stream_within_seconds(dataset):
 
 
 def test_signals_to_the_process_group_leave_the_workers_alone(dataset):
-    stream = iter(training_loader(dataset, SAMPLE, **options(workers=1)))
+    stream = iter(batch_loader(dataset, SAMPLE, **options(workers=1)))
     next(stream)
     assert os.getpgid(stream._workers[0].pid) != os.getpgid(0)

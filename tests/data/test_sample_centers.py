@@ -1,28 +1,31 @@
 """Training samples of CenterNet, and the warp that makes them."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
 from core.data import transforms
 from core.data.color import NORMALIZE
+from core.data.samples import CropSettings
 from core.data.samples.centers import sample_centers, warp, warp_boxes, whole_window
 from tests.support.centers_golden import blocky_noise
 
-OPTIONS = {
-    "input_size": (96, 128),
-    "scales": (0.6, 1.0, 1.3),
-    "border": 64,
-    "crop": True,
-    "color": True,
-    "lighting": True,
-}
+OPTIONS = CropSettings(
+    input_size=(96, 128),
+    scales=(0.6, 1.0, 1.3),
+    border=64,
+    crop=True,
+    color=True,
+    lighting=True,
+)
 BOXES = np.array([[5, 6, 90, 70], [40, 30, 170, 110]], np.float32)
 
 
 def sample(rng=None, boxes=BOXES, **changes):
     image = blocky_noise(3, 120, 180)
-    return sample_centers(image, boxes, np.arange(len(boxes)), rng, **OPTIONS | changes)
+    return sample_centers(image, boxes, np.arange(len(boxes)), rng, replace(OPTIONS, **changes))
 
 
 def marked(height, width, box):
@@ -49,7 +52,7 @@ def test_without_augmentation_the_whole_image_is_in_the_middle():
 def test_an_image_of_the_input_s_size_is_not_changed():
     image = blocky_noise(4, 127, 127)
     result = sample_centers(
-        image, BOXES, np.arange(2), None, **OPTIONS | {"input_size": (127,) * 2}
+        image, BOXES, np.arange(2), None, replace(OPTIONS, input_size=(127, 127))
     )
     np.testing.assert_array_equal(result.image, image.transpose(2, 0, 1))
     np.testing.assert_array_equal(result.boxes, BOXES)
@@ -60,7 +63,7 @@ def test_boxes_go_with_the_pixels(seed):
     box = np.array([[60, 40, 120, 90]], np.float32)
     image = marked(120, 180, box[0].astype(int))
     result = sample_centers(
-        image, box, np.zeros(1, int), np.random.default_rng(seed), **OPTIONS | {"color": False}
+        image, box, np.zeros(1, int), np.random.default_rng(seed), replace(OPTIONS, color=False)
     )
     seen = result.image[0] > 127
     assert len(result.boxes) == int(seen.any())
@@ -88,7 +91,7 @@ def test_a_sample_depends_on_its_generator_alone_and_changes_no_input():
     image, boxes = blocky_noise(3, 120, 180), BOXES.copy()
     kept = image.copy()
     results = [
-        sample_centers(image, boxes, np.arange(2), np.random.default_rng(5), **OPTIONS)
+        sample_centers(image, boxes, np.arange(2), np.random.default_rng(5), OPTIONS)
         for _ in range(2)
     ]
     np.testing.assert_array_equal(results[0].image, results[1].image)
@@ -110,8 +113,8 @@ def test_without_crop_the_whole_image_is_flipped_at_most():
 @pytest.mark.parametrize("scale", [0.3, 0.6, 1.3])
 def test_images_one_pixel_wide(size, scale):
     image, boxes = np.full((*size, 3), 200, np.uint8), np.array([[0, 0, size[1], size[0]]])
-    settings = OPTIONS | {"scales": (scale,)}
-    result = sample_centers(image, boxes, np.arange(1), np.random.default_rng(0), **settings)
+    settings = replace(OPTIONS, scales=(scale,))
+    result = sample_centers(image, boxes, np.arange(1), np.random.default_rng(0), settings)
     assert result.image.shape == (3, 96, 128)
     assert np.isfinite(result.boxes).all()
 

@@ -1,22 +1,24 @@
 """Training samples of CornerNet."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from core.data.color import NORMALIZE
+from core.data.samples import CropSettings
 from core.data.samples.corners import sample_corners
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "targets_cornernet.npz")
-OPTIONS = {
-    "input_size": (96, 128),
-    "scales": (0.6, 1.0, 1.3),
-    "border": 64,
-    "crop": True,
-    "color": True,
-    "lighting": True,
-}
+OPTIONS = CropSettings(
+    input_size=(96, 128),
+    scales=(0.6, 1.0, 1.3),
+    border=64,
+    crop=True,
+    color=True,
+    lighting=True,
+)
 
 
 def blocky_noise(seed: int, height: int, width: int) -> np.ndarray:
@@ -30,7 +32,7 @@ def sample(rng=None, boxes=None, **changes):
     boxes = np.array([[5, 6, 90, 70], [40, 30, 170, 110]]) if boxes is None else boxes
     labels = np.arange(len(boxes))
     image = blocky_noise(3, 120, 180)
-    return sample_corners(image, boxes.astype(np.float32), labels, rng, **OPTIONS | changes)
+    return sample_corners(image, boxes.astype(np.float32), labels, rng, replace(OPTIONS, **changes))
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -43,7 +45,7 @@ def test_without_augmentation_equals_the_reference(number):
         boxes[:, :4],
         boxes[:, 4].astype(int) - 1,
         None,
-        **OPTIONS | {"input_size": (511,) * 2},
+        replace(OPTIONS, input_size=(511, 511)),
     )
     expected = GOLDEN["images_sub"][number]
     assert np.abs(result.image[:, ::37, ::41] - expected).max() <= 1
@@ -76,7 +78,7 @@ def test_global_random_state_is_not_touched():
 def test_no_argument_is_changed():
     image, boxes = blocky_noise(3, 120, 180), np.array([[5, 6, 90, 70.0]], np.float32)
     for seed in range(4):
-        sample_corners(image, boxes, np.array([1]), np.random.default_rng(seed), **OPTIONS)
+        sample_corners(image, boxes, np.array([1]), np.random.default_rng(seed), OPTIONS)
     np.testing.assert_array_equal(image, blocky_noise(3, 120, 180))
     np.testing.assert_array_equal(boxes, [[5, 6, 90, 70]])
 
@@ -89,7 +91,7 @@ def test_boxes_follow_their_object_through_every_augmentation():
     for seed in range(60):
         rng = np.random.default_rng(seed)
         box = np.array([[60, 40, 130, 80]], np.float32)
-        result = sample_corners(image, box, np.array([0]), rng, **OPTIONS)
+        result = sample_corners(image, box, np.array([0]), rng, OPTIONS)
         white = result.image[0] > 127
         if len(result.boxes) == 0:
             continue
@@ -127,4 +129,4 @@ def test_an_image_without_boxes_and_one_of_a_single_pixel(seed):
     assert sample(rng, boxes=np.zeros((0, 4))).boxes.shape == (0, 4)
     pixel = np.full((1, 1, 3), 9, np.uint8)
     boxes, labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-    assert sample_corners(pixel, boxes, labels, rng, **OPTIONS).image.shape == (3, 96, 128)
+    assert sample_corners(pixel, boxes, labels, rng, OPTIONS).image.shape == (3, 96, 128)

@@ -1,6 +1,7 @@
 """Training samples of CornerNet-Saccade: the reference's numbers, and images of odd sizes."""
 
 import pickle
+from dataclasses import replace
 from functools import partial
 
 import cv2
@@ -9,18 +10,24 @@ import pytest
 
 from core.data import transforms
 from core.data.color import NORMALIZE
-from core.data.samples.saccade import draw_center, draw_scale, resized_crop, sample_saccade
+from core.data.samples.saccade import (
+    SaccadeCropSettings,
+    draw_center,
+    draw_scale,
+    resized_crop,
+    sample_saccade,
+)
 from tests.support.saccade_golden import CFG, RANGES, RUNS, TARGETS, Replay, blocky_noise
 
-SETTINGS = {
-    "input_size": (255, 255),
-    "scales": CFG["rand_scales"],
-    "ranges": RANGES,
-    "min_side": 16,
-    "centered": True,
-    "color": True,
-    "lighting": True,
-}
+SETTINGS = SaccadeCropSettings(
+    input_size=(255, 255),
+    scales=CFG["rand_scales"],
+    ranges=RANGES,
+    min_side=16,
+    centered=True,
+    color=True,
+    lighting=True,
+)
 
 
 def golden_image(number):
@@ -39,8 +46,8 @@ class NoFlip(Replay):
 def replayed(run):
     """Makes the samples of the five golden images with the draws of one of the reference's runs."""
     rng = (NoFlip if run["debug"] else Replay)(run["log"], CFG["rand_scales"])
-    settings = {**SETTINGS, "color": False}
-    samples = [sample_saccade(*golden_image(i), rng, **settings) for i in range(5)]
+    settings = replace(SETTINGS, color=False)
+    samples = [sample_saccade(*golden_image(i), rng, settings) for i in range(5)]
     assert not rng.log
     return samples
 
@@ -135,14 +142,14 @@ def test_of_an_object_longer_than_the_view_some_part_is_seen():
 def test_validation_sees_the_whole_image():
     image = np.full((100, 200, 3), 77, np.uint8)
     boxes = np.array([[10, 20, 110, 60], [0, 0, 6, 5]], np.float32)
-    sample = sample_saccade(image, boxes, np.array([3, 1]), None, **SETTINGS)
+    sample = sample_saccade(image, boxes, np.array([3, 1]), None, SETTINGS)
     seen = sample.image[:, 64:191, :254]  # the last row and column of an odd window stay black
     assert (seen == 77).all() and sample.image.sum(dtype=int) == seen.sum(dtype=int)
     expected = boxes * 1.275 + [0, 64, 0, 64]
     np.testing.assert_allclose(sample.boxes, expected, atol=0.6)
     assert sample.usable.tolist() == [True, False]  # the second is shorter than 16 pixels
     assert sample.color is NORMALIZE
-    again = sample_saccade(image, boxes, np.array([3, 1]), None, **SETTINGS)
+    again = sample_saccade(image, boxes, np.array([3, 1]), None, SETTINGS)
     np.testing.assert_array_equal(sample.image, again.image)
 
 
@@ -156,10 +163,10 @@ def test_images_of_any_size(size, input_size, augmented):
     boxes = np.array(
         [[0, 0, width, height], [width / 3, height / 3, width / 2, height / 2]], np.float32
     )
-    settings = {**SETTINGS, "input_size": input_size}
+    settings = replace(SETTINGS, input_size=input_size)
     for _ in range(5):
         draws = rng if augmented else None
-        sample = sample_saccade(image, boxes, np.array([0, 1]), draws, **settings)
+        sample = sample_saccade(image, boxes, np.array([0, 1]), draws, settings)
         assert sample.image.shape == (3, *input_size) and sample.image.any()
         assert (sample.boxes >= 0).all()
         assert (sample.boxes[:, 2:] <= [input_size[1] - 1, input_size[0] - 1]).all()
@@ -171,7 +178,7 @@ def test_images_of_any_size(size, input_size, augmented):
 def test_images_without_any_object_inside(boxes):
     image = np.full((120, 130, 3), 9, np.uint8)
     rng = np.random.default_rng(0)
-    sample = sample_saccade(image, boxes, np.zeros(len(boxes), int), rng, **SETTINGS)
+    sample = sample_saccade(image, boxes, np.zeros(len(boxes), int), rng, SETTINGS)
     assert sample.boxes.shape == (0, 4) and sample.usable.shape == (0,)
     assert sample.boxes.dtype == np.float32 and sample.labels.dtype == np.int64
 
@@ -179,7 +186,7 @@ def test_images_without_any_object_inside(boxes):
 def test_a_sample_depends_on_its_generator_alone_and_changes_no_input():
     image, boxes, labels = golden_image(1)
     kept = image.copy(), boxes.copy(), labels.copy()
-    sample = partial(sample_saccade, **SETTINGS)
+    sample = partial(sample_saccade, settings=SETTINGS)
     first, second = (
         pickle.loads(pickle.dumps(sample))(image, boxes, labels, np.random.default_rng(seed))
         for seed in (4, 4)
@@ -195,9 +202,7 @@ def test_boxes_are_flipped_with_their_image():
     image, boxes = np.zeros((255, 255, 3), np.uint8), np.array([[20, 40, 90, 100]], np.float32)
     image[40:100, 20:90] = 255
     for seed in range(20):
-        sample = sample_saccade(
-            image, boxes, np.array([0]), np.random.default_rng(seed), **SETTINGS
-        )
+        sample = sample_saccade(image, boxes, np.array([0]), np.random.default_rng(seed), SETTINGS)
         x0, y0, x1, y1 = sample.boxes[0]
         bright = np.argwhere(sample.image[0] > 127)
         np.testing.assert_allclose(bright.min(0), [y0, x0], atol=2)

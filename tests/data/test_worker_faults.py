@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core.data.loader import training_loader
+from core.data.loader import batch_loader
 from core.train.chunks import rank_chunks
 from tests.data.test_loader import SAMPLE, Folder, options
 from tests.support.engine_stand_in import stand_in, system
@@ -39,7 +39,7 @@ def rank_loses_worker(ranks, folder: Path, number):
     rows = rank_chunks(system(**SETTINGS), ranks).rows
     changes = options(workers=1, batch_size=7, rows=rows)
     (folder / str(ranks.rank)).mkdir()
-    loader = training_loader(Folder(folder / str(ranks.rank), 10), SAMPLE, **changes)
+    loader = batch_loader(Folder(folder / str(ranks.rank), 10), SAMPLE, **changes)
     batches = Killing(loader, number if ranks.rank == ranks.world_size - 1 else 0)
     start = time.monotonic()
     saved, _, reason = train_here(ranks, folder, system(**SETTINGS), stand_in(), batches)

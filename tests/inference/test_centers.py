@@ -7,7 +7,7 @@ import torch
 from core.data.color import MEAN, STD
 from core.decode.centers import decode_image
 from core.inference.canvas import normalize
-from core.inference.centers import Geometry, boxes_in_image, detect_centers
+from core.inference.centers import CenterSettings, Geometry, boxes_in_image, detect_centers
 from core.structures import CenterMaps
 from tests.support.centers_golden import DATA, blocky_noise, meta
 
@@ -33,7 +33,9 @@ def detect(image, network, *, top_k, kernel, **settings):
     """Detections around a ``network`` that gives maps."""
     decoding = {"mirrored": settings["test_flipped"], "top_k": top_k, "kernel": kernel}
     return detect_centers(
-        image, lambda images: decode_image([network(images)], **decoding), **settings
+        image,
+        lambda images: decode_image([network(images)], **decoding),
+        settings=CenterSettings(**settings),
     )
 
 

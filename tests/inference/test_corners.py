@@ -1,6 +1,7 @@
 """From an image to detections, around a network whose output is given."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,21 +9,21 @@ import pytest
 import torch
 
 from core.inference.canvas import normalize
-from core.inference.corners import detect_corners, lay_out
+from core.inference.corners import CornerSettings, detect_corners, lay_out
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "inference.npz"
 META = json.loads(str(np.load(GOLDEN)["meta"]))
-SETTINGS = {
-    "test_scales": (1.0,),
-    "test_flipped": False,
-    "nms_algorithm": "exp_soft_nms",
-    "nms_threshold": 0.5,
-    "merge_bbox": False,
-    "weight_exp": 8.0,
-    "max_per_image": 100,
-    "reference_scoring": False,
-    "stride": 4,
-}
+SETTINGS = CornerSettings(
+    test_scales=(1.0,),
+    test_flipped=False,
+    nms_algorithm="exp_soft_nms",
+    nms_threshold=0.5,
+    merge_bbox=False,
+    weight_exp=8.0,
+    max_per_image=100,
+    reference_scoring=False,
+    stride=4,
+)
 
 
 def blocky_noise(seed, height, width):
@@ -42,8 +43,9 @@ def given(*rows):
     return lambda images: decoded.expand(len(images), -1, -1).clone()
 
 
-def settings_of(meta):
-    return {key: meta[key] for key in SETTINGS if key != "reference_scoring"}
+def settings_of(meta, reference_scoring):
+    given = {key: meta[key] for key in vars(SETTINGS) if key != "reference_scoring"}
+    return CornerSettings(**given, reference_scoring=reference_scoring)
 
 
 def in_order(rows):
@@ -61,7 +63,7 @@ def test_equals_the_reference(case):
         calls.append(images.numpy().copy())
         return torch.from_numpy(golden[f"case{case}_dets_{len(calls) - 1}"])
 
-    found = detect_corners(image, predict, **settings_of(meta), reference_scoring=True)
+    found = detect_corners(image, predict, settings=settings_of(meta, reference_scoring=True))
     np.testing.assert_array_equal(image, untouched)
     assert len(calls) == len(meta["test_scales"])
     for number, (images, scale) in enumerate(zip(calls, meta["test_scales"], strict=True)):
@@ -85,10 +87,8 @@ def test_suppressed_rows_are_dropped_by_default(case):
 
     def find(reference_scoring):
         passes = (torch.from_numpy(golden[f"case{case}_dets_{s}"]) for s in range(5))
-        settings = {**settings_of(meta), "max_per_image": 10**6}
-        return detect_corners(
-            image, lambda images: next(passes), **settings, reference_scoring=reference_scoring
-        )
+        settings = replace(settings_of(meta, reference_scoring), max_per_image=10**6)
+        return detect_corners(image, lambda images: next(passes), settings=settings)
 
     exact, reference = find(False), find(True)
     assert len(exact) <= len(reference)
@@ -102,7 +102,7 @@ def test_detections_are_sorted_and_typed():
     rows = [
         [8 * n, 8, 8 * n + 4, 12, score, 1, 1, n % 2] for n, score in enumerate((0.2, 0.9, 0.5))
     ]
-    found = detect_corners(gray(127, 127), given(*rows), **SETTINGS)
+    found = detect_corners(gray(127, 127), given(*rows), settings=SETTINGS)
     np.testing.assert_allclose(found.scores, [0.9, 0.5, 0.2])
     assert found.labels.tolist() == [1, 0, 0]
     assert (found.boxes.dtype, found.scores.dtype, found.labels.dtype) == (
@@ -115,7 +115,7 @@ def test_detections_are_sorted_and_typed():
 def test_boxes_come_back_to_pixels_of_the_image():
     # 100 x 60 goes into the middle of 127 x 127: 13 pixels above, 33 to the left.
     cells = np.array([33 + 5, 13 + 10, 33 + 45, 13 + 70], np.float32) * 32 / 127
-    found = detect_corners(gray(100, 60), given([*cells, 0.8, 1, 1, 2]), **SETTINGS)
+    found = detect_corners(gray(100, 60), given([*cells, 0.8, 1, 1, 2]), settings=SETTINGS)
     np.testing.assert_allclose(found.boxes, [[5, 10, 45, 70]], atol=1e-4)
 
 
@@ -127,35 +127,37 @@ def test_the_mirror_image_finds_mirrored_boxes():
         assert torch.equal(images[1], images[0].flip(2))
         return torch.tensor([[right], [mirrored]], dtype=torch.float32)
 
-    found = detect_corners(gray(127, 127), predict, **{**SETTINGS, "test_flipped": True})
+    found = detect_corners(gray(127, 127), predict, settings=replace(SETTINGS, test_flipped=True))
     assert found.labels.tolist() == [0, 1]
     np.testing.assert_allclose(found.boxes[0], found.boxes[1], atol=1e-4)
 
 
 def test_boxes_are_clipped_to_the_image():
-    found = detect_corners(
-        gray(90, 40), given([-9, -9, 99, 99, 0.8, 1, 1, 0]), **{**SETTINGS, "test_scales": (1.5,)}
-    )
+    settings = replace(SETTINGS, test_scales=(1.5,))
+    predict = given([-9, -9, 99, 99, 0.8, 1, 1, 0])
+    found = detect_corners(gray(90, 40), predict, settings=settings)
     np.testing.assert_allclose(found.boxes, [[0, 0, 40, 90]], atol=1e-4)
 
 
 @pytest.mark.parametrize("rows", [[], [[0, 0, 4, 4, -1, 1, 1, 0]]], ids=["none", "all rejected"])
 def test_nothing_found(rows):
-    found = detect_corners(gray(64, 64), given(*rows), **SETTINGS)
+    found = detect_corners(gray(64, 64), given(*rows), settings=SETTINGS)
     assert len(found) == 0
     assert found.boxes.shape == (0, 4) and found.labels.dtype == np.int64
 
 
 def test_at_most_max_per_image():
     rows = [[n, n, n + 1, n + 1, 0.9 - 0.01 * n, 1, 1, n % 3] for n in range(30)]
-    found = detect_corners(gray(127, 127), given(*rows), **{**SETTINGS, "max_per_image": 7})
+    settings = replace(SETTINGS, max_per_image=7)
+    found = detect_corners(gray(127, 127), given(*rows), settings=settings)
     np.testing.assert_allclose(found.scores, [0.9 - 0.01 * n for n in range(7)], atol=1e-6)
 
 
 def test_predicted_tensor_is_not_changed():
     decoded = torch.tensor([[[4, 4, 8, 8, 0.5, 1, 1, 0]]] * 2, dtype=torch.float32)
     before = decoded.clone()
-    detect_corners(gray(64, 64), lambda images: decoded, **{**SETTINGS, "test_flipped": True})
+    settings = replace(SETTINGS, test_flipped=True)
+    detect_corners(gray(64, 64), lambda images: decoded, settings=settings)
     assert torch.equal(decoded, before)
 
 

@@ -32,6 +32,7 @@ def make_settings(**settings):
         "thresholds": (0.3,),
         "max_crops": 30,
         "detections_too": True,
+        **MERGING,
     }
     return SaccadeSettings(**{**defaults, **settings})
 
@@ -58,7 +59,7 @@ class Network(torch.nn.Module):
 def run(network, image, **settings):
     predict = Predict(network, lambda outputs: outputs, torch.device("cpu"))
     rounds = []
-    found = detect_saccades(image, predict, rounds, settings=make_settings(**settings), **MERGING)
+    found = detect_saccades(image, predict, rounds, settings=make_settings(**settings))
     return rounds, found
 
 
@@ -97,11 +98,11 @@ def test_equals_the_reference(case):
         thresholds=tuple(meta["att_thresholds"]),
         max_crops=meta["att_max_crops"],
         detections_too=meta["ref_dets"],
+        **{key: meta[key] for key in MERGING},
     )
     predict = Predict(network, lambda outputs: outputs, torch.device("cpu"))
-    merging = {key: meta[key] for key in MERGING}
     rounds = []
-    found = detect_saccades(image, predict, rounds, settings=settings, **merging)
+    found = detect_saccades(image, predict, rounds, settings=settings)
     assert network.calls == len(rounds) == meta["calls"]
     for number, round_ in enumerate(rounds):
         scales = INFERENCE[f"inf{case}_locs{number}"][:, 2]

@@ -174,6 +174,7 @@ def test_configs_that_are_refused(model, db, message):
 
 def test_every_map_of_the_hourglass_halves_within_the_padding():
     """Padded test images are multiples of the coarsest cell: 128 pixels for hourglass-104."""
-    geometry = published_detector(NAME).infer.keywords["geometry"]
+    geometry = published_detector(NAME).infer.keywords["settings"].geometry
     assert geometry.coarsest_stride == 128
-    assert small_detector("CenterNet-resnet18").infer.keywords["geometry"].coarsest_stride == 32
+    settings = small_detector("CenterNet-resnet18").infer.keywords["settings"]
+    assert settings.geometry.coarsest_stride == 32

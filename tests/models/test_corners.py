@@ -105,9 +105,9 @@ def test_the_published_tables():
 def test_published_configs_reach_the_functions(config, suffix, expected):
     with torch.device("meta"):
         detector = models.build(load_config(config, suffix), 80)
-    settings = detector.infer.keywords
+    settings = vars(detector.infer.keywords["settings"])
     assert {key: settings[key] for key in expected} == expected
-    assert detector.sample.keywords["scales"] == pytest.approx(np.arange(0.6, 1.4, 0.1))
+    assert detector.sample.keywords["settings"].scales == pytest.approx(np.arange(0.6, 1.4, 0.1))
 
 
 def test_without_data_aug_training_images_are_those_of_validation(name):

@@ -104,7 +104,7 @@ def test_the_published_config():
     assert (settings.strides, settings.zooms) == ((16, 8, 4), ((1, 2, 4),))
     assert (settings.thresholds, settings.init_sizes) == ((0.3,), (192, 255))
     assert (settings.max_crops, settings.detections_too) == (30, True)
-    sample = detector.sample.keywords
+    sample = vars(detector.sample.keywords["settings"])
     assert sample["scales"] == pytest.approx((0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1))
     assert sample["centered"] and sample["color"] and sample["min_side"] == 16
     golden = json.loads(str(SaccadeGolden(NAME)["decode_kw"]))

@@ -172,7 +172,7 @@ def test_every_setting_of_centernet_reaches_its_place(switched):
     )
     decoding = {"mirrored": switched == "test_flipped", "top_k": 33, "kernel": 5}
     assert detector.decode.keywords == detector.decode_inputs["cells"].keywords == decoding
-    assert detector.infer.keywords == {
+    assert vars(detector.infer.keywords["settings"]) == {
         "geometry": Geometry("fix", db.input_size, 16, 4),
         "test_scales": (0.5, 1.5),
         "nms_algorithm": "linear_soft_nms",
@@ -182,7 +182,7 @@ def test_every_setting_of_centernet_reaches_its_place(switched):
         "nms": switched == "test_nms",
         "reference_scoring": switched == "reference_scoring",
     }
-    assert detector.sample.keywords == {
+    assert vars(detector.sample.keywords["settings"]) == {
         "input_size": (63, 47),
         "scales": (0.7, 1.1),
         "border": 31,
@@ -207,7 +207,7 @@ def test_centernet_as_published(name, resolution):
         detector = models.build(load_config(name), 80)
     stride = 128 if name == "CenterNet" else 32
     assert detector.decode.keywords == {"mirrored": True, "top_k": 100, "kernel": 3}
-    assert detector.infer.keywords == {
+    assert vars(detector.infer.keywords["settings"]) == {
         "geometry": Geometry(resolution, (512, 512), stride, 4),
         "test_scales": (1.0,),
         "test_flipped": True,
@@ -217,7 +217,7 @@ def test_centernet_as_published(name, resolution):
         "max_per_image": 100,
         "reference_scoring": False,
     }
-    sample = detector.sample.keywords
+    sample = vars(detector.sample.keywords["settings"])
     assert sample["scales"] == pytest.approx(np.arange(0.6, 1.4, 0.1))
     assert (sample["crop"], sample["color"], sample["lighting"]) == (True, True, True)
     assert (sample["border"], sample["input_size"]) == (128, (512, 512))

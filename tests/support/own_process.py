@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.process_memory import own_megabytes as own_megabytes
+
 needs_account = pytest.mark.skipif(
     not Path("/proc/self/smaps_rollup").exists() or not Path("/proc/self/clear_refs").exists(),
     reason="reads Linux's account of a process's memory",
@@ -22,16 +24,6 @@ def in_own_process(function, *arguments, seconds=120):
     spawn, method = multiprocessing.get_context("spawn"), multiprocessing.get_start_method()
     with ProcessPoolExecutor(1, spawn, _start_children_by, (method,)) as pool:
         return pool.submit(function, *arguments).result(seconds)
-
-
-def own_megabytes(process):
-    """Memory that a process has to itself.
-
-    As in ``benchmarks.memory``, which imports all that trains: every new process would do so.
-    """
-    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
-    rows = [line.split() for line in lines]
-    return sum(int(row[1]) for row in rows if row[0].startswith("Private_")) / 1024
 
 
 def _start_children_by(method):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.data.loader import TrainingImages, training_loader
+from core.data.loader import TrainingImages, batch_loader
 from core.structures import Sample, collate
 
 SIZES = [(5, 7), (8, 4), (6, 9), (3, 3)]
@@ -88,7 +88,7 @@ def test_the_same_from_a_worker(tmp_path, batch_size):
     settings = {"batch_size": batch_size, "seed": 3, "prefetch": 1}
     dataset = Images(tmp_path)
     here, there = (
-        iter(training_loader(dataset, as_it_is, workers=workers, **settings)) for workers in (0, 1)
+        iter(batch_loader(dataset, as_it_is, workers=workers, **settings)) for workers in (0, 1)
     )
     for _ in range(5):
         expected, batch = next(here), next(there)

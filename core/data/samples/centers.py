@@ -1,13 +1,12 @@
 """Training samples of CenterNet (arXiv:1904.07850, section 5), and the warp that makes them."""
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 
 from ...structures import Sample
 from .. import transforms
 from ..transforms import Size, finish_sample
+from . import CropSettings
 
 
 def sample_centers(
@@ -15,13 +14,7 @@ def sample_centers(
     boxes: np.ndarray,
     labels: np.ndarray,
     rng: np.random.Generator | None,
-    *,
-    input_size: Size,
-    scales: Sequence[float],
-    border: int,
-    crop: bool,
-    color: bool,
-    lighting: bool,
+    settings: CropSettings,
 ) -> Sample:
     """Scales a window of an image to the input size, flips it, and draws its change of colour.
 
@@ -32,25 +25,22 @@ def sample_centers(
         boxes: float32 [n, 4], pixels of ``image``.
         labels: int64 [n].
         rng: draws everything; None: the whole image, without flip or change of colour.
-        input_size: height and width of the result, in pixels.
-        scales: scales of the window to choose from.
-        border: distance of the window's centre from the edges, in pixels.
-        crop: draw scale and centre; otherwise the window holds the whole image.
-        color: change brightness, contrast and saturation.
-        lighting: with ``color``, add PCA lighting too.
+        settings: settings of the window, which is drawn as a crop is, and of the colours.
 
     Returns:
         The sample. Boxes may reach beyond its image; those that lie outside it are dropped.
     """
-    size = image.shape[:2]
+    size, input_size = image.shape[:2], settings.input_size
     window = whole_window(size, input_size)
     center: tuple[float, float] = (size[0] / 2, size[1] / 2)
-    if rng is not None and crop:
+    if rng is not None and settings.crop:
+        scales, border = settings.scales, settings.border
         window, center = transforms.draw_crop(size, window, scales, border, rng)
     zoom = input_size[1] / max(1, window[1])  # a fraction of a pixel rounds down to 0
     image = warp(image, center, zoom, input_size)
     boxes = warp_boxes(boxes, center, zoom, input_size)
     kept = transforms.has_area(transforms.clip_boxes(boxes, input_size))
+    color, lighting = settings.color, settings.lighting
     return finish_sample(image, boxes[kept], labels[kept], rng, color=color, lighting=lighting)
 
 

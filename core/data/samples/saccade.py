@@ -1,7 +1,7 @@
 """Training samples of CornerNet-Saccade (CornerNet-Lite, arXiv:1904.08900, section 3)."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,19 +13,35 @@ _JITTER = 15  # pixels; an object in the middle of a crop is moved by less
 _MIN_OVERLAP = 0.5  # part of a box that must lie in the crop for the box to be trained
 
 
+@dataclass(frozen=True)
+class SaccadeCropSettings:
+    """Settings of the samples of CornerNet-Saccade.
+
+    Attributes:
+        input_size: height and width of the result, in pixels.
+        scales: scales to choose from for an image without objects.
+        ranges: lowest and highest longer side of the objects of each attention map, coarse first.
+        min_side: longer side of the smallest object that is trained, in pixels of the result.
+        centered: True: in every second crop, the object is near the middle.
+        color: change brightness, contrast and saturation.
+        lighting: with ``color``, add PCA lighting too.
+    """
+
+    input_size: Size
+    scales: Sequence[float]
+    ranges: Sequence[tuple[int, int]]
+    min_side: int
+    centered: bool
+    color: bool
+    lighting: bool
+
+
 def sample_saccade(
     image: np.ndarray,
     boxes: np.ndarray,
     labels: np.ndarray,
     rng: np.random.Generator | None,
-    *,
-    input_size: Size,
-    scales: Sequence[float],
-    ranges: Sequence[tuple[int, int]],
-    min_side: int,
-    centered: bool,
-    color: bool,
-    lighting: bool,
+    settings: SaccadeCropSettings,
 ) -> Sample:
     """Resizes an image so that one object gets a size drawn for it, and crops about that object.
 
@@ -35,37 +51,33 @@ def sample_saccade(
         labels: int64 [n].
         rng: draws everything; None: the whole image, as large as fits, without flip or change of
             colour.
-        input_size: height and width of the result, in pixels.
-        scales: scales to choose from for an image without objects.
-        ranges: lowest and highest longer side of the objects of each attention map, coarse first.
-        min_side: longer side of the smallest object that is trained, in pixels of the result.
-        centered: True: in every second crop, the object is near the middle.
-        color: change brightness, contrast and saturation.
-        lighting: with ``color``, add PCA lighting too.
+        settings: settings of the crop and of the colours.
 
     Returns:
         The sample. Boxes are clipped to the visible part of the image; those without width or
         height are then dropped, and those that are small or mostly outside are not usable.
     """
-    boxes = boxes.astype(np.float32)
-    size = image.shape[:2]
+    boxes, input_size = boxes.astype(np.float32), settings.input_size
+    size, min_side = image.shape[:2], settings.min_side
     inside = transforms.clip_boxes(boxes, size)
     kept = np.flatnonzero(transforms.has_area(inside))
     scale, reference = min(input_size[0] / size[0], input_size[1] / size[1]), None
     if rng is not None:
+        scales, ranges = settings.scales, settings.ranges
         scale, reference = draw_scale(inside[kept], scales, ranges, min_side, input_size, rng)
     scaled_size = max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
     scaled = inside[kept] * np.float32(scale)
     center = scaled_size[0] // 2, scaled_size[1] // 2
     if rng is not None:
         box = None if reference is None else scaled[reference]
-        center = draw_center(scaled_size, input_size, box, centered, rng)
+        center = draw_center(scaled_size, input_size, box, settings.centered, rng)
 
     image, visible = resized_crop(image, scaled_size, center, input_size)
     clipped = _into_crop(scaled, center, input_size, visible)
     inside_crop = transforms.has_area(clipped)
     kept, clipped = kept[inside_crop], clipped[inside_crop]
     overlap = _area(clipped) / _area(boxes[kept] * np.float32(scale))
+    color, lighting = settings.color, settings.lighting
     sample = finish_sample(image, clipped, labels[kept], rng, color=color, lighting=lighting)
     sides = sample.boxes[:, 2:].astype(int) - sample.boxes[:, :2].astype(int)
     usable = (overlap > _MIN_OVERLAP) & (sides.max(1, initial=0) >= min_side)
