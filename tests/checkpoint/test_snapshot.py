@@ -219,3 +219,11 @@ def test_text_is_no_snapshot(tmp_path):
     (tmp_path / "a.pkl").write_text("hello, this is not a snapshot")
     with pytest.raises(UserError, match="not a snapshot"):
         checkpoint.read_weights(tmp_path / "a.pkl")
+
+
+@pytest.mark.parametrize(
+    ("name", "iteration"),
+    [("CornerNet_500000.pkl", 500000), ("a-b_7.pkl", 7), ("a_best.pkl", None), ("a7.pkl", None)],
+)
+def test_the_iteration_in_a_file_s_name(name, iteration):
+    assert checkpoint.iteration_in_name(Path("folder_3", name)) == iteration

@@ -107,6 +107,23 @@ def test_gradients_above_the_clip_norm_are_scaled_down_to_it():
         assert torch.equal(gradients(untouched)[name], gradient)
 
 
+def test_without_an_update_gradients_are_added_and_no_weight_moves():
+    """So a plan measures a chunk with the gradients of the chunk before in memory."""
+    detector = stand_in()
+    before = copy.deepcopy(detector.network.state_dict())
+    steps = state(system(chunk_sizes=(1, 3)), detector)
+    train_step(steps, make_batch(0), update=False)
+    once = {name: gradient.clone() for name, gradient in gradients(detector).items()}
+    train_step(steps, make_batch(0), update=False)
+    for name, gradient in gradients(detector).items():
+        torch.testing.assert_close(gradient, 2 * once[name], msg=name)
+    for name, weight in detector.network.named_parameters():
+        assert torch.equal(weight, before[name]), name
+    train_step(steps, make_batch(0))
+    for name, gradient in gradients(detector).items():
+        torch.testing.assert_close(gradient, once[name], msg=name)
+
+
 def test_the_last_step_is_saved_once(tmp_path):
     settings = system(snapshot=4)
     assert [s[0] for s in run(tmp_path, settings)[0]] == [4, 6]
