@@ -38,6 +38,7 @@ PUBLISHED = {  # AP on COCO, and the paper that gives it
     "CornerNet_Squeeze": "34.4 val, arXiv:1904.08900",
     "CornerNet_Saccade": "43.2 test-dev, arXiv:1904.08900",
     "CenterNet": "40.3 val, arXiv:1904.07850",
+    "CentripetalNet": "48.0 test-dev with several scales, arXiv:2003.09119",
     "FasterRCNN": "21.9 test-dev, arXiv:1506.01497",
 }
 

@@ -1,4 +1,4 @@
-"""The command line: `cornerkit train|evaluate|detect|check|plan|plot`, and parts of its parsers.
+"""The command line, `cornerkit train|evaluate|…` (:data:`COMMANDS`), and parts of its parsers.
 
 In a clone, train.py, evaluate.py and demo.py are thin calls of the same commands, and
 `python -m core.cli check …` runs the others.
@@ -23,8 +23,10 @@ logger = logging.getLogger(__name__)
 
 # Modules with a ``main(argv)``, by command; one is imported when it is called.
 COMMANDS = {
+    "new": "tools.new",
     "train": "train.command",
     "evaluate": "evaluation.command",
+    "diagnose": "tools.diagnose",
     "detect": "tools.detect",
     "check": "data.check",
     "plan": "tools.plan",
@@ -32,8 +34,10 @@ COMMANDS = {
 }
 _HELP = """usage: cornerkit COMMAND …
 
+  new        writes a config for one's own data, for so many minutes of training
   train      trains a detector
   evaluate   scores a trained detector on a split of its dataset
+  diagnose   says what a detector loses AP to: duplicates, imprecise boxes, wrong classes …
   detect     draws what a detector finds in images, folders of images, and videos
   check      reads a whole dataset before a run and lists what is wrong with it
   plan       measures a training step and says what fits and how long a run takes

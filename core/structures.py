@@ -155,6 +155,44 @@ class CornerMaps(NamedTuple):
     br_offset: Tensor
 
 
+class CentripetalMaps(NamedTuple):
+    """Maps of corners that point to the centre of their box (CentripetalNet, arXiv:2003.09119).
+
+    Attributes:
+        tl_heatmap, br_heatmap, tl_offset, br_offset: as in :class:`CornerMaps`.
+        tl_shift, br_shift: [B, 2, H, W], natural logarithm of half the width and half the height,
+            in cells, of the box that has a corner there; [B, n, 2] if the network was asked for n
+            cells only.
+    """
+
+    tl_heatmap: Tensor
+    br_heatmap: Tensor
+    tl_shift: Tensor
+    br_shift: Tensor
+    tl_offset: Tensor
+    br_offset: Tensor
+
+
+class GuidedMaps(NamedTuple):
+    """Maps of CentripetalNet: those of :class:`CentripetalMaps`, and guiding shifts (section 3.3).
+
+    Attributes:
+        tl_heatmap, br_heatmap, tl_shift, br_shift, tl_offset, br_offset: as there.
+        tl_guiding, br_guiding: [B, 2, H, W], (x, y) from a cell that has a corner to the centre of
+            the corner's box, in cells, counted towards the inside of the box; [B, n, 2] if the
+            network was asked for n cells only.
+    """
+
+    tl_heatmap: Tensor
+    br_heatmap: Tensor
+    tl_shift: Tensor
+    br_shift: Tensor
+    tl_offset: Tensor
+    br_offset: Tensor
+    tl_guiding: Tensor
+    br_guiding: Tensor
+
+
 class SaccadeMaps(NamedTuple):
     """Maps from the heads of one stack of CornerNet-Saccade (CornerNet-Lite, section 3).
 
@@ -164,7 +202,7 @@ class SaccadeMaps(NamedTuple):
             of sizes. Empty if not asked for.
     """
 
-    corners: CornerMaps
+    corners: CornerMaps | CentripetalMaps
     attention: list[Tensor]
 
 

@@ -19,7 +19,7 @@ from core.distributed import launch
 from core.train import command
 from core.train.log import read_log
 from tests.support.some_ranks import run_processes
-from tests.support.tiny_training import NAME, argv, write_training
+from tests.support.tiny_training import NAME, argv, write_config, write_training
 
 REPOSITORY = Path(train.__file__).parent
 
@@ -127,6 +127,7 @@ def test_a_mistake_is_one_line_and_ends_all_with_exit_code_2(tmp_path, kind, cap
     ],
 )
 def test_machines_that_cannot_meet(tmp_path, more, message):
+    write_config(tmp_path)
     with pytest.raises(UserError, match=message):
         train.main(argv(tmp_path, "--distributed", *more))
 

@@ -135,7 +135,13 @@ class SnapshotWriter:
         if kind is not KeyboardInterrupt:
             self.wait()
 
-    def write(self, network: nn.Module, state: Mapping[str, Any], meta: Meta) -> None:
+    def write(
+        self,
+        network: nn.Module,
+        state: Mapping[str, Any],
+        meta: Meta,
+        averages: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Starts to write a snapshot, once the one before is written.
 
         The arguments are copied before this returns.
@@ -144,12 +150,15 @@ class SnapshotWriter:
             network: module whose weights are written.
             state: state of the training: tensors and plain Python values.
             meta: description of the snapshot, with its iteration.
+            averages: state dict of the averaged weights; None: there are none.
         """
         self.wait()
-        copies = map_tensors(
-            lambda tensor: tensor.detach().to("cpu", copy=True), (network.state_dict(), dict(state))
+        weights, state, averages = map_tensors(
+            lambda tensor: tensor.detach().to("cpu", copy=True),
+            (network.state_dict(), dict(state), averages),
         )
-        self._thread = threading.Thread(target=self._write, args=(*copies, meta), daemon=True)
+        given = (weights, state, meta, averages)
+        self._thread = threading.Thread(target=self._write, args=given, daemon=True)
         self._thread.start()
 
     def wait(self, seconds: float | None = None) -> bool:
@@ -161,10 +170,16 @@ class SnapshotWriter:
             self._thread = None
         return True
 
-    def _write(self, weights: dict[str, Tensor], state: dict[str, Any], meta: Meta) -> None:
+    def _write(
+        self,
+        weights: dict[str, Tensor],
+        state: dict[str, Any],
+        meta: Meta,
+        averages: dict[str, Tensor] | None,
+    ) -> None:
         path = self.directory.snapshot(meta.iteration)
         try:
-            checkpoint.save_snapshot(path, weights, state, meta)
+            checkpoint.save_snapshot(path, weights, state, meta, averages)
         except Exception as error:
             self.failed = True
             logger.error(

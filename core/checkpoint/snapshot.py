@@ -3,6 +3,8 @@
 ``<cache_dir>/nnet/<name>/`` holds, for a run ``name`` and an iteration,
 
 - ``<name>_<iteration>.pkl``: the weights, a bare state dict with keys ``module.…``;
+- ``<name>_<iteration>.ema.pkl``: their average over the steps, in the same format, if the run
+  averages them (``system.ema``);
 - ``<name>_<iteration>.json``: their description, a :class:`Meta`;
 - ``<name>_<iteration>.train.pt``: the state of the training, for the newest snapshots;
 
@@ -17,8 +19,9 @@ import dataclasses
 import json
 import platform
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +32,7 @@ from ..config.errors import UserError
 from .files import read_torch_file, sha256_of, write_together
 
 _PREFIX = "module."  # before every key, from the reference's wrapper of the network
+_AVERAGED = ".ema.pkl"  # end of the name of averaged weights
 _SHOWN = 3  # keys of each kind that a message names
 
 
@@ -44,6 +48,9 @@ class Meta:
         versions: versions of Python and PyTorch, by name.
         metrics: COCO's metrics on the validation split; only for the weights with the highest AP.
             In older files they are called ``figures``.
+        weights: ``averaged`` or ``raw``: which weights these are; only for those with the highest
+            AP, of a run that averages its weights.
+        averaged_steps: number of steps in the averaged weights; None if there are none.
         sha256: checksums of the snapshot's other files, by the end of their names.
     """
 
@@ -53,6 +60,8 @@ class Meta:
     config: dict[str, Any]
     versions: dict[str, str]
     metrics: dict[str, float | None] | None = None
+    weights: str | None = None
+    averaged_steps: int | None = None
     sha256: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
 
@@ -62,18 +71,33 @@ def versions() -> dict[str, str]:
 
 
 def meta_path(path: Path) -> Path:
-    """Path of the description of the weights ``path``."""
-    return path.with_suffix(".json")
+    """Path of the description of the weights ``path``, raw or averaged."""
+    return path.with_name(f"{_stem(path)}.json")
 
 
 def training_path(path: Path) -> Path:
     """Path of the training state of the weights ``path``."""
-    return path.with_suffix(".train.pt")
+    return path.with_name(f"{_stem(path)}.train.pt")
+
+
+def averaged_path(path: Path) -> Path:
+    """Path of the average of the weights ``path``."""
+    return path.with_name(f"{_stem(path)}{_AVERAGED}")
+
+
+def has_averaged_weights(path: Path) -> bool:
+    """True if averaged weights were saved together with the weights ``path``, and are there.
+
+    Raises:
+        UserError: the description of the weights cannot be read.
+    """
+    meta = read_meta(path)
+    return meta is not None and _AVERAGED in meta.sha256 and averaged_path(path).is_file()
 
 
 def iteration_in_name(path: Path) -> int | None:
     """Iteration at the end of a file's name, as in ``<name>_<iteration>.pkl``; None without one."""
-    match = re.search(r"_(\d+)$", path.stem)
+    match = re.search(r"_(\d+)$", _stem(path))
     return int(match[1]) if match else None
 
 
@@ -89,6 +113,7 @@ def save_snapshot(
     network: nn.Module | Mapping[str, Tensor],
     training_state: Mapping[str, Any] | None,
     meta: Meta,
+    averages: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Writes the files of a snapshot.
 
@@ -101,25 +126,30 @@ def save_snapshot(
         training_state: tensors and plain Python values, for :func:`load_training_state`. None:
             training cannot be resumed from the snapshot.
         meta: description of the snapshot; its ``sha256`` is filled in.
+        averages: state dict of the averaged weights; None: there are none, and those of an earlier
+            snapshot of this name are deleted.
 
     Raises:
         OSError: a file could not be written; the files from before are still there.
     """
     state_dict = network.state_dict() if isinstance(network, nn.Module) else network
-    weights = {_PREFIX + key: value.detach().cpu() for key, value in state_dict.items()}
-
     digests: dict[Path, str] = {}
 
     def describe(file: BinaryIO) -> None:
-        sha256 = {other.name.removeprefix(path.stem): digests[other] for other in digests}
+        sha256 = {other.name.removeprefix(_stem(path)): digests[other] for other in digests}
         content = dataclasses.asdict(dataclasses.replace(meta, sha256=sha256))
         file.write(json.dumps(content, indent=2, ensure_ascii=False).encode())
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    writers: dict[Path, Callable[[BinaryIO], Any]] = {path: lambda file: torch.save(weights, file)}
+    contents: dict[Path, dict[str, Any]] = {path: _with_prefix(state_dict)}
+    if averages is not None:
+        contents[averaged_path(path)] = _with_prefix(averages)
     if training_state is not None:
-        writers[training_path(path)] = lambda file: torch.save(dict(training_state), file)
+        contents[training_path(path)] = dict(training_state)
+    writers = {file: partial(torch.save, content) for file, content in contents.items()}
     write_together({**writers, meta_path(path): describe}, digests)
+    if averages is None:
+        averaged_path(path).unlink(missing_ok=True)
 
 
 def require_snapshot(path: Path) -> None:
@@ -129,7 +159,7 @@ def require_snapshot(path: Path) -> None:
         UserError: there are none; the message lists those of the same run.
     """
     if not path.is_file():
-        iterations = iterations_in(path.parent, path.stem.rpartition("_")[0])
+        iterations = iterations_in(path.parent, _stem(path).rpartition("_")[0])
         there = ", ".join(map(str, iterations))
         raise UserError(
             f"there is no snapshot {path}; in that folder there is "
@@ -164,8 +194,9 @@ def corruption(path: Path) -> str | None:
         meta = read_meta(path)
         if meta is None:
             return f"there is no {meta_path(path).name} that describes it"
-        for file in (path, training_path(path)):
-            digest = meta.sha256.get(file.name.removeprefix(path.stem))
+        averaged = [averaged_path(path)] if _AVERAGED in meta.sha256 else []
+        for file in (path, training_path(path), *averaged):
+            digest = meta.sha256.get(file.name.removeprefix(_stem(path)))
             if digest is None:
                 return f"it was saved without a checksum of {file.name}"
             if not file.is_file():
@@ -189,7 +220,7 @@ def require_unaltered(path: Path, *others: Path) -> None:
     """
     meta = read_meta(path)
     for file in (path, *others):
-        digest = None if meta is None else meta.sha256.get(file.name.removeprefix(path.stem))
+        digest = None if meta is None else meta.sha256.get(file.name.removeprefix(_stem(path)))
         if digest is not None and file.is_file() and sha256_of(file) != digest:
             raise UserError(
                 f"{path} is corrupt: {file.name} was cut short or altered since it was saved; take "
@@ -237,6 +268,7 @@ def load_weights(
     class_head_keys: Iterable[str],
     fine_tune: bool = False,
     verify: bool = True,
+    pairing_head_keys: Iterable[str] = (),
 ) -> list[str]:
     """Loads weights into a network in place; either all of them fit, or nothing is changed.
 
@@ -244,8 +276,10 @@ def load_weights(
         network: network that gets the weights.
         path: a file that :func:`read_weights` reads.
         class_head_keys: prefixes of the keys whose shape depends on the number of classes.
-        fine_tune: leave class heads of another shape as they are, newly initialised.
+        fine_tune: leave class heads of another shape, and the heads that pair corners if the
+            weights have those of another pairing, as they are, newly initialised.
         verify: compare the file with its checksum, if there is one.
+        pairing_head_keys: prefixes of the keys of heads that pair corners.
 
     Returns:
         The keys that were left as they are; none unless ``fine_tune``.
@@ -259,13 +293,17 @@ def load_weights(
         require_unaltered(path)
     weights, own = read_weights(path), network.state_dict()
     found = differences(own, weights)
-    heads = [key for key in found.reshaped if key.startswith(tuple(class_head_keys))]
-    only_heads = bool(heads) and found.count == len(heads)
+    classes, pairing = tuple(class_head_keys), tuple(pairing_head_keys)
+    left = [key for key in found.reshaped if key.startswith(classes)]
+    left += [key for key in found.missing if key.startswith(pairing)]
+    unused = [key for key in found.unexpected if key.startswith(pairing)]
+    only_heads = found.count == len(left) + len(unused)
     if found.count and not (fine_tune and only_heads):
-        hint = "; --weights FILE fine-tunes to another number of classes" if only_heads else ""
+        hint = "; train.py --weights FILE fine-tunes with new heads" if only_heads else ""
         raise UserError(f"{path} does not fit this network ({_origin(path)}): {found}{hint}")
-    network.load_state_dict({**own, **{k: v for k, v in weights.items() if k not in heads}})
-    return heads
+    fitting = {key: weights[key] for key in own if key in weights and key not in left}
+    network.load_state_dict({**own, **fitting})
+    return left
 
 
 @dataclass(frozen=True)
@@ -309,6 +347,16 @@ def differences(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Dif
             if key in weights and own[key].shape != weights[key].shape
         },
     )
+
+
+def _stem(path: Path) -> str:
+    """Part of a file's name that all files of its snapshot begin with."""
+    return path.name.removesuffix(_AVERAGED) if path.name.endswith(_AVERAGED) else path.stem
+
+
+def _with_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights as they are written: on the CPU, by the keys of the reference."""
+    return {_PREFIX + key: value.detach().cpu() for key, value in state_dict.items()}
 
 
 def _some(kind: str, items: tuple[str, ...]) -> str:

@@ -24,18 +24,30 @@ class System:
     # images of each chunk of a step; their sum is batch_size; null: one chunk a process
     chunk_sizes: tuple[int, ...] | None = None
     max_iter: int = 500000
+    # "step": divided by decay_rate every stepsize iterations, as published; "cosine": from
+    # learning_rate down to 1 % of it at max_iter
+    schedule: typing.Literal["step", "cosine"] = "step"
+    warmup: int = 0  # first iterations, in which the learning rate rises in proportion to them
     stepsize: int = 450000  # iterations between two decays of the learning rate
     decay_rate: float = 10.0
     learning_rate: float = 0.00025
-    opt_algo: typing.Literal["adam", "sgd"] = "adam"
+    opt_algo: typing.Literal["adam", "sgd", "adamw"] = "adam"
+    # adam and sgd add it to the gradient of every parameter; adamw shrinks the weights by it, but
+    # no biases and batch norms; null: 0 for adam, 0.0001 for sgd, 0.05 for adamw
+    weight_decay: float | None = None
+    # decay per iteration of an average of the weights, which is kept beside them; null: none
+    ema: float | None = None
     snapshot: int = 5000  # iterations between two snapshots
     keep: int = 3  # newest snapshots that keep the state of the training beside the weights
     val_iter: int = 100  # iterations between two validation losses; 0: never
     eval_iter: int = 0  # iterations between two evaluations of the validation split; 0: never
+    patience: int = 0  # evaluations in a row without a better AP that end the training; 0: none do
     display: int = 5  # iterations between two lines of the log
     pretrain: str | None = None  # weights to start from
     prefetch_size: int = 5  # batches prepared ahead
     workers: int = 4  # processes that make batches
+    # processes that train together where there is no GPU; each has its part of the threads
+    cpu_processes: int = 1
     seed: int = 317
     precision: typing.Literal["float32", "bfloat16"] = "float32"
     channels_last: bool | None = None  # memory layout of the network; null: the faster one
@@ -56,22 +68,34 @@ class Db:
     use_crowd: bool = True  # train crowd boxes as objects, as published
     input_size: tuple[int, int] = (511, 511)  # height, width
     output_sizes: tuple[tuple[int, int], ...] = ((128, 128),)
-    # sampling
+    # "crop": random crops, as published; "fit": the whole image, zoomed and shifted a little
+    sampling: typing.Literal["crop", "fit"] = "crop"
     data_aug: bool = True
-    rand_crop: bool = True
     rand_color: bool = True
     lighting: bool = True
+    min_visible: float = 0.0  # a box of which a smaller fraction of its area is left is dropped
+    # random crops
+    rand_crop: bool = True
     rand_scales: tuple[float, ...] | None = None
     rand_scale_min: float = 0.6
     rand_scale_max: float = 1.4
     rand_scale_step: float = 0.1
     border: int = 128
+    # the whole image ("fit")
+    zoom: tuple[float, float] = (0.8, 1.25)  # lowest and highest, relative to the size that fits
+    shift: float = 0.15  # to either side at most, as a fraction of input_size
+    vertical_flip: bool = False  # turn every second image upside down
+    quarter_turns: bool = False  # turn images by 0, 90, 180 or 270 degrees
+    mosaic: float = 0.0  # fraction of the samples that are made of four images
     # targets
     gaussian_bump: bool = True
     gaussian_iou: float = 0.3
     gaussian_radius: int = -1  # -1: from the box and gaussian_iou
+    regression_window: int = 1  # side, in cells, of the window of trained offsets at a corner; odd
     # detection
-    test_scales: tuple[float, ...] = (1.0,)
+    # relative to the image's own size, or with "fit" to the size that fits into input_size;
+    # null: 1 alone
+    test_scales: tuple[float, ...] | None = None
     test_flipped: bool = True
     top_k: int = 100
     ae_threshold: float = 0.5
@@ -106,6 +130,11 @@ class Db:
         return self.output_sizes[0]
 
     @property
+    def scales_at_test(self) -> tuple[float, ...]:
+        """Scales at which images are tested: ``test_scales``, or 1 alone."""
+        return (1.0,) if self.test_scales is None else self.test_scales
+
+    @property
     def scales(self) -> tuple[float, ...]:
         """Scales of the random crop: ``rand_scales``, or min, min + step, … below max."""
         if self.rand_scales is not None:
@@ -126,12 +155,15 @@ def problems(system: System, db: Db) -> Iterator[str]:
                 yield f"{'db' if section is db else 'system'}.{key} must be at least 1"
     if system.learning_rate <= 0 or system.decay_rate <= 0:
         yield "system.learning_rate and system.decay_rate must be above 0"
+    if system.cpu_processes < 1:
+        yield f"system.cpu_processes {system.cpu_processes} must be at least 1"
     if system.keep < 1 or (system.dist_timeout is not None and system.dist_timeout < 1):
         yield "system.keep and system.dist_timeout (seconds) must be at least 1"
     if min(system.val_iter, system.eval_iter, system.workers) < 0:
         yield "system.val_iter, system.eval_iter (0: never) and system.workers must be 0 or more"
     if system.clip_norm is not None and not system.clip_norm > 0:
         yield "system.clip_norm must be above 0, or null"
+    yield from _recipe_problems(system)
     chunks = system.chunk_sizes
     if chunks is not None and (min(chunks, default=0) < 1 or sum(chunks) != system.batch_size):
         yield (
@@ -144,7 +176,42 @@ def problems(system: System, db: Db) -> Iterator[str]:
         yield "db.input_size and db.output_sizes must be positive"
     if db.rand_scale_step <= 0 or min(db.scales, default=0) <= 0:
         yield "db.rand_scales, or rand_scale_min, _max, rand_scale_step, must give scales above 0"
-    if min(db.test_scales, default=0) <= 0:
-        yield "db.test_scales must hold numbers above 0"
+    yield from _sampling_problems(db)
     if not 0 <= db.nms_threshold <= 1:
         yield f"db.nms_threshold {db.nms_threshold} is an overlap and must be from 0 to 1"
+
+
+def _recipe_problems(system: System) -> Iterator[str]:
+    """Finds settings of the optimizer and of the end of training that are out of range."""
+    if system.weight_decay is not None and not 0 <= system.weight_decay < float("inf"):
+        yield f"system.weight_decay {system.weight_decay} must be 0 or more, or null"
+    if system.ema is not None and not 0 < system.ema < 1:
+        yield f"system.ema {system.ema} is a decay and must be above 0 and below 1, or null"
+    if min(system.warmup, system.patience) < 0:
+        yield "system.warmup and system.patience (0: none) must be 0 or more"
+    if system.patience > 0 and system.eval_iter == 0:
+        yield (
+            f"system.patience {system.patience} counts evaluations, and there are none: set "
+            "system.eval_iter, or system.patience to 0"
+        )
+
+
+def _sampling_problems(db: Db) -> Iterator[str]:
+    """Finds settings of samples and of the test scale that are out of range or have no effect."""
+    if min(db.scales_at_test, default=0) <= 0:
+        yield "db.test_scales must hold numbers above 0, or be null"
+    low, high = db.zoom
+    if not 0 < low <= high < float("inf"):
+        yield f"db.zoom {list(db.zoom)} must be two numbers above 0, the lower one first"
+    for key, most in {"shift": 0.5, "min_visible": 1, "mosaic": 1}.items():
+        if not 0 <= getattr(db, key) <= most:
+            yield f"db.{key} {getattr(db, key)} is a fraction and must be from 0 to {most}"
+    if db.regression_window < 1 or db.regression_window % 2 == 0:
+        yield f"db.regression_window {db.regression_window} must be odd and at least 1"
+    if db.sampling != "fit":
+        for key in ("vertical_flip", "quarter_turns", "mosaic"):
+            if getattr(db, key):
+                yield (
+                    f'db.{key} has an effect with db.sampling "fit" only; choose that, or leave '
+                    f"db.{key} out"
+                )

@@ -28,7 +28,7 @@ from .image_memory import (
     release_after_use,
 )
 from .images import read_image
-from .samples import SampleFunction
+from .samples import Labelled, SampleFunction
 from .unreadable import max_unreadable
 
 Position = tuple[int, int]  # epoch, number of the image in its dataset
@@ -48,12 +48,18 @@ class TrainingImages(Dataset[Item]):
         dataset: images with their boxes and labels.
         sample: makes a sample from image, boxes, labels and a generator.
         seed: seed of each sample's generator; None for samples without augmentation.
+        mosaic: fraction of the samples that are made of four images: ``sample`` gets three more of
+            them as ``others``, lists of image, boxes and labels.
     """
 
     def __init__(
-        self, dataset: CocoDetection, sample: SampleFunction, seed: int | None = None
+        self,
+        dataset: CocoDetection,
+        sample: SampleFunction,
+        seed: int | None = None,
+        mosaic: float = 0.0,
     ) -> None:
-        self.dataset, self.sample, self.seed = dataset, sample, seed
+        self.dataset, self.sample, self.seed, self.mosaic = dataset, sample, seed, mosaic
         self.memory = ImageMemory()
 
     def __len__(self) -> int:
@@ -71,16 +77,32 @@ class TrainingImages(Dataset[Item]):
         """
         epoch, index = position
         rng = None if self.seed is None else np.random.default_rng((self.seed, epoch, index))
+        labelled, number, unreadable = self._read(index)
+        if rng is None or not self.mosaic or rng.random() >= self.mosaic:
+            return self.sample(*labelled, rng), number, unreadable
+        others = []
+        for other in rng.integers(len(self), size=3):
+            part, _, skipped = self._read(int(other))
+            others.append(part)
+            unreadable += skipped
+        return self.sample(*labelled, rng, others=others), number, unreadable
+
+    def _read(self, index: int) -> tuple[Labelled, int, list[int]]:
+        """Reads an image, or the next one that can be decoded.
+
+        Returns:
+            Image, boxes and labels; the number of the image, and those of the skipped ones.
+        """
         unreadable: list[int] = []
         for step in range(min(max(max_unreadable(len(self)) + 1, 100), len(self))):
             number = (index + step) % len(self)
             image = read_image(self.dataset.image_path(number))
             if image is not None:
                 boxes, labels = self.dataset.boxes(number), self.dataset.labels(number)
-                return self.sample(image, boxes, labels, rng), number, unreadable
+                return (image, boxes, labels), number, unreadable
             unreadable.append(number)
         nothing = np.zeros((64, 64, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, int)
-        return self.sample(*nothing, rng), index, unreadable
+        return nothing, index, unreadable
 
     def __getitems__(self, positions: list[Position]) -> Batch | BatchMessage:
         """Makes a batch; the loader calls this in place of ``self[position]`` one by one."""
@@ -176,6 +198,7 @@ def batch_loader(
     start_iteration: int = 0,
     rows: slice | None = None,
     pin_memory: bool = False,
+    mosaic: float = 0.0,
 ) -> DataLoader[Item]:
     """Makes an endless stream of batches.
 
@@ -189,6 +212,8 @@ def batch_loader(
         start_iteration: number of the first batch, counted from 0.
         rows: the rows of every batch that this process makes, all by default.
         pin_memory: put batches into page-locked memory.
+        mosaic: fraction of the samples that are made of four images, as in
+            :class:`TrainingImages`.
 
     Returns:
         A loader of :class:`core.structures.Batch`; every ``iter`` of it starts at
@@ -198,7 +223,7 @@ def batch_loader(
     if not workers:
         keep_freed_memory()
     return DataLoader(
-        TrainingImages(dataset, sample, seed),
+        TrainingImages(dataset, sample, seed, mosaic),
         batch_sampler=ShuffledStream(len(dataset), batch_size, seed, start_iteration, rows),
         num_workers=workers,
         collate_fn=_unchanged,

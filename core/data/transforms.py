@@ -89,6 +89,66 @@ def crop(
     return window, boxes + np.array(shift * 2, np.float32)
 
 
+def fitted_size(size: Size, limits: Size, scale: float = 1) -> Size:
+    """Computes the size of an image that is scaled, keeping its aspect ratio.
+
+    Args:
+        size: height and width of the image.
+        limits: height and width into which the image just fits at scale 1.
+        scale: 1, or a multiple of the size that fits.
+
+    Returns:
+        Height and width in whole pixels, at least 1.
+    """
+    zoom = min(limits[0] / size[0], limits[1] / size[1]) * scale
+    return max(1, round(size[0] * zoom)), max(1, round(size[1] * zoom))
+
+
+def reduce_before(image: np.ndarray, zoom: float) -> np.ndarray:
+    """Averages squares of pixels of an image that will shrink to less than half.
+
+    Bilinear interpolation alone would skip pixels. What is left to do is between 1/2 and 1.
+
+    Args:
+        image: uint8 [h, w, 3].
+        zoom: pixels of the result per pixel of the image.
+
+    Returns:
+        uint8 [about h / n, about w / n, 3], n being 1 / zoom, rounded down; the image itself if n
+        is 1 or 0. The edges of the result are the edges of the image.
+    """
+    factor = int(1 / zoom)
+    if factor < 2:
+        return image
+    height, width = (max(1, round(side / factor)) for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def resize_smoothly(image: np.ndarray, size: Size) -> np.ndarray:
+    """Resizes an image uint8 [h, w, 3] bilinearly, after :func:`reduce_before`."""
+    height, width = size
+    zoom = ((height * width) / (image.shape[0] * image.shape[1])) ** 0.5
+    image = reduce_before(image, zoom)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def center_in(image: np.ndarray, size: Size) -> tuple[np.ndarray, tuple[int, int]]:
+    """Puts an image into the middle of a black canvas, with their pixels ``side // 2`` aligned.
+
+    Args:
+        image: uint8 [h, w, 3].
+        size: (height, width) of the canvas, no smaller than the image.
+
+    Returns:
+        The canvas, uint8 [*size, 3], and (y, x) of the image in it.
+    """
+    height, width = image.shape[:2]
+    canvas = np.zeros((*size, 3), np.uint8)
+    top, left = size[0] // 2 - height // 2, size[1] // 2 - width // 2
+    canvas[top : top + height, left : left + width] = image
+    return canvas, (top, left)
+
+
 def resize(image: np.ndarray, boxes: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
     """Resizes an image bilinearly, with its boxes.
 
@@ -109,9 +169,30 @@ def clip_boxes(boxes: np.ndarray, size: Size) -> np.ndarray:
     return np.clip(boxes, np.float32(0), limits)
 
 
+def clip_to_edges(boxes: np.ndarray, size: Size) -> np.ndarray:
+    """Clips boxes [n, 4] to the edges of an image of ``size``: 0 .. side."""
+    return clip_boxes(boxes, (size[0] + 1, size[1] + 1))
+
+
 def has_area(boxes: np.ndarray) -> np.ndarray:
     """Returns True for boxes [n, 4] with a width and a height above 0: bool [n]."""
     return (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+
+
+def area(boxes: np.ndarray) -> np.ndarray:
+    """Computes the areas of boxes [n, 4]: [n]."""
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def is_visible(clipped: np.ndarray, whole: np.ndarray, min_visible: float) -> np.ndarray:
+    """Returns True for boxes of which enough is left after they were clipped: bool [n].
+
+    Args:
+        clipped: [n, 4], the boxes after clipping to the edges of what can be seen.
+        whole: [n, 4], the boxes before.
+        min_visible: least fraction of the area that must be left; 0: all boxes are visible.
+    """
+    return area(clipped) >= min_visible * area(whole)
 
 
 def flip(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -143,6 +224,19 @@ def finish_sample(
     """
     if rng is not None and rng.random() < 0.5:
         image, boxes = flip(image, boxes)
+    return colored_sample(image, boxes, labels, rng, color=color, lighting=lighting)
+
+
+def colored_sample(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    rng: np.random.Generator | None,
+    *,
+    color: bool,
+    lighting: bool,
+) -> Sample:
+    """Draws an image's change of colour; arguments as for :func:`finish_sample`."""
     matrix = NORMALIZE
     if rng is not None and color:
         matrix = color_matrix(image, rng, lighting=lighting)

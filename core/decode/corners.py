@@ -1,13 +1,37 @@
 """Pairs the corners that belong to one object."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ..layers.gather import gather_cells
-from ..structures import CornerMaps
+from ..structures import CentripetalMaps, CornerMaps, GuidedMaps
 from .peaks import top_peaks
 
 REJECTED = -1.0  # the score of a pair of corners that is no object
+
+# Largest difference between the size that a corner predicts and that of a pair, relative to the
+# pair's: beyond it they are no object. Wrong pairs of equal objects side by side differ by 1.
+_MAX_DISAGREEMENT = 0.5
+
+
+class Corners(NamedTuple):
+    """The best corners of one kind, over all classes; K of them in each image.
+
+    Attributes:
+        points: float32 [B, K, 2], (x, y) in cells.
+        scores: float32 [B, K], probabilities.
+        labels: int64 [B, K].
+        cells: int64 [B, K], y * W + x.
+        found: bool [B, K], false where an image has fewer corners.
+    """
+
+    points: Tensor
+    scores: Tensor
+    labels: Tensor
+    cells: Tensor
+    found: Tensor
 
 
 @torch.no_grad()
@@ -39,36 +63,88 @@ def decode_corners(
         float32 [B, num_dets, 8], best first: box in output cells, score, score of the top-left and
         of the bottom-right corner, class. Pairs that are no objects have the score -1.
     """
-    assert num_dets <= top_k**2, (num_dets, top_k)
-    height, width = maps.tl_heatmap.shape[2:]
-    tl_scores, tl_labels, tl_ys, tl_xs = top_peaks(maps.tl_heatmap, top_k, kernel)  # [B, K]
-    br_scores, br_labels, br_ys, br_xs = top_peaks(maps.br_heatmap, top_k, kernel)
-    tl_found, br_found = tl_scores > -torch.inf, br_scores > -torch.inf
-    if no_border:
-        tl_found &= (tl_ys > 0) & (tl_xs > 0)
-        br_found &= (br_ys < height - 1) & (br_xs < width - 1)
-
-    tl_cells, br_cells = tl_ys * width + tl_xs, br_ys * width + br_xs
-    tl_points = torch.stack((tl_xs, tl_ys), 2) + gather_cells(maps.tl_offset, tl_cells).float()
-    br_points = torch.stack((br_xs, br_ys), 2) + gather_cells(maps.br_offset, br_cells).float()
-    tl_embedding = gather_cells(maps.tl_embedding, tl_cells).float()  # [B, K, 1]
-    br_embedding = gather_cells(maps.br_embedding, br_cells).float()
-    tl_scores, br_scores = tl_scores.sigmoid(), br_scores.sigmoid()
-
-    # [B, K, K]: top-left corners down, bottom-right corners across
-    paired = tl_found[:, :, None] & br_found[:, None, :]
-    paired &= tl_labels[:, :, None] == br_labels[:, None, :]
+    tl, br = best_corners(maps, top_k=top_k, kernel=kernel, no_border=no_border)
+    tl_embedding = gather_cells(maps.tl_embedding, tl.cells).float()  # [B, K, 1]
+    br_embedding = gather_cells(maps.br_embedding, br.cells).float()
+    paired = possible_pairs(tl, br)  # [B, K, K]: top-left corners down, bottom-right corners across
     paired &= (tl_embedding - br_embedding.transpose(1, 2)).abs() <= ae_threshold
-    paired &= (br_points[:, None, :] >= tl_points[:, :, None]).all(3)
-    scores = (tl_scores[:, :, None] + br_scores[:, None, :]) / 2
-    scores, pairs = torch.where(paired, scores, REJECTED).flatten(1).topk(num_dets)
+    scores = (tl.scores[:, :, None] + br.scores[:, None, :]) / 2
+    return best_pairs(tl, br, torch.where(paired, scores, REJECTED), num_dets)
 
-    tl, br = pairs // top_k, pairs % top_k  # [B, num_dets]
-    tl_rows = torch.cat((tl_points, tl_scores[..., None], tl_labels[..., None]), 2)  # [B, K, 4]
-    br_rows = torch.cat((br_points, br_scores[..., None]), 2)  # [B, K, 3]
-    tl_x, tl_y, tl_score, label = _take(tl_rows, tl).unbind(2)
-    br_x, br_y, br_score = _take(br_rows, br).unbind(2)
+
+@torch.no_grad()
+def decode_centripetal(
+    maps: CentripetalMaps, *, top_k: int, kernel: int, num_dets: int, no_border: bool
+) -> Tensor:
+    """Finds objects as pairs of the best corners that agree on the size of their box.
+
+    Each corner predicts half the width and half the height of its box. Relative to those of a
+    pair, the largest of the four differences, w, must be at most 0.5. A pair scores the geometric
+    mean of its corners, times ``sqrt(1 - w)``. The idea is CentripetalNet's (section 3.2).
+
+    Args:
+        maps: maps of one stack, any floating dtype, layout and device.
+        top_k, kernel, num_dets, no_border: as for :func:`decode_corners`.
+
+    Returns:
+        As :func:`decode_corners`.
+    """
+    tl, br = best_corners(maps, top_k=top_k, kernel=kernel, no_border=no_border)
+    tl_half = gather_cells(maps.tl_shift, tl.cells).float().exp()[:, :, None]  # [B, K, 1, 2]
+    br_half = gather_cells(maps.br_shift, br.cells).float().exp()[:, None, :]  # [B, 1, K, 2]
+    half = (br.points[:, None, :] - tl.points[:, :, None]).div(2).clamp(min=1e-4)
+    disagreement = torch.maximum((tl_half - half).abs(), (br_half - half).abs()).div(half).amax(3)
+    paired = possible_pairs(tl, br) & (disagreement <= _MAX_DISAGREEMENT)
+    scores = (tl.scores[:, :, None] * br.scores[:, None, :]).sqrt()
+    scores = scores * (1 - disagreement).clamp(min=0).sqrt()
+    return best_pairs(tl, br, torch.where(paired, scores, REJECTED), num_dets)
+
+
+def best_corners(
+    maps: CornerMaps | CentripetalMaps | GuidedMaps,
+    *,
+    top_k: int,
+    kernel: int,
+    no_border: bool = False,
+) -> tuple[Corners, Corners]:
+    """Finds the best top-left and bottom-right corners; arguments of :func:`decode_corners`."""
+    height, width = maps.tl_heatmap.shape[2:]
+    tl = _corners(maps.tl_heatmap, maps.tl_offset, top_k, kernel)
+    br = _corners(maps.br_heatmap, maps.br_offset, top_k, kernel)
+    if no_border:
+        tl_ys, tl_xs = tl.cells // width, tl.cells % width
+        br_ys, br_xs = br.cells // width, br.cells % width
+        tl.found.logical_and_((tl_ys > 0) & (tl_xs > 0))
+        br.found.logical_and_((br_ys < height - 1) & (br_xs < width - 1))
+    return tl, br
+
+
+def possible_pairs(tl: Corners, br: Corners) -> Tensor:
+    """Pairs of one class whose bottom-right corner is not left of or above the other: [B, K, K]."""
+    paired = tl.found[:, :, None] & br.found[:, None, :]
+    paired &= tl.labels[:, :, None] == br.labels[:, None, :]
+    paired &= (br.points[:, None, :] >= tl.points[:, :, None]).all(3)
+    return paired
+
+
+def best_pairs(tl: Corners, br: Corners, scores: Tensor, num_dets: int) -> Tensor:
+    """Takes the ``num_dets`` pairs with the highest scores [B, K, K] as :func:`decode_corners`."""
+    top_k = scores.shape[2]
+    assert num_dets <= top_k**2, (num_dets, top_k)
+    scores, pairs = scores.flatten(1).topk(num_dets)
+    tl_rows = torch.cat((tl.points, tl.scores[..., None], tl.labels[..., None]), 2)  # [B, K, 4]
+    br_rows = torch.cat((br.points, br.scores[..., None]), 2)  # [B, K, 3]
+    tl_x, tl_y, tl_score, label = _take(tl_rows, pairs // top_k).unbind(2)  # [B, num_dets]
+    br_x, br_y, br_score = _take(br_rows, pairs % top_k).unbind(2)
     return torch.stack((tl_x, tl_y, br_x, br_y, scores, tl_score, br_score, label), 2)
+
+
+def _corners(heatmap: Tensor, offset: Tensor, top_k: int, kernel: int) -> Corners:
+    """Finds the K best corners of one kind."""
+    scores, labels, ys, xs = top_peaks(heatmap, top_k, kernel)  # [B, K]
+    cells = ys * heatmap.shape[3] + xs
+    points = torch.stack((xs, ys), 2) + gather_cells(offset, cells).float()
+    return Corners(points, scores.sigmoid(), labels, cells, scores > -torch.inf)
 
 
 def _take(rows: Tensor, index: Tensor) -> Tensor:

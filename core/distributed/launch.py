@@ -1,4 +1,9 @@
-"""Starting a process for every device with torchrun, as the reference's ``--distributed`` does."""
+"""Starting the processes that train together with torchrun.
+
+``--distributed`` starts one for every GPU, as the reference does. Where there is none,
+``system.cpu_processes`` says how many, and no argument is needed: on few cores, several processes
+of one thread can be faster than one process of several.
+"""
 
 import argparse
 import logging
@@ -31,17 +36,26 @@ def add_distributed_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def is_launcher(options: argparse.Namespace) -> bool:
-    """True if this process must start the others; false in those that it started."""
-    return bool(options.distributed) and not dist.is_torchelastic_launched()
+def is_launcher(options: argparse.Namespace, cpu_processes: int = 1) -> bool:
+    """True if this process must start those that train; false in those that it started.
+
+    Args:
+        options: parsed arguments of :func:`add_distributed_arguments`, and ``device``.
+        cpu_processes: ``system.cpu_processes``.
+    """
+    if dist.is_torchelastic_launched():
+        return False
+    return bool(options.distributed) or (cpu_processes > 1 and _on_cpu(options))
 
 
-def launch(options: argparse.Namespace, command: list[str]) -> int:
+def launch(options: argparse.Namespace, command: list[str], cpu_processes: int = 1) -> int:
     """Starts a command for every device of this machine and waits until all have ended.
 
     Args:
         options: parsed arguments of :func:`add_distributed_arguments`, and ``device``.
         command: a Python file, or ``--module`` and a module's name; and its arguments.
+        cpu_processes: ``system.cpu_processes``, the number of processes where there is no GPU. They
+            divide the threads of this one.
 
     Returns:
         Exit code of the process that failed first, 1 after a signal; else 0.
@@ -49,9 +63,13 @@ def launch(options: argparse.Namespace, command: list[str]) -> int:
     Raises:
         UserError: the arguments do not say at which address the machines meet.
     """
+    on_cpu = _on_cpu(options)
     devices = torch.cuda.device_count() if options.device in (None, "cuda") else 1
-    processes = max(1, devices)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // processes)))
+    processes = cpu_processes if on_cpu else max(1, devices)
+    threads = str(max(1, torch.get_num_threads() // processes))
+    if on_cpu:
+        os.environ["OMP_NUM_THREADS"] = threads  # the number that was set is that of all together
+    os.environ.setdefault("OMP_NUM_THREADS", threads)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
     where = _meeting_place(options)
     try:
@@ -62,6 +80,13 @@ def launch(options: argparse.Namespace, command: list[str]) -> int:
     except SignalException:
         return 1
     return 0
+
+
+def _on_cpu(options: argparse.Namespace) -> bool:
+    """True if the arguments choose the CPU, as :func:`core.models.device.choose_device` does."""
+    if options.device is None:
+        return not torch.cuda.is_available()
+    return str(options.device) == "cpu"
 
 
 def _meeting_place(options: argparse.Namespace) -> list[str]:

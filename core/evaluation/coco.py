@@ -89,18 +89,14 @@ def coco_results(
     return results
 
 
-def score_results(results: Sequence[dict[str, Any]], dataset: CocoDetection) -> CocoScores:
+def score_results(results: Sequence[Mapping[str, Any]], dataset: CocoDetection) -> CocoScores:
     """Compares results with the annotation file of their dataset.
 
     Args:
         results: list from :func:`coco_results`; an empty one gives metrics of 0.
         dataset: dataset with annotations.
     """
-    evaluation = COCOeval(
-        _coco(_truth(dataset.annotation_file), dataset),
-        _coco(_found(results), dataset),
-        "bbox",
-    )
+    evaluation = coco_evaluation(results, dataset)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
         evaluation.accumulate()
@@ -116,6 +112,20 @@ def score_results(results: Sequence[dict[str, Any]], dataset: CocoDetection) -> 
             name: _metric(value) for name, value in zip(dataset.class_names, by_class, strict=True)
         },
         table=table.getvalue().rstrip(),
+    )
+
+
+def coco_evaluation(results: Sequence[Mapping[str, Any]], dataset: CocoDetection) -> COCOeval:
+    """Prepares pycocotools' comparison of results with the annotation file of their dataset.
+
+    Args:
+        results: list from :func:`coco_results`; their ids are their positions in it, from 1 on.
+        dataset: dataset with annotations; a crowd is an object that nobody must find.
+    """
+    return COCOeval(
+        _coco(_truth(dataset.annotation_file), dataset),
+        _coco(_found(results), dataset),
+        "bbox",
     )
 
 
@@ -154,7 +164,7 @@ def _truth(annotation_file: Path) -> list[dict[str, Any]]:
     return truth
 
 
-def _found(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _found(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {**result, "id": number, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
         for number, result in enumerate(results, 1)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..data.color import NORMALIZE, apply_color
+from ..data.transforms import Size, center_in, fitted_size, resize_smoothly
 
 
 def resize_by(image: np.ndarray, scale: float) -> np.ndarray:
@@ -16,21 +17,30 @@ def resize_by(image: np.ndarray, scale: float) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def center_in(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
-    """Puts an image into the middle of a black canvas, with their pixels ``side // 2`` aligned.
+def fit_in_canvas(
+    image: np.ndarray, scale: float, input_size: Size, coarsest_stride: int
+) -> tuple[np.ndarray, tuple[int, int], Size]:
+    """Lays out an image as it is trained with ``db.sampling`` "fit".
+
+    A side of the canvas is as many pixels short of a multiple of ``coarsest_stride`` as that of the
+    training images, so that output cells lie on both in the same way.
 
     Args:
         image: uint8 [h, w, 3].
-        size: (height, width) of the canvas, no smaller than the image.
+        scale: 1, or a multiple of the size at which the image fits into ``input_size``.
+        input_size: height and width of the training images.
+        coarsest_stride: pixels per cell of the network's coarsest map.
 
     Returns:
-        The canvas, uint8 [*size, 3], and (y, x) of the image in it.
+        The canvas, uint8 [H, W, 3]; (y, x) of the resized image in it; and the latter's size.
     """
-    height, width = image.shape[:2]
-    canvas = np.zeros((*size, 3), np.uint8)
-    top, left = size[0] // 2 - height // 2, size[1] // 2 - width // 2
-    canvas[top : top + height, left : left + width] = image
-    return canvas, (top, left)
+    size = fitted_size(image.shape[:2], input_size, scale)
+    sides = []
+    for side, trained in zip(size, input_size, strict=True):
+        lacking = -trained % coarsest_stride
+        sides.append(-(-(side + lacking) // coarsest_stride) * coarsest_stride - lacking)
+    canvas, corner = center_in(resize_smoothly(image, size), (sides[0], sides[1]))
+    return canvas, corner, size
 
 
 def normalize(canvas: np.ndarray, mirrored: bool) -> Tensor:

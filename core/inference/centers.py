@@ -15,7 +15,7 @@ from ..data.samples.centers import warp, whole_window
 from ..data.transforms import Size, has_area
 from ..decode.soft_nms import SCORE, Method, best_detections, suppress
 from ..structures import Detections
-from .canvas import center_in, normalize, resize_by
+from .canvas import center_in, fit_in_canvas, normalize, resize_by
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class View:
 
     Attributes:
         canvas: uint8 [H, W, 3].
-        scale: size of the resized image as a multiple of the image's.
+        scale: height and width of the resized image as multiples of the image's.
         center: (y, x), the point of the resized image in the canvas' middle.
         pixel: pixels of the resized image per pixel of the canvas.
         cells: height and width of the network's maps.
     """
 
     canvas: np.ndarray
-    scale: float
+    scale: tuple[float, float]
     center: tuple[float, float]
     pixel: float
     cells: Size
@@ -42,33 +42,49 @@ class Geometry:
     """Layout of images for the network.
 
     Attributes:
-        resolution: ``keep``: at their own size, padded; ``fix``: scaled into ``input_size``.
-        input_size: height and width of a canvas of fixed size.
+        resolution: ``keep``: at their own size, padded; ``fix``: scaled into ``input_size``;
+            ``fit``: scaled to the size that fits into it, and padded no further than needed.
+        input_size: height and width of a canvas of fixed size, or of the training images.
         coarsest_stride: the sides of a padded canvas are multiples of it; a power of two.
         stride: pixels per cell of the network's maps.
     """
 
-    resolution: Literal["keep", "fix"]
+    resolution: Literal["keep", "fix", "fit"]
     input_size: Size
     coarsest_stride: int
     stride: int
 
     def view(self, image: np.ndarray, scale: float) -> View:
         """Lays out an image uint8 [h, w, 3] at ``scale``."""
+        if self.resolution == "fit":
+            return self._fitted_view(image, scale)
         resized = resize_by(image, scale)
         height, width = resized.shape[:2]
         if self.resolution == "keep":
             rest = self.coarsest_stride - 1
             canvas, _ = center_in(resized, ((height | rest) + 1, (width | rest) + 1))
-            return self._view(canvas, scale, (height // 2, width // 2), 1)
+            return self._view(canvas, (scale, scale), (height // 2, width // 2), 1)
         # The window is that of the image at scale 1; this makes scales differ in the result.
         window = whole_window(image.shape[:2], self.input_size)
         pixel, center = window[1] / self.input_size[1], (height / 2, width / 2)
         canvas = warp(resized, center, 1 / pixel, self.input_size)
-        return self._view(canvas, scale, center, pixel)
+        return self._view(canvas, (scale, scale), center, pixel)
+
+    def _fitted_view(self, image: np.ndarray, scale: float) -> View:
+        """Lays out an image as it is trained with ``db.sampling`` "fit"."""
+        canvas, (top, left), size = fit_in_canvas(
+            image, scale, self.input_size, self.coarsest_stride
+        )
+        center = canvas.shape[0] / 2 - top, canvas.shape[1] / 2 - left
+        scales = size[0] / image.shape[0], size[1] / image.shape[1]
+        return self._view(canvas, scales, center, 1)
 
     def _view(
-        self, canvas: np.ndarray, scale: float, center: tuple[float, float], pixel: float
+        self,
+        canvas: np.ndarray,
+        scale: tuple[float, float],
+        center: tuple[float, float],
+        pixel: float,
     ) -> View:
         height, width = (-(-side // self.stride) for side in canvas.shape[:2])
         return View(canvas, scale, center, pixel, (height, width))
@@ -143,8 +159,11 @@ def detect_centers(
 
 def boxes_in_image(boxes: np.ndarray, view: View) -> np.ndarray:
     """Converts boxes float32 [n, 4] from cells of a view to pixels of the image."""
-    height, width = view.cells
-    cell = view.canvas.shape[1] / width * view.pixel  # in pixels of the resized image, both ways
-    middle = np.array([width / 2, height / 2] * 2, np.float32)
-    center = np.array([view.center[1], view.center[0]] * 2, np.float32)
-    return ((boxes - middle) * np.float32(cell) + center) / np.float32(view.scale)
+    cells, canvas = np.array(view.cells), np.array(view.canvas.shape[:2])
+    cell = _xyxy(canvas / cells * view.pixel)  # in pixels of the resized image
+    return ((boxes - _xyxy(cells / 2)) * cell + _xyxy(view.center)) / _xyxy(view.scale)
+
+
+def _xyxy(yx: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Repeats (y, x) as a box does, (x, y, x, y): float32 [4]."""
+    return np.array([yx[1], yx[0]] * 2, np.float32)

@@ -15,7 +15,7 @@ from ..data.transforms import Size
 from ..decode.corners import REJECTED
 from ..decode.soft_nms import SCORE, Method, best_detections, suppress
 from ..structures import Detections
-from .canvas import center_in, normalize, resize_by
+from .canvas import center_in, fit_in_canvas, normalize, resize_by
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,16 @@ class View:
     """An image as the network sees it: resized, in the middle of black borders.
 
     Attributes:
-        canvas: uint8 [H, W, 3]; each side is the resized one's ``n | 127``, which every hourglass
-            can halve and double again.
+        canvas: uint8 [H, W, 3], of sides which the hourglass can halve and double again.
         corner: (y, x) of the resized image in the canvas.
         size: height and width of the resized image.
-        scale: size of the resized image as a multiple of the image's.
+        scale: height and width of the resized image as multiples of the image's.
     """
 
     canvas: np.ndarray
     corner: tuple[int, int]
     size: Size
-    scale: float
+    scale: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,8 @@ class CornerSettings:
     """Settings of inference with a detector of corners.
 
     Attributes:
-        test_scales: sizes at which the image is tested, relative to its own.
+        test_scales: sizes at which the image is tested, relative to its own, or with ``fit_size``
+            to the one at which it fits.
         test_flipped: test the mirror image too.
         nms_algorithm, nms_threshold, merge_bbox, weight_exp: as for
             :func:`core.decode.soft_nms.suppress`.
@@ -49,6 +49,9 @@ class CornerSettings:
         reference_scoring: keep what the reference keeps: the rows that its soft-NMS leaves behind,
             and corner scores that stay in place when its merging swaps rows.
         stride: input pixels per output cell.
+        fit_size: height and width of the training images, if images are trained as they fit into
+            it; None: images are tested at their own size.
+        coarsest_stride: input pixels per cell of the network's coarsest map; for ``fit_size``.
     """
 
     test_scales: Sequence[float]
@@ -60,6 +63,8 @@ class CornerSettings:
     max_per_image: int
     reference_scoring: bool
     stride: int
+    fit_size: Size | None = None
+    coarsest_stride: int = 128
 
 
 def detect_corners(
@@ -85,7 +90,7 @@ def detect_corners(
     assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3, image.shape
     passes = []
     for scale in settings.test_scales:
-        view = lay_out(image, scale)
+        view = lay_out(image, scale, settings.fit_size, settings.coarsest_stride)
         decoded = predict(normalize(view.canvas, settings.test_flipped))  # [B, n, 8]
         passes.append(rows_in_image(decoded.float().cpu().numpy().copy(), view, settings.stride))
     found = np.concatenate(passes)
@@ -103,12 +108,23 @@ def detect_corners(
     return best_detections(rows, labels, settings.max_per_image)
 
 
-def lay_out(image: np.ndarray, scale: float) -> View:
-    """Resizes an image uint8 [h, w, 3] by ``scale`` and pads it."""
+def lay_out(
+    image: np.ndarray, scale: float, fit_size: Size | None = None, coarsest_stride: int = 128
+) -> View:
+    """Resizes an image and pads it.
+
+    Args:
+        image: uint8 [h, w, 3].
+        scale, fit_size, coarsest_stride: as in :class:`CornerSettings`. Without ``fit_size`` each
+            side of the canvas is the resized one's ``n | 127``, as published.
+    """
+    if fit_size is not None:
+        canvas, corner, size = fit_in_canvas(image, scale, fit_size, coarsest_stride)
+        return View(canvas, corner, size, (size[0] / image.shape[0], size[1] / image.shape[1]))
     image = resize_by(image, scale)
     height, width = image.shape[:2]
     canvas, corner = center_in(image, (height | 127, width | 127))
-    return View(canvas, corner, (height, width), scale)
+    return View(canvas, corner, (height, width), (scale, scale))
 
 
 def rows_in_image(decoded: np.ndarray, view: View, stride: int) -> np.ndarray:
@@ -123,12 +139,12 @@ def rows_in_image(decoded: np.ndarray, view: View, stride: int) -> np.ndarray:
         float32 [B * n, 8], boxes in pixels of the image.
     """
     in_height, in_width = view.canvas.shape[:2]
-    out_height, out_width = (in_height + 1) // stride, (in_width + 1) // stride
+    out_height, out_width = -(-in_height // stride), -(-in_width // stride)
     decoded[1:, :, [0, 2]] = out_width - decoded[1:, :, [2, 0]]
     rows = decoded.reshape(-1, 8)
-    for axis, ratio, border, side in (
-        ([0, 2], out_width / in_width, view.corner[1], view.size[1]),
-        ([1, 3], out_height / in_height, view.corner[0], view.size[0]),
+    for axis, ratio, border, side, scale in (
+        ([0, 2], out_width / in_width, view.corner[1], view.size[1], view.scale[1]),
+        ([1, 3], out_height / in_height, view.corner[0], view.size[0], view.scale[0]),
     ):
-        rows[:, axis] = np.clip(rows[:, axis] / ratio - border, 0, side) / view.scale
+        rows[:, axis] = np.clip(rows[:, axis] / ratio - border, 0, side) / scale
     return rows

@@ -59,11 +59,27 @@ class Head(nn.Sequential):
         """
         if cells is None:
             return super().forward(features)
+        vectors = self.in_windows(gather_windows(features, cells, self.kernel))
+        return vectors.flatten(1).unflatten(0, cells.shape)  # [B, M, out_channels]
+
+    @property
+    def kernel(self) -> int:
+        """Side of the first convolution's kernel."""
+        return cast(ConvRelu, self[0]).conv.kernel_size[0]
+
+    def in_windows(self, windows: Tensor) -> Tensor:
+        """Computes the outputs of the cells around which the kernel lies within a window.
+
+        Args:
+            windows: [N, in_channels, side, side] of the features.
+
+        Returns:
+            [N, out_channels, side - kernel + 1, side - kernel + 1].
+        """
         hidden, output = self
         conv = cast(ConvRelu, hidden).conv
-        windows = gather_windows(features, cells, conv.kernel_size[0])
         vectors: Tensor = output(F.relu_(F.conv2d(windows, conv.weight, conv.bias)))
-        return vectors.flatten(1).unflatten(0, cells.shape)  # [B, M, out_channels]
+        return vectors
 
 
 def cells_in(heatmap: Tensor, cells: Cells | None) -> Tensor | None:

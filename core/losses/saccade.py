@@ -1,5 +1,7 @@
 """The loss of CornerNet-Saccade."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -13,10 +15,9 @@ def saccade_losses(
     outputs: list[SaccadeMaps],
     targets: SaccadeTargets,
     *,
-    pull_weight: float = 0.1,
-    push_weight: float = 0.1,
+    corners: Callable[..., dict[str, Tensor]] = corner_losses,
 ) -> dict[str, Tensor]:
-    """Computes the terms of :func:`corner_losses`, and the focal loss of the attention maps.
+    """Computes the terms of the corners, and the focal loss of the attention maps.
 
     The latter is divided by the number of stacks twice: once as a mean over the stacks, and once
     more with the sum of all terms, as in the reference (its loss weights were chosen with that).
@@ -24,17 +25,15 @@ def saccade_losses(
     Args:
         outputs: one entry a stack of the network.
         targets: targets of the same images.
-        pull_weight, push_weight: weights of the two terms of the associative-embedding loss.
+        corners: :func:`core.losses.corners.corner_losses`, or that of another pairing.
 
     Returns:
-        ``heatmap``, ``attention``, ``pull``, ``push``, ``offset``: float32 scalars; the loss is
+        ``heatmap``, ``attention`` and the other terms of ``corners``: float32 scalars; the loss is
         their sum.
     """
-    corners = corner_losses(
+    terms = corners(
         [maps.corners for maps in outputs],
         targets.corners,
-        pull_weight=pull_weight,
-        push_weight=push_weight,
         tl_valid=targets.tl_valid,
         br_valid=targets.br_valid,
     )
@@ -45,4 +44,4 @@ def saccade_losses(
             for logits, target in zip(maps.attention, targets.attention, strict=True)
         ]
     attention = torch.stack(levels).sum() / len(outputs) ** 2
-    return {"heatmap": corners.pop("heatmap"), "attention": attention, **corners}
+    return {"heatmap": terms.pop("heatmap"), "attention": attention, **terms}

@@ -4,7 +4,14 @@ from types import ModuleType
 
 from ..config.errors import UserError
 from ..config.loading import Config
-from . import centernet, cornernet, cornernet_saccade, cornernet_squeeze, faster_rcnn
+from . import (
+    centernet,
+    centripetalnet,
+    cornernet,
+    cornernet_saccade,
+    cornernet_squeeze,
+    faster_rcnn,
+)
 from .detector import Detector
 
 MODELS: dict[str, ModuleType] = {
@@ -12,6 +19,7 @@ MODELS: dict[str, ModuleType] = {
     "CornerNet_Squeeze": cornernet_squeeze,
     "CornerNet_Saccade": cornernet_saccade,
     "CenterNet": centernet,
+    "CentripetalNet": centripetalnet,
     "FasterRCNN": faster_rcnn,
 }
 

@@ -21,6 +21,15 @@ SACCADE_SETTINGS = (
     *("att_thresholds", "att_nms_ks", "att_max_crops"),
 )
 
+# Settings that do nothing with each ``db.sampling``.
+UNUSED_WITH = {
+    "crop": ("zoom", "shift", "vertical_flip", "quarter_turns", "mosaic"),
+    "fit": (
+        *("rand_crop", "border", "rand_scales"),
+        *("rand_scale_min", "rand_scale_max", "rand_scale_step"),
+    ),
+}
+
 
 class Architecture(Protocol):
     """Numbers that a fully convolutional network is made from; a frozen dataclass."""

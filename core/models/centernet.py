@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..config.errors import UserError
 from ..config.loading import Config
-from ..data.samples import CropSettings, sample_unchanged
 from ..data.samples.centers import sample_centers
+from ..data.samples.fit import choose_sample
 from ..decode.centers import center_cells, decode_image
 from ..inference.centers import CenterSettings, Geometry, detect_centers
 from ..layers.heads import HEATMAP_BIAS, Cells, Head, cells_in
@@ -27,6 +27,7 @@ from ..structures import CenterMaps
 from ..targets.centers import center_targets
 from .architecture import (
     SACCADE_SETTINGS,
+    UNUSED_WITH,
     HourglassArchitecture,
     read_architecture,
     refuse_unused,
@@ -182,8 +183,12 @@ BACKBONES: dict[str, tuple[type[OnHourglass | OnResNet18], Callable[[int, Any], 
 
 def build(config: Config, num_classes: int) -> Detector:
     """Builds CenterNet with fresh weights; errors as :func:`core.models.build`."""
-    idle = ["ae_threshold", "num_dets", "weight_exp", *SACCADE_SETTINGS]
-    refuse_unused(config, refused=["merge_bbox"], idle=idle)
+    sampling = config.db.sampling
+    idle = ["ae_threshold", "num_dets", "weight_exp", *SACCADE_SETTINGS, *UNUSED_WITH[sampling]]
+    refused = ["merge_bbox", "regression_window"]
+    if sampling == "fit":
+        refused.append("test_resolution")  # images are tested as they are trained
+    refuse_unused(config, refused, idle)
     backbone = str(config.model.get("backbone", "hourglass"))
     if backbone not in BACKBONES:
         raise UserError(
@@ -207,7 +212,6 @@ def _detector(
 ) -> Detector:
     """Builds a detector of centres around its network."""
     db = config.db
-    sample = partial(sample_centers, settings=CropSettings.of(db))
     decoding: dict[str, Any] = {
         "mirrored": db.test_flipped,
         "top_k": db.top_k,
@@ -215,7 +219,7 @@ def _detector(
     }
     return Detector(
         network=network,
-        sample=sample if db.data_aug else partial(sample_unchanged, sample),
+        sample=choose_sample(db, sample_centers),
         targets=partial(
             center_targets,
             num_classes=num_classes,
@@ -232,12 +236,12 @@ def _detector(
             detect_centers,
             settings=CenterSettings(
                 geometry=Geometry(
-                    db.test_resolution,
+                    "fit" if db.sampling == "fit" else db.test_resolution,
                     db.input_size,
                     architecture.coarsest_stride,
                     architecture.stride,
                 ),
-                test_scales=db.test_scales,
+                test_scales=db.scales_at_test,
                 test_flipped=db.test_flipped,
                 nms=db.test_nms,
                 nms_algorithm=db.nms_algorithm,

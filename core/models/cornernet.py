@@ -1,7 +1,5 @@
 """CornerNet: objects as pairs of corners (Law and Deng 2018, arXiv:1808.01244)."""
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
 from ..config.loading import Config
@@ -9,21 +7,10 @@ from ..layers.blocks import Block, Residual
 from ..layers.corner_pooling import BOTTOM_RIGHT, TOP_LEFT, Corner, CornerPooling
 from ..layers.heads import HEATMAP_BIAS, Cells, Head, cells_in
 from ..layers.hourglass import StackedHourglass, Upsample, nearest_upsample
-from ..structures import CornerMaps
-from .architecture import HourglassArchitecture, read_architecture
-from .corners import corner_detector
+from ..structures import CentripetalMaps, CornerMaps
+from .architecture import read_architecture
+from .corners import CornerArchitecture, corner_detector, read_pairing
 from .detector import Detector
-
-
-@dataclass(frozen=True)
-class Architecture(HourglassArchitecture):
-    """The ``model`` section of a config: hourglasses, and the corner pooling modules.
-
-    Attributes:
-        pooling_channels: channels of the maps that are pooled.
-    """
-
-    pooling_channels: int = 128
 
 
 class CornerNet(nn.Module):
@@ -42,7 +29,7 @@ class CornerNet(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        architecture: Architecture,
+        architecture: CornerArchitecture,
         block: Block = Residual,
         upsample: Upsample = nearest_upsample,
         head_kernel: int = 3,
@@ -70,18 +57,22 @@ class CornerNet(nn.Module):
         self.tl_modules, self.br_modules = poolings(TOP_LEFT), poolings(BOTTOM_RIGHT)
         self.tl_heats = heads(num_classes, HEATMAP_BIAS)
         self.br_heats = heads(num_classes, HEATMAP_BIAS)
-        self.tl_tags, self.br_tags = heads(1), heads(1)
+        self.pairing = architecture.pairing
+        if self.pairing == "embedding":
+            self.tl_tags, self.br_tags = heads(1), heads(1)
+        else:
+            self.tl_shifts, self.br_shifts = heads(2), heads(2)
         self.tl_offs, self.br_offs = heads(2), heads(2)
 
     def forward(
         self, images: Tensor, tl_cells: Cells | None = None, br_cells: Cells | None = None
-    ) -> list[CornerMaps]:
+    ) -> list[CornerMaps | CentripetalMaps]:
         """Computes the maps of every stack, or in evaluation mode of the last one only.
 
         Args:
             images: [B, 3, height, width], normalised.
-            tl_cells, br_cells: cells of either corner whose embeddings and offsets are computed;
-                None: all.
+            tl_cells, br_cells: cells of either corner whose embeddings or shifts, and offsets, are
+                computed; None: all.
         """
         outputs = self.hg(images)
         stacks = range(0 if self.training else len(outputs) - 1, len(outputs))
@@ -91,17 +82,26 @@ class CornerNet(nn.Module):
 
     def corner_maps(
         self, features: Tensor, stack: int, tl_cells: Cells | None, br_cells: Cells | None
-    ) -> CornerMaps:
+    ) -> CornerMaps | CentripetalMaps:
         """Computes the maps of one stack from its features [B, head_channels, H, W]."""
         top_left = self.tl_modules[stack](features)
         bottom_right = self.br_modules[stack](features)
         tl_heatmap, br_heatmap = self.tl_heats[stack](top_left), self.br_heats[stack](bottom_right)
         tl_read, br_read = cells_in(tl_heatmap, tl_cells), cells_in(br_heatmap, br_cells)
-        return CornerMaps(
+        if self.pairing == "embedding":
+            return CornerMaps(
+                tl_heatmap=tl_heatmap,
+                br_heatmap=br_heatmap,
+                tl_embedding=self.tl_tags[stack](top_left, tl_read),
+                br_embedding=self.br_tags[stack](bottom_right, br_read),
+                tl_offset=self.tl_offs[stack](top_left, tl_read),
+                br_offset=self.br_offs[stack](bottom_right, br_read),
+            )
+        return CentripetalMaps(
             tl_heatmap=tl_heatmap,
             br_heatmap=br_heatmap,
-            tl_embedding=self.tl_tags[stack](top_left, tl_read),
-            br_embedding=self.br_tags[stack](bottom_right, br_read),
+            tl_shift=self.tl_shifts[stack](top_left, tl_read),
+            br_shift=self.br_shifts[stack](bottom_right, br_read),
             tl_offset=self.tl_offs[stack](top_left, tl_read),
             br_offset=self.br_offs[stack](bottom_right, br_read),
         )
@@ -109,8 +109,7 @@ class CornerNet(nn.Module):
 
 def build(config: Config, num_classes: int) -> Detector:
     """Builds CornerNet with fresh weights; errors as :func:`core.models.build`."""
-    architecture = read_architecture(Architecture, config)
+    architecture = read_architecture(CornerArchitecture, config)
     network = CornerNet(num_classes, architecture)
-    return corner_detector(
-        config, num_classes, network, stride=architecture.stride, stacks=architecture.stacks
-    )
+    pairing = read_pairing(config, num_classes, architecture.pairing, no_border=False)
+    return corner_detector(config, network, architecture, pairing)

@@ -17,17 +17,23 @@ from ..data.samples.saccade import SaccadeCropSettings, sample_saccade
 from ..inference.saccade import SaccadePrediction, SaccadeSettings, detect_saccades
 from ..layers.heads import HEATMAP_BIAS, Cells, Head
 from ..losses.saccade import saccade_losses
-from ..structures import CornerMaps, SaccadeMaps
+from ..structures import CentripetalMaps, CornerMaps, SaccadeMaps
 from ..targets.saccade import saccade_targets
 from . import cornernet
-from .architecture import read_architecture, refuse_unused
-from .corners import class_head_keys, corner_decoder, decoded_cells
+from .architecture import UNUSED_WITH, read_architecture, refuse_unused
+from .corners import (
+    PAIRING_HEAD_KEYS,
+    CornerArchitecture,
+    class_head_keys,
+    decoded_cells,
+    read_pairing,
+)
 from .detector import Detector
 
 
 @dataclass(frozen=True)
-class Architecture(cornernet.Architecture):
-    """The ``model`` section of a config, with the fields of :class:`.cornernet.Architecture`."""
+class Architecture(CornerArchitecture):
+    """The ``model`` section of a config, as in :class:`.corners.CornerArchitecture`."""
 
     stacks: int = 3
     channels: tuple[int, ...] = (256, 384, 384, 512)
@@ -66,8 +72,8 @@ class CornerNetSaccade(cornernet.CornerNet):
 
         Args:
             images: [B, 3, height, width], normalised.
-            tl_cells, br_cells: cells of either corner whose embeddings and offsets are computed;
-                None: all.
+            tl_cells, br_cells: cells of either corner whose embeddings or shifts, and offsets, are
+                computed; None: all.
             attention: False: no attention maps are computed, and ``attention`` is empty.
         """
         outputs = self.hg(images)
@@ -88,8 +94,11 @@ def build(config: Config, num_classes: int) -> Detector:
     """Builds CornerNet-Saccade with fresh weights; errors as :func:`core.models.build`."""
     refuse_unused(
         config,
-        refused=["merge_bbox", "test_scales", "test_resolution"],
-        idle=["test_flipped", "test_nms", "weight_exp", "rand_crop", "border"],
+        refused=["merge_bbox", "test_scales", "test_resolution", "sampling", "min_visible"],
+        idle=[
+            *("test_flipped", "test_nms", "weight_exp", "rand_crop", "border"),
+            *UNUSED_WITH["crop"],
+        ],
     )
     architecture = read_architecture(Architecture, config)
     db, stacks = config.db, architecture.stacks
@@ -98,8 +107,7 @@ def build(config: Config, num_classes: int) -> Detector:
     sizes = attention_sizes(db.output_size, levels)
     for problem in saccade_problems(db, len(architecture.channels) - 1, sizes, strides):
         raise UserError(f"{config.path}: db.{problem}")
-    corners = corner_decoder(db, no_border=True, where=config.path)
-    decode = partial(decode_saccade, corners=corners)
+    pairing = read_pairing(config, num_classes, architecture.pairing, no_border=True)
     crop = SaccadeCropSettings(
         input_size=db.input_size,
         scales=db.scales,
@@ -118,23 +126,20 @@ def build(config: Config, num_classes: int) -> Detector:
             sizes=sizes,
             strides=strides,
             ranges=db.att_ranges,
-            num_classes=num_classes,
-            output_size=db.output_size,
-            gaussian_bump=db.gaussian_bump,
-            gaussian_iou=db.gaussian_iou,
-            gaussian_radius=db.gaussian_radius,
+            render=pairing.targets,
         ),
-        losses=saccade_losses,
+        losses=partial(saccade_losses, corners=pairing.losses),
         network_inputs=lambda targets: (targets.corners.tl_index, targets.corners.br_index),
         decode_inputs=decoded_cells(db),
-        decode=decode,
+        decode=partial(decode_saccade, corners=pairing.decode),
         infer=partial(detect_saccades, settings=_settings(db, strides)),
         class_head_keys=class_head_keys(stacks),
+        pairing_head_keys=PAIRING_HEAD_KEYS,
     )
 
 
 def decode_saccade(
-    outputs: list[SaccadeMaps], *, corners: Callable[[CornerMaps], Tensor]
+    outputs: list[SaccadeMaps], *, corners: Callable[[CornerMaps | CentripetalMaps], Tensor]
 ) -> SaccadePrediction:
     """Decodes the maps of the last stack.
 

@@ -12,13 +12,13 @@ from ..layers.fire import Fire
 from ..layers.hourglass import transposed_upsample
 from . import cornernet
 from .architecture import read_architecture
-from .corners import corner_detector
+from .corners import CornerArchitecture, corner_detector, read_pairing
 from .detector import Detector
 
 
 @dataclass(frozen=True)
-class Architecture(cornernet.Architecture):
-    """The ``model`` section of a config, with the fields of :class:`.cornernet.Architecture`."""
+class Architecture(CornerArchitecture):
+    """The ``model`` section of a config, as in :class:`.corners.CornerArchitecture`."""
 
     stem_channels: tuple[int, ...] = (128, 256, 256)
     channels: tuple[int, ...] = (256, 256, 384, 384, 512)
@@ -39,6 +39,5 @@ def build(config: Config, num_classes: int) -> Detector:
     network = cornernet.CornerNet(
         num_classes, architecture, block=Fire, upsample=transposed_upsample, head_kernel=1
     )
-    return corner_detector(
-        config, num_classes, network, stride=architecture.stride, stacks=architecture.stacks
-    )
+    pairing = read_pairing(config, num_classes, architecture.pairing, no_border=False)
+    return corner_detector(config, network, architecture, pairing)

@@ -1,59 +1,74 @@
 """The functions around the network of a detector of corners."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from ..config.errors import UserError
 from ..config.loading import Config, Db
-from ..data.samples import CropSettings, sample_unchanged
 from ..data.samples.corners import sample_corners
-from ..decode.corners import decode_corners
+from ..data.samples.fit import choose_sample
+from ..decode.central_region import decode_central_region
+from ..decode.corners import decode_centripetal, decode_corners
 from ..decode.peaks import peak_cells
 from ..inference.corners import CornerSettings, detect_corners
+from ..losses.centripetal import centripetal_losses
 from ..losses.corners import corner_losses
-from ..structures import CornerMaps
+from ..losses.guided import guided_losses
+from ..structures import Batch
+from ..targets.centripetal import centripetal_targets
 from ..targets.corners import corner_targets
-from .architecture import SACCADE_SETTINGS, refuse_unused
+from .architecture import SACCADE_SETTINGS, UNUSED_WITH, HourglassArchitecture, refuse_unused
 from .detector import Detector
+
+# Prefixes of the state-dict keys of the heads by which corners are paired, in any pairing.
+PAIRING_HEAD_KEYS = ("tl_tags.", "br_tags.", "tl_shifts.", "br_shifts.")
+
+
+@dataclass(frozen=True)
+class CornerArchitecture(HourglassArchitecture):
+    """The ``model`` section of a detector of corners: hourglasses, and corner pooling modules.
+
+    Attributes:
+        pooling_channels: channels of the maps that are pooled.
+        pairing: how corners of one object find each other: ``embedding``, by equal numbers, as
+            published; ``centripetal``, by the size of the box, which each corner predicts. On
+            crowds of objects that look the same, embeddings cannot tell them from one another.
+    """
+
+    pooling_channels: int = 128
+    pairing: Literal["embedding", "centripetal"] = "embedding"
 
 
 def corner_detector(
-    config: Config, num_classes: int, network: nn.Module, *, stride: int, stacks: int
+    config: Config, network: nn.Module, architecture: HourglassArchitecture, pairing: "Pairing"
 ) -> Detector:
     """Builds a detector of corners around its network.
 
     Args:
-        config: config whose ``db`` section is for samples, targets, decoding and inference.
-        num_classes: number of object classes C.
-        network: network that returns a list of :class:`core.structures.CornerMaps`.
-        stride: pixels per cell of the network's maps.
-        stacks: number of stacks, each with heatmap heads of its own.
+        config: config whose ``db`` section is for samples, decoding and inference.
+        network: network that returns a list of maps of corners.
+        architecture: the ``model`` section that the network was built from.
+        pairing: functions that train and pair the corners.
     """
     db = config.db
-    refuse_unused(config, refused=["test_resolution"], idle=["test_nms", *SACCADE_SETTINGS])
-    decode = corner_decoder(db, no_border=False, where=config.path)
-    sample = partial(sample_corners, settings=CropSettings.of(db))
+    idle = ["test_nms", *SACCADE_SETTINGS, *UNUSED_WITH[db.sampling]]
+    refuse_unused(config, refused=["test_resolution"], idle=idle)
     return Detector(
         network=network,
-        sample=sample if db.data_aug else partial(sample_unchanged, sample),
-        targets=partial(
-            corner_targets,
-            num_classes=num_classes,
-            output_size=db.output_size,
-            gaussian_bump=db.gaussian_bump,
-            gaussian_iou=db.gaussian_iou,
-            gaussian_radius=db.gaussian_radius,
-        ),
-        losses=corner_losses,
+        sample=choose_sample(db, sample_corners),
+        targets=pairing.targets,
+        losses=pairing.losses,
         network_inputs=lambda targets: (targets.tl_index, targets.br_index),
         decode_inputs=decoded_cells(db),
-        decode=lambda outputs: decode(outputs[-1]),
+        decode=lambda outputs: pairing.decode(outputs[-1]),
         infer=partial(
             detect_corners,
             settings=CornerSettings(
-                test_scales=db.test_scales,
+                test_scales=db.scales_at_test,
                 test_flipped=db.test_flipped,
                 nms_algorithm=db.nms_algorithm,
                 nms_threshold=db.nms_threshold,
@@ -61,41 +76,108 @@ def corner_detector(
                 weight_exp=db.weight_exp,
                 max_per_image=db.max_per_image,
                 reference_scoring=db.reference_scoring,
-                stride=stride,
+                stride=architecture.stride,
+                fit_size=db.input_size if db.sampling == "fit" else None,
+                coarsest_stride=architecture.coarsest_stride,
             ),
         ),
-        class_head_keys=class_head_keys(stacks),
+        class_head_keys=class_head_keys(architecture.stacks),
+        pairing_head_keys=PAIRING_HEAD_KEYS,
     )
 
 
-def corner_decoder(db: Db, *, no_border: bool, where: str) -> Callable[[CornerMaps], Tensor]:
-    """Makes a decoder: :func:`decode_corners` with the settings of a config's ``db`` section.
+@dataclass(frozen=True)
+class Pairing:
+    """The functions that depend on how corners are paired, such as by ``model.pairing``.
+
+    Attributes:
+        targets: ``targets(batch)`` -> targets of the corners.
+        losses: ``losses(outputs, targets, tl_valid=None, br_valid=None)`` -> weighted terms by
+            name, from one entry of maps a stack.
+        decode: ``decode(maps)`` -> float32 [B, n, 8], as
+            :func:`core.decode.corners.decode_corners`.
+    """
+
+    targets: Callable[[Batch], Any]
+    losses: Callable[..., dict[str, Tensor]]
+    decode: Callable[[Any], Tensor]
+
+
+def read_pairing(config: Config, num_classes: int, pairing: str, *, no_border: bool) -> Pairing:
+    """Chooses the functions by which corners are trained and paired.
 
     Args:
-        db: the section.
+        config: config whose ``db`` section has the settings.
+        num_classes: number of object classes C.
+        pairing: ``model.pairing``.
         no_border: refuse pairs with a corner in the first or last row or column of cells.
-        where: file, for messages.
 
     Raises:
-        UserError: more detections are asked for than there are pairs of corners.
+        UserError: more detections are asked for than there are pairs of corners, or a setting does
+            not go with the pairing.
     """
+    db, where = config.db, config.path
+    rendered, decoded = _read_rendered(db, num_classes), _read_decoded(config)
+    decoded["no_border"] = no_border
+    if pairing == "centripetal":
+        refuse_unused(config, refused=[], idle=["ae_threshold"])
+        return Pairing(
+            partial(centripetal_targets, window=db.regression_window, **rendered),
+            centripetal_losses,
+            partial(decode_centripetal, **decoded),
+        )
+    if db.regression_window != 1:
+        raise UserError(
+            f"{where}: db.regression_window {db.regression_window} goes with model.pairing "
+            "centripetal; embeddings are trained at the corners alone, so leave it out"
+        )
+    return Pairing(
+        partial(corner_targets, **rendered),
+        corner_losses,
+        partial(decode_corners, ae_threshold=db.ae_threshold, **decoded),
+    )
+
+
+def guided_pairing(config: Config, num_classes: int, stride: int) -> Pairing:
+    """Makes the functions by which CentripetalNet's corners are trained and paired.
+
+    Args:
+        config, num_classes: as for :func:`read_pairing`, with the same errors.
+        stride: pixels per cell of the heatmaps.
+    """
+    refuse_unused(config, refused=[], idle=["ae_threshold"])
+    db = config.db
+    render = partial(
+        centripetal_targets, window=db.regression_window, **_read_rendered(db, num_classes)
+    )
+    decode = partial(decode_central_region, stride=stride, **_read_decoded(config))
+    return Pairing(render, guided_losses, decode)
+
+
+def _read_rendered(db: Db, num_classes: int) -> dict[str, Any]:
+    """Arguments of the functions that render targets."""
+    return {
+        "num_classes": num_classes,
+        "output_size": db.output_size,
+        "gaussian_bump": db.gaussian_bump,
+        "gaussian_iou": db.gaussian_iou,
+        "gaussian_radius": db.gaussian_radius,
+    }
+
+
+def _read_decoded(config: Config) -> dict[str, Any]:
+    """Arguments of the functions that pair corners; errors as :func:`read_pairing`."""
+    db = config.db
     if db.num_dets > db.top_k**2:
         raise UserError(
-            f"{where}: db.num_dets {db.num_dets} is more than the {db.top_k**2} pairs of "
+            f"{config.path}: db.num_dets {db.num_dets} is more than the {db.top_k**2} pairs of "
             f"db.top_k {db.top_k} corners; set it to at most {db.top_k**2}"
         )
-    return partial(
-        decode_corners,
-        top_k=db.top_k,
-        ae_threshold=db.ae_threshold,
-        kernel=db.nms_kernel,
-        num_dets=db.num_dets,
-        no_border=no_border,
-    )
+    return {"top_k": db.top_k, "kernel": db.nms_kernel, "num_dets": db.num_dets}
 
 
 def decoded_cells(db: Db) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Inputs of the network that find the cells which :func:`corner_decoder` reads."""
+    """Inputs of the network that find the cells which the decoders of corners read."""
     find = partial(peak_cells, k=db.top_k, kernel=db.nms_kernel)
     return {"tl_cells": find, "br_cells": find}
 

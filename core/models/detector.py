@@ -52,6 +52,8 @@ class Detector:
         infer: ``infer(image, predict, trace=None)`` -> Detections, an :class:`Infer`.
         class_head_keys: prefixes of the state-dict keys whose shape depends on the number of
             classes.
+        pairing_head_keys: prefixes of the state-dict keys of heads that pair corners. Weights of a
+            network that pairs in another way lack some of them, and have others.
         network_inputs: ``network_inputs(targets)`` -> inputs of the network besides the images, for
             its losses, in either mode: the cells that they read, or for Faster R-CNN the targets,
             by which it samples regions.
@@ -68,6 +70,7 @@ class Detector:
     decode: Callable[[Any], Any]
     infer: Infer
     class_head_keys: tuple[str, ...]
+    pairing_head_keys: tuple[str, ...] = ()
     network_inputs: Callable[[Any], tuple[Any, ...]] = no_inputs
     decode_inputs: Mapping[str, Any] = field(default_factory=dict)
     load_pretrained_: Callable[[], None] | None = None

@@ -32,7 +32,7 @@ from ..layers.regions import (
 )
 from ..layers.vgg import vgg_features
 from ..targets.regions import region_targets
-from .architecture import SACCADE_SETTINGS, refuse_unused
+from .architecture import SACCADE_SETTINGS, UNUSED_WITH, refuse_unused
 from .detector import Detector
 from .imagenet import VGG16, load_imagenet_weights_
 
@@ -43,8 +43,10 @@ _REFUSED = (
     *("input_size", "output_sizes", "gaussian_bump", "gaussian_iou", "gaussian_radius"),
     *("rand_scales", "rand_scale_min", "rand_scale_max", "rand_scale_step"),
     *("test_scales", "test_resolution", "test_nms", "nms_algorithm", "merge_bbox"),
+    *("sampling", "min_visible", "regression_window"),
 )
 _IDLE = (
+    *UNUSED_WITH["crop"],
     *("rand_crop", "border", "test_flipped", "top_k", "nms_kernel"),
     *("ae_threshold", "num_dets", "weight_exp", *SACCADE_SETTINGS),
 )

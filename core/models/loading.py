@@ -6,6 +6,7 @@ detect = load_detector("CornerNet_Squeeze", snapshot="CornerNet_Squeeze_500000.p
 detect(image)["person"]  # float32 [n, 5]: x0, y0, x1, y1, score
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,14 @@ import torch
 
 from .. import models
 from ..checkpoint.run_directory import RunDirectory
-from ..checkpoint.snapshot import iteration_in_name, load_weights, read_meta, read_weights
+from ..checkpoint.snapshot import (
+    averaged_path,
+    has_averaged_weights,
+    iteration_in_name,
+    load_weights,
+    read_meta,
+    read_weights,
+)
 from ..config.errors import UserError
 from ..config.loading import CONFIG_DIR, Config, load_config
 from ..data.coco import COCO_CLASS_NAMES
@@ -23,6 +31,8 @@ from ..inference.saccade import SaccadeRound
 from ..structures import Detections
 from .detector import Detector
 from .device import choose_device, move_to_device_
+
+logger = logging.getLogger(__name__)
 
 
 class LoadedDetector:
@@ -101,7 +111,8 @@ def load_detector(
     Args:
         name: a config's name, such as ``CornerNet_Squeeze``, or the path of a ``.json`` file.
         snapshot: a file of weights, ours or the reference's; an iteration; None for the newest in
-            the config's ``cache_dir``.
+            the config's ``cache_dir``. Of a snapshot with averaged weights, those are taken, unless
+            the file is named.
         device: device of the network; None: a GPU if there is one.
         suffix: suffix of the config alone: ``multi_scale`` reads ``<name>-multi_scale.json``, with
             the weights of ``name``.
@@ -121,7 +132,12 @@ def load_detector(
     else:
         class_names = _guess_class_names(_count_classes(config, path))
     detector = models.build(config, len(class_names))
-    load_weights(detector.network, path, detector.class_head_keys)
+    load_weights(
+        detector.network,
+        path,
+        detector.class_head_keys,
+        pairing_head_keys=detector.pairing_head_keys,
+    )
     move_to_device_(detector.network, chosen, config.system.channels_last, training=False)
     return LoadedDetector(detector, config, class_names, meta is not None, path, iteration, chosen)
 
@@ -144,16 +160,23 @@ def _find_snapshot(
 ) -> tuple[Path, int | None]:
     """Finds the file of the weights, and their iteration if it is known."""
     directory = RunDirectory(config.system.cache_dir, run)
-    if isinstance(snapshot, int):
-        return directory.snapshot(snapshot), snapshot
-    if snapshot is not None:
+    if snapshot is not None and not isinstance(snapshot, int):
         return Path(snapshot), iteration_in_name(Path(snapshot))
     newest = directory.newest()
-    if newest is None:
+    if isinstance(snapshot, int):
+        path, iteration = directory.snapshot(snapshot), snapshot
+    elif newest is not None:
+        path, iteration = newest
+    else:
         raise UserError(
             f"there is no snapshot in {directory.path}; train {run} first, or name a file"
         )
-    return newest
+    if has_averaged_weights(path):
+        logger.info(
+            "the averaged weights %s; --snapshot %s takes the raw ones", averaged_path(path), path
+        )
+        path = averaged_path(path)
+    return path, iteration
 
 
 def _count_classes(config: Config, path: Path) -> int:

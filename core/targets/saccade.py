@@ -1,13 +1,13 @@
 """Targets of CornerNet-Saccade, rendered from a batch's boxes where the network runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import Tensor
 
 from ..structures import Batch
-from .corners import CornerTargets, corner_targets
+from .centripetal import CentripetalTargets
+from .corners import CornerTargets
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class SaccadeTargets:
         attention: float32 [B, 1, h, w], coarse first: 1 in the cell of an object's centre.
     """
 
-    corners: CornerTargets
+    corners: CornerTargets | CentripetalTargets
     tl_valid: Tensor
     br_valid: Tensor
     attention: list[Tensor]
@@ -33,19 +33,19 @@ def saccade_targets(
     sizes: Sequence[tuple[int, int]],
     strides: Sequence[int],
     ranges: Sequence[tuple[int, int]],
-    **corners: Any,
+    render: Callable[[Batch], CornerTargets | CentripetalTargets],
 ) -> SaccadeTargets:
     """Renders the targets of a batch on the batch's device (CornerNet-Lite, section 3).
 
     Args:
         batch: batch with ``usable``.
         sizes, strides, ranges: as for :func:`attention_targets`.
-        corners: the other arguments of :func:`core.targets.corners.corner_targets`.
+        render: renders the targets of the corners of a batch's usable boxes.
     """
     assert batch.usable is not None
-    others = corner_targets(replace(batch, usable=~batch.usable), **corners)
+    others = render(replace(batch, usable=~batch.usable))
     return SaccadeTargets(
-        corners=corner_targets(batch, **corners),
+        corners=render(batch),
         tl_valid=others.tl_heatmap == 0,
         br_valid=others.br_heatmap == 0,
         attention=attention_targets(batch, sizes=sizes, strides=strides, ranges=ranges),

@@ -1,6 +1,6 @@
 """A detector as training starts with it: fresh weights, on its device, with its optimizer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from ..distributed import ONE_PROCESS, Ranks
 from ..models.detector import Detector
 from ..models.device import move_to_device_
 from ..torch_compat import COMPILES_RECOMPUTATION
+from .averaging import AveragedWeights
 from .chunks import RankChunks, chunk_counts, rank_chunks
 from .compilation import compile_
 from .optimizer import build_optimizer
@@ -30,6 +31,7 @@ class TrainingState:
         optimizer: optimizer of the network's parameters.
         device: device of the network.
         ranks: this process among those that train together.
+        average: average of the weights over the steps, with ``system.ema``; on the main process.
     """
 
     config: Config
@@ -38,6 +40,7 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     device: torch.device
     ranks: Ranks
+    average: AveragedWeights | None = field(default=None, kw_only=True)
 
     @property
     def chunks(self) -> RankChunks:
@@ -83,7 +86,9 @@ def build_for_training(
         recompute_(network, system.checkpointing)
     if system.compile:
         compile_(detector.compilable or network, warn=ranks.is_main)
-    optimizer = build_optimizer(network.parameters(), system.opt_algo, system.learning_rate)
+    optimizer = build_optimizer(
+        network.parameters(), system.opt_algo, system.learning_rate, system.weight_decay
+    )
     return TrainingState(config, detector, network, optimizer, device, ranks)
 
 

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from ..checkpoint.run_directory import RunDirectory
 from ..cli import command_parser
 from ..config.errors import UserError
-from ..config.loading import load_config
+from ..config.loading import Config, load_config
 from ..distributed import (
     Ranks,
     Stopped,
@@ -51,10 +51,13 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.resume and (options.initialize or options.iter is not None):
         parser.error("argument --resume: not allowed with --iter or --initialize")
-    if is_launcher(options):
-        return launch(options, [*_script(), *argv])
+    config = None if dist.is_torchelastic_launched() else _load_config(options)
+    processes = 1 if config is None else config.system.cpu_processes
+    if is_launcher(options, processes):
+        started = [*_script(), *argv, *([] if options.distributed else ["--distributed"])]
+        return launch(options, started, processes)
     with join_ranks() as ranks:
-        run = _prepare(options, ranks)
+        run = _prepare(options, ranks, config)
         try:
             with run.snapshots:
                 if options.initialize:
@@ -101,6 +104,11 @@ def describe(run: TrainingRun) -> list[str]:
             "note: this processor has no instructions for bfloat16 (AVX-512 or AMX); "
             "--set system.precision=float32 trains several times faster"
         )
+    if system.warmup >= system.max_iter:
+        lines.append(
+            f"note: system.warmup {system.warmup} lasts for all {system.max_iter} steps: the "
+            f"learning rate does not reach {system.learning_rate:g}"
+        )
     newest = run.directory.newest()
     if newest is not None and newest[1] > run.start:
         lines.append(
@@ -135,13 +143,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _prepare(options: argparse.Namespace, ranks: Ranks) -> TrainingRun:
-    """Makes the run that the arguments describe."""
+def _load_config(options: argparse.Namespace) -> Config:
+    """Loads the config that the arguments choose and change."""
     overrides = list(options.set)
     if options.workers is not None:
         overrides.append(f"system.workers={options.workers}")
+    return load_config(options.config, overrides=overrides, config_dir=options.config_dir)
+
+
+def _prepare(options: argparse.Namespace, ranks: Ranks, config: Config | None) -> TrainingRun:
+    """Makes the run that the arguments describe; ``config`` is theirs, if it is loaded already."""
     with ranks.agree_on_errors():
-        config = load_config(options.config, overrides=overrides, config_dir=options.config_dir)
+        config = config or _load_config(options)
         local_rank = ranks.local_rank if ranks.world_size > 1 else None
         device = choose_device(options.device, local_rank)
     make_current(device)

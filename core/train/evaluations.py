@@ -2,18 +2,22 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ..checkpoint.snapshot import Meta, read_meta, save_snapshot, versions
 from ..config.errors import UserError
 from ..distributed import Signals
 from ..evaluation.evaluator import ImageError, Metrics, evaluate
+from .averaging import averaged_weights_in
 from .log import read_log
 from .run import TrainingRun
 
 logger = logging.getLogger(__name__)
 
 _LOGGED = ("AP", "AP50", "AP75")  # metrics in the line that is logged
+
+Values = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,17 @@ class Evaluation:
         metrics: COCO's metrics, by the names in :data:`core.evaluation.coco.METRICS`.
         best: True if AP is above that of every earlier evaluation.
         seconds: duration of the evaluation.
+        weights: in a run that averages its weights, ``averaged`` or ``raw``: the weights that have
+            these metrics, those with the higher AP, or the averaged ones if it is the same.
+        by_weights: metrics of both, in such a run.
     """
 
     iteration: int
-    metrics: dict[str, float | None]
+    metrics: Values
     best: bool
     seconds: float
+    weights: str | None = None
+    by_weights: Mapping[str, Values] = field(default_factory=dict)
 
 
 class Evaluations:
@@ -38,8 +47,8 @@ class Evaluations:
 
     Training is not affected: weights, random numbers and the mode of the network stay the same. The
     weights with the highest AP are kept as ``<name>_best.pkl``, with their AP in the description
-    beside them. So a resumed run knows the highest AP so far, unless that was reached after the
-    step from which it resumes.
+    beside them. A run that averages its weights evaluates the averaged and the raw ones, and the
+    better of them count. A resumed run takes the evaluations before from the log.
 
     Args:
         run: the run.
@@ -47,6 +56,8 @@ class Evaluations:
     Attributes:
         interrupted: True if the evaluation after step ``run.start`` is due and was not logged,
             because its process was killed before; it must be rerun.
+        exhausted: True if the last ``system.patience`` evaluations brought no better AP, so that
+            training ends; never if that is 0. The same on all ranks.
 
     Raises:
         UserError: the validation split has no annotations.
@@ -62,10 +73,16 @@ class Evaluations:
                     "system.eval_iter=0 trains without evaluations"
                 )
         self._dataset = dataset
-        self.interrupted = run.ranks.broadcast(run.ranks.is_main and _was_interrupted(run))
-        self._highest = None
+        past = _logged_evaluations(run) if run.ranks.is_main else {}
+        due = run.start > 0 and run.start % run.config.system.eval_iter == 0
+        self.interrupted = run.ranks.broadcast(due and run.start not in past)
+        self._history, self._kept = _History(), None
         if run.ranks.is_main:
-            self._highest = _highest_before(run, run.start - self.interrupted)
+            for ap in past.values():
+                self._history.add(ap)
+            self._kept = _highest_before(run, run.start - self.interrupted)
+            self._history.raise_to(self._kept)
+        self.exhausted = False if self.interrupted else self._agree_on_the_end(run.start)
 
     def evaluate(self, iteration: int, signals: Signals) -> Evaluation | None:
         """Evaluates the weights after step ``iteration``. All ranks call this together.
@@ -80,25 +97,24 @@ class Evaluations:
             The result on the main process; None if it failed, and on other ranks.
         """
         start, evaluation = time.perf_counter(), None
-        metrics = self._measure(iteration, signals)
-        if metrics is not None and self._run.ranks.is_main:
-            evaluation = self._compare(iteration, metrics, start)
-        self._run.ranks.barrier()  # the others wait here for the main process, not in a step
+        found = self._measure(iteration, signals)
+        if found is not None and self._run.ranks.is_main:
+            evaluation = self._compare(iteration, found, start)
+        # The others wait here for the main process, not in a step.
+        self.exhausted = self._agree_on_the_end(iteration)
         return evaluation
 
-    def _measure(self, iteration: int, signals: Signals) -> Metrics | None:
+    def _measure(self, iteration: int, signals: Signals) -> dict[str, Metrics] | None:
         """Computes the metrics on all ranks together; if that fails, logs a line, returns None."""
         run = self._run
         run.ranks.broadcast_(run.network.buffers())
         run.network.eval()
+        found: dict[str, Metrics] = {}
         try:
-            return evaluate(
-                run.detector,
-                self._dataset,
-                run.config,
-                ranks=run.ranks,
-                asked_to_stop=lambda: signals.asked,
-            )
+            if run.config.system.ema is not None:
+                with averaged_weights_in(run.detector.network, run.average, run.ranks):
+                    found["averaged"] = self._metrics(signals)
+            found["raw"] = self._metrics(signals)
         except (UserError, ImageError) as error:
             if run.ranks.is_main:
                 cause = None if isinstance(error, UserError) else error
@@ -106,54 +122,128 @@ class Evaluations:
             return None
         finally:
             run.network.train()
+        return found
 
-    def _compare(self, iteration: int, metrics: Metrics, start: float) -> Evaluation:
+    def _metrics(self, signals: Signals) -> Metrics:
+        """Computes the metrics of the weights that the network has now."""
+        return evaluate(
+            self._run.detector,
+            self._dataset,
+            self._run.config,
+            ranks=self._run.ranks,
+            asked_to_stop=lambda: signals.asked,
+        )
+
+    def _compare(self, iteration: int, found: Mapping[str, Metrics], start: float) -> Evaluation:
         """Compares AP with the highest so far, and keeps the weights if it is above that."""
-        assert metrics.scores is not None
-        values = metrics.scores.metrics
-        ap = values["AP"]
-        best = ap is not None and (self._highest is None or ap > self._highest)
-        evaluation = Evaluation(iteration, values, best, time.perf_counter() - start)
-        shown = ", ".join(f"{name} {values[name] or 0:.3f}" for name in _LOGGED)
-        seconds = f"{metrics.images} images in {evaluation.seconds:.1f} s"
-        logger.info("step %d: %s; %s%s", iteration, shown, seconds, "; the best so far" * best)
-        if best:
-            self._highest = ap
+        by_weights: dict[str, Values] = {}
+        for kind, metrics in found.items():
+            assert metrics.scores is not None
+            by_weights[kind] = metrics.scores.metrics
+        better = max(by_weights, key=lambda kind: by_weights[kind]["AP"] or 0.0)  # or the first
+        ap = by_weights[better]["AP"]
+        best = self._history.add(ap)
+        result = (iteration, by_weights[better], best, time.perf_counter() - start)
+        both = (better, by_weights) if len(by_weights) > 1 else ()
+        evaluation = Evaluation(*result, *both)
+        logger.info("%s", _describe(evaluation, found["raw"].images))
+        if ap is not None and (best or self._kept is None or ap > self._kept):
+            self._kept = ap
             self._keep(evaluation)
         return evaluation
 
     def _keep(self, evaluation: Evaluation) -> None:
         """Saves the weights as the best of the run."""
         run = self._run
+        average = run.average if evaluation.weights == "averaged" else None
         meta = Meta(
             name=run.config.name,
             iteration=evaluation.iteration,
             class_names=self._dataset.class_names,
             config=run.config.as_dict(),
             versions=versions(),
-            metrics=evaluation.metrics,
+            metrics=dict(evaluation.metrics),
+            weights=evaluation.weights,
+            averaged_steps=None if average is None else average.steps,
         )
+        weights = run.detector.network if average is None else average.state_dict()
         try:
-            save_snapshot(run.directory.best, run.detector.network, None, meta)
+            save_snapshot(run.directory.best, weights, None, meta)
         except OSError as error:
             logger.error("%s was not written: %s; training goes on", run.directory.best, error)
 
+    def _agree_on_the_end(self, iteration: int) -> bool:
+        """True on all ranks if no better AP came for so long that training ends; logs a line."""
+        patience, unimproved = self._run.config.system.patience, self._history.unimproved
+        ended = 0 < patience <= unimproved
+        if ended:
+            logger.info(
+                "training ends after step %d: %d evaluations in a row brought no AP above %.3f "
+                "(system.patience %d)",
+                iteration,
+                unimproved,
+                self._history.highest or 0,
+                patience,
+            )
+        return self._run.ranks.broadcast(ended)
 
-def _was_interrupted(run: TrainingRun) -> bool:
-    """True if step ``run.start`` had to be evaluated, and the log has no evaluation of it."""
-    if not run.start or run.start % run.config.system.eval_iter:
-        return False
+
+class _History:
+    """AP of the evaluations of a run so far.
+
+    Attributes:
+        highest: the highest AP; None before the first.
+        unimproved: number of evaluations since then, none of which had a higher AP.
+    """
+
+    def __init__(self) -> None:
+        self.highest: float | None = None
+        self.unimproved = 0
+
+    def add(self, ap: float | None) -> bool:
+        """Adds an evaluation; returns True if its AP is above that of every earlier one."""
+        better = self.raise_to(ap)
+        self.unimproved = 0 if better else self.unimproved + 1
+        return better
+
+    def raise_to(self, ap: float | None) -> bool:
+        """Makes an AP the highest if it is above that; returns True if it is."""
+        better = ap is not None and (self.highest is None or ap > self.highest)
+        if better:
+            self.highest = ap
+        return better
+
+
+def _describe(evaluation: Evaluation, images: int) -> str:
+    """Line about an evaluation."""
+    values = evaluation.metrics
+    shown = ", ".join(f"{name} {values[name] or 0:.3f}" for name in _LOGGED)
+    for kind, other in evaluation.by_weights.items():
+        if kind != evaluation.weights:
+            ap = f"{other['AP'] or 0:.3f}"
+            shown += f" with the {evaluation.weights} weights, AP {ap} with the {kind} ones"
+    seconds = f"{images} images in {evaluation.seconds:.1f} s"
+    end = "; the best so far" * evaluation.best
+    return f"step {evaluation.iteration}: {shown}; {seconds}{end}"
+
+
+def _logged_evaluations(run: TrainingRun) -> dict[int, float | None]:
+    """AP of the evaluations up to step ``run.start`` that the log has, by their steps."""
     records = read_log(run.directory.log) if run.directory.log.is_file() else []
-    return not any("evaluation" in x and x["iteration"] == run.start for x in records)
+    return {
+        record["iteration"]: record["evaluation"].get("AP")
+        for record in records
+        if "evaluation" in record and record["iteration"] <= run.start
+    }
 
 
 def _highest_before(run: TrainingRun, start: int) -> float | None:
-    """AP of the best weights of a run, if they were reached by step ``start``."""
+    """AP of the best weights on the disk, if they were reached by step ``start``."""
     path = run.directory.best
     try:
         meta = read_meta(path) if path.is_file() else None
     except UserError as error:
-        logger.warning("%s; the best AP so far is forgotten", error)
+        logger.warning("%s; these weights are forgotten, and the next ones take their place", error)
         return None
     if meta is None or meta.metrics is None or meta.iteration > start:
         return None

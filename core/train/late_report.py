@@ -148,7 +148,11 @@ class LateReport:
         """Reports an evaluation at once, if it gave a result."""
         if self._log is not None and evaluation is not None:
             self._log.evaluation(
-                evaluation.iteration, evaluation.metrics, evaluation.best, evaluation.seconds
+                evaluation.iteration,
+                evaluation.metrics,
+                evaluation.best,
+                evaluation.seconds,
+                (evaluation.weights, evaluation.by_weights) if evaluation.weights else None,
             )
 
     def _now(self) -> torch.cuda.Event | None:

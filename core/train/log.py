@@ -59,7 +59,9 @@ class RunLog:
       because the data was not there. ``memory`` is from :func:`core.train.memory_use.memory_use`;
     - ``{"iteration", "validation": {"loss", "terms"}}``, null where a term is not finite;
     - ``{"iteration", "evaluation": {"AP", …}, "best", "seconds"}``: COCO's metrics of the
-      validation split; ``best`` is true if AP is the highest so far.
+      validation split; ``best`` is true if AP is the highest so far. A run that averages its
+      weights adds ``{"weights", "by_weights": {"averaged": {"AP", …}, "raw": {"AP", …}}}``:
+      which weights have the metrics of ``evaluation``, and the metrics of both.
 
     Args:
         folder: folder of the run; made if it is missing.
@@ -168,7 +170,12 @@ class RunLog:
         self._scalars("validation", iteration, values)
 
     def evaluation(
-        self, iteration: int, metrics: Mapping[str, float | None], best: bool, seconds: float
+        self,
+        iteration: int,
+        metrics: Mapping[str, float | None],
+        best: bool,
+        seconds: float,
+        both: tuple[str, Mapping[str, Mapping[str, float | None]]] | None = None,
     ) -> None:
         """Reports COCO's metrics of the validation split after step ``iteration``.
 
@@ -177,10 +184,17 @@ class RunLog:
             metrics: metrics by name, 0 to 1; None if there is no object to find.
             best: True if AP is above that of every earlier evaluation.
             seconds: duration of the evaluation.
+            both: in a run that averages its weights, the kind of the weights that have these
+                metrics, and the metrics of both kinds.
         """
-        record = {"evaluation": dict(metrics), "best": best, "seconds": round(seconds, 3)}
-        self._write({"iteration": iteration, **record})
+        record: dict[str, Any] = {"evaluation": dict(metrics), "best": best}
+        record["seconds"] = round(seconds, 3)
         self._scalars("evaluation", iteration, metrics)
+        if both is not None:
+            record["weights"], record["by_weights"] = both
+            for kind, values in both[1].items():
+                self._scalars(f"evaluation of {kind} weights", iteration, values)
+        self._write({"iteration": iteration, **record})
 
     def pause(self, seconds: float) -> None:
         """Leaves the last ``seconds`` out of the speed in the next line."""

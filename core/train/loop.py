@@ -15,7 +15,7 @@ from .step import train_step, validate, warm_up
 
 
 def train(run: TrainingRun, log: RunLog | None = None) -> None:
-    """Trains from step ``run.start + 1`` to step ``system.max_iter``.
+    """Trains from step ``run.start + 1`` to step ``system.max_iter``, or to the end of patience.
 
     Before a snapshot is saved, every loss and every gradient up to it is known to be finite. All
     ranks call this together, and all end at the same step.
@@ -47,6 +47,8 @@ def train(run: TrainingRun, log: RunLog | None = None) -> None:
                 with report.pausing():
                     report.evaluation(evaluations.evaluate(run.start, signals))
             for iteration in range(run.start + 1, system.max_iter + 1):
+                if evaluations is not None and evaluations.exhausted:
+                    break
                 with report.waiting_for_data():
                     batch = batches.take()
                 if system.compile and iteration == run.start + 1:
@@ -64,6 +66,8 @@ def train(run: TrainingRun, log: RunLog | None = None) -> None:
                 if evaluations is not None and iteration % system.eval_iter == 0:
                     with report.pausing():
                         report.evaluation(evaluations.evaluate(iteration, signals))
+            if saved < done:  # patience has ended
+                run.save(done)
         except (Stopped, UserError):
             report.flush()
             if saved < done:

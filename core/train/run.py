@@ -15,7 +15,8 @@ from ..distributed import ONE_PROCESS, Ranks
 from ..structures import Batch
 from .build import TrainingState, build_for_training
 from .chunks import chunk_sizes, rank_chunks
-from .weights import load_snapshot_, load_start_weights_, require_classes
+from .optimizer import load_optimizer_state_
+from .weights import load_snapshot_, load_start_weights_, require_classes, start_average
 
 _POLL = 1.0  # seconds between two checks for a snapshot that is being written
 
@@ -43,7 +44,7 @@ class TrainingRun(TrainingState):
 
     def batches(self) -> Iterable[Batch]:
         """Makes a loader of this rank's rows of the training batches from step ``start + 1``."""
-        system = self.config.system
+        system, db = self.config.system, self.config.db
         return batch_loader(
             self.dataset,
             self.detector.sample,
@@ -54,6 +55,7 @@ class TrainingRun(TrainingState):
             start_iteration=self.start,
             rows=self.chunks.rows,
             pin_memory=self.device.type == "cuda",
+            mosaic=db.mosaic if db.data_aug else 0.0,
         )
 
     def validation_batches(self) -> Iterable[Batch]:
@@ -89,6 +91,7 @@ class TrainingRun(TrainingState):
             class_names=self.dataset.class_names,
             config=config.as_dict(),
             versions=versions(),
+            averaged_steps=None if self.average is None else self.average.steps,
         )
         state = {
             "iteration": iteration,
@@ -98,7 +101,8 @@ class TrainingRun(TrainingState):
             "opt_algo": system.opt_algo,
             "optimizer": self.optimizer.state_dict(),
         }
-        self.snapshots.write(self.detector.network, state, meta)
+        averages = None if self.average is None else self.average.state_dict()
+        self.snapshots.write(self.detector.network, state, meta, averages)
 
     def finish(self) -> None:
         """Waits until all snapshots are written. All ranks call this together."""
@@ -134,27 +138,29 @@ def prepare(
     """
     system = config.system
     directory = RunDirectory(system.cache_dir, config.name)
+    snapshot = None if iteration is None else directory.snapshot(iteration)
     with ranks.agree_on_errors():
         if ranks.is_main:
             directory.remove_unfinished()
-            if iteration is not None:
-                require_snapshot(directory.snapshot(iteration))
+            if snapshot is not None:
+                require_snapshot(snapshot)
         chunks = chunk_sizes(system, ranks.world_size)
         rank_chunks(system, ranks)  # an error if they do not fit
         dataset, validation_dataset = _open_datasets(config)
         state = build_for_training(config, len(dataset.class_names), device, ranks)
     optimizer_state = None
     with ranks.agree_on_errors():
-        if ranks.is_main and iteration is not None:
+        if ranks.is_main and snapshot is not None:
             optimizer_state = load_snapshot_(
-                state.detector, directory.snapshot(iteration), dataset, system, chunks, verify
+                state.detector, snapshot, dataset, system, chunks, verify
             )
         elif ranks.is_main:
             load_start_weights_(state.detector, weights or system.pretrain)
-    if iteration is not None:
-        optimizer_state = ranks.broadcast(optimizer_state)
+        if ranks.is_main and system.ema is not None:
+            state.average = start_average(state.detector.network, system.ema, snapshot)
+    optimizer_state = ranks.broadcast(optimizer_state)
     if optimizer_state is not None:
-        state.optimizer.load_state_dict(optimizer_state)
+        load_optimizer_state_(state.optimizer, optimizer_state)
     state.network = ranks.parallel(state.detector.network)
     snapshots = SnapshotWriter(directory, system.keep, saved=iteration)
     return TrainingRun(

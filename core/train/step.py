@@ -27,10 +27,10 @@ from .chunks import RankChunks
 def train_step(
     run: TrainingState, batch: Batch, iteration: int = 1, update: bool = True
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Makes one update of the weights, in place.
+    """Makes one update of the weights, and of their average if there is one, in place.
 
     Args:
-        run: detector, optimizer and settings; its network is in training mode.
+        run: detector, optimizer, average and settings; its network is in training mode.
         batch: this rank's rows of the step's batch.
         iteration: number of the step, from 1.
         update: False adds gradients to those that there are: they are not exchanged, and no weight
@@ -66,6 +66,8 @@ def train_step(
     norm = nn.utils.clip_grad_norm_(network.parameters(), limit)
     if update:
         run.optimizer.step()
+        if run.average is not None:
+            run.average.update_()
     return _mean(every_terms, chunks, run.ranks), norm
 
 

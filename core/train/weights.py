@@ -5,11 +5,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ..checkpoint.snapshot import (
+    averaged_path,
+    differences,
+    has_averaged_weights,
     iteration_in_name,
     load_training_state,
     load_weights,
     read_meta,
+    read_weights,
     require_unaltered,
     training_path,
 )
@@ -17,6 +23,7 @@ from ..config.errors import UserError
 from ..config.schema import System
 from ..data.coco import CocoDetection
 from ..models.detector import Detector
+from .averaging import AveragedWeights
 from .optimizer import learning_rate_at
 
 logger = logging.getLogger(__name__)
@@ -50,7 +57,7 @@ def load_snapshot_(
     if meta is not None:
         require_classes(meta.class_names, dataset, str(path))
     if verify:
-        require_unaltered(path, training_path(path))
+        require_unaltered(path, training_path(path), averaged_path(path))
     state = load_training_state(path)
     load_weights(detector.network, path, detector.class_head_keys, verify=False)
     if state is None:
@@ -71,22 +78,58 @@ def load_snapshot_(
     return optimizer_state
 
 
+def start_average(network: nn.Module, decay: float, snapshot: Path | None) -> AveragedWeights:
+    """Starts to average a network's weights, or goes on with the average of a snapshot.
+
+    Args:
+        network: the network with the weights that the run starts from.
+        decay: ``system.ema``.
+        snapshot: the snapshot that these weights are of, whose files :func:`load_snapshot_` has
+            compared with their checksums; None: a run that starts from step 1. If it has no
+            averaged weights, a line says so.
+
+    Raises:
+        UserError: the averaged weights are not those of such a network.
+    """
+    average = AveragedWeights(network, decay)
+    if snapshot is None:
+        return average
+    meta, path = read_meta(snapshot), averaged_path(snapshot)
+    if meta is None or not has_averaged_weights(snapshot):
+        logger.warning("%s has no averaged weights: the average starts from its weights", snapshot)
+        return average
+    weights = read_weights(path)
+    found = differences(network.state_dict(), weights)
+    if found.count:
+        raise UserError(f"{path} does not fit this network: {found}")
+    average.load_(weights, meta.averaged_steps or 0)
+    return average
+
+
 def load_start_weights_(detector: Detector, weights: str | None) -> None:
     """Loads a file of weights, of any number of classes, into a detector.
 
     Args:
         detector: detector that gets the weights; its class heads keep their initial weights if the
-            number of classes differs.
+            number of classes differs, and the heads that pair corners if the pairing does.
         weights: file of weights. None: the detector's pretrained parts are loaded, if it has any.
     """
     if weights is None:
         if detector.load_pretrained_ is not None:
             detector.load_pretrained_()
         return
-    left = load_weights(detector.network, weights, detector.class_head_keys, fine_tune=True)
+    left = load_weights(
+        detector.network,
+        weights,
+        detector.class_head_keys,
+        fine_tune=True,
+        pairing_head_keys=detector.pairing_head_keys,
+    )
     logger.info("weights: %s", weights)
     if left:
-        logger.info("another number of classes: freshly initialised: %s", ", ".join(left))
+        logger.info(
+            "other classes or another pairing of corners: freshly initialised: %s", ", ".join(left)
+        )
 
 
 def require_classes(names: Sequence[str], dataset: CocoDetection, owner: str) -> None:

@@ -18,11 +18,11 @@ def directory(tmp_path):
     return RunDirectory(tmp_path, "Tiny")
 
 
-def save(directory, iteration, state=True):
+def save(directory, iteration, state=True, averages=None):
     path = directory.snapshot(iteration)
     meta = Meta(directory.name, iteration, ("cat",), {}, checkpoint.versions())
     training = {"steps": torch.arange(50)} if state else None
-    checkpoint.save_snapshot(path, nn.Linear(3, 3), training, meta)
+    checkpoint.save_snapshot(path, nn.Linear(3, 3), training, meta, averages)
     return path
 
 
@@ -33,6 +33,7 @@ def test_paths_and_iterations(directory, tmp_path):
     folder.mkdir(parents=True)
     for name in ("Tiny_9.pkl", "Tiny_10.pkl", "Tiny_11.json", "Tiny-a_12.pkl", "Tiny_best.pkl"):
         (folder / name).touch()
+    (folder / "Tiny_13.ema.pkl").touch()
     assert directory.iterations() == [9, 10]
     assert directory.newest() == (folder / "Tiny_10.pkl", 10)
 
@@ -51,6 +52,8 @@ CORRUPTION = {
     "weights altered": (flip_a_bit, "", "Tiny_2.pkl was cut short or altered"),
     "weights cut short": (cut_short, "", "Tiny_2.pkl was cut short"),
     "state altered": (flip_a_bit, ".train.pt", "Tiny_2.train.pt was cut short or altered"),
+    "average altered": (flip_a_bit, ".ema.pkl", "Tiny_2.ema.pkl was cut short or altered"),
+    "average deleted": (lambda path: path.unlink(), ".ema.pkl", "Tiny_2.ema.pkl is not there"),
     "state deleted": (lambda path: path.unlink(), ".train.pt", "Tiny_2.train.pt is not there"),
     "description cut short": (cut_short, ".json", "does not describe a snapshot"),
     "description deleted": (lambda path: path.unlink(), ".json", "there is no Tiny_2.json"),
@@ -59,7 +62,7 @@ CORRUPTION = {
 
 @pytest.mark.parametrize("kind", CORRUPTION)
 def test_a_corrupt_snapshot_is_passed_over_with_a_line(directory, kind, caplog):
-    before, newest = save(directory, 1), save(directory, 2)
+    before, newest = save(directory, 1), save(directory, 2, averages=nn.Linear(3, 3).state_dict())
     assert directory.latest_valid() == 2
     spoil, ending, message = CORRUPTION[kind]
     spoil(newest.with_suffix(ending or ".pkl"))
@@ -90,11 +93,13 @@ def test_without_snapshots_a_run_starts_but_not_over_corrupt_ones(directory, cap
 def test_the_newest_keep_their_training_state(directory):
     paths = {iteration: save(directory, iteration) for iteration in (1, 2, 9, 10, 11, 30)}
     other = save(RunDirectory(directory.cache_dir, "Tiny-other"), 1)
+    averaged = save(directory, 2, averages={"weight": torch.zeros(2)})
     directory.forget_training_states(11, keep=3)
     kept = [iteration for iteration, path in paths.items() if training_path(path).is_file()]
     assert kept == [9, 10, 11, 30]  # 30 was left by an earlier run
     assert all(path.is_file() for path in paths.values()) and training_path(other).is_file()
     assert corruption(paths[2]) == "Tiny_2.train.pt is not there any more"
+    assert checkpoint.has_averaged_weights(averaged)  # these are kept as the raw ones are
 
 
 def meta_of(iteration):
@@ -135,10 +140,13 @@ def test_a_snapshot_is_what_it_was_when_its_writing_started(directory, monkeypat
 def test_the_state_is_copied_too(directory):
     state = {"deep": [{"moment": torch.zeros(3)}]}
     path = directory.snapshot(1)
+    averages = {"weight": torch.zeros(2)}
     with SnapshotWriter(directory, keep=1) as writer:
-        writer.write(nn.Linear(2, 2), state, meta_of(1))
+        writer.write(nn.Linear(2, 2), state, meta_of(1), averages)
         state["deep"][0]["moment"].add_(1)
+        averages["weight"].add_(1)
     assert checkpoint.load_training_state(path)["deep"][0]["moment"].tolist() == [0, 0, 0]
+    assert checkpoint.read_weights(checkpoint.averaged_path(path))["weight"].tolist() == [0, 0]
 
 
 def test_a_snapshot_that_cannot_be_written_is_a_line(directory, tmp_path, caplog):

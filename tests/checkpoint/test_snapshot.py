@@ -79,8 +79,48 @@ def test_foreign_weights(tmp_path, form, zipped):
     assert checkpoint.load_training_state(path) is None
 
 
-def test_a_failed_write_keeps_the_old_snapshot(saved, monkeypatch):
+def test_averaged_weights_are_a_file_of_their_own(saved):
+    path, network = saved
+    averages = Network().state_dict()
+    checkpoint.save_snapshot(
+        path, network, {}, dataclasses.replace(META, averaged_steps=5), averages
+    )
+    file = checkpoint.averaged_path(path)
+    assert file.name == "Tiny_7.ema.pkl" and checkpoint.has_averaged_weights(path)
+    assert list(torch.load(file, weights_only=True)) == [f"module.{key}" for key in averages]
+    for key, value in checkpoint.read_weights(file).items():
+        assert torch.equal(value, averages[key]), key
+    for key, value in checkpoint.read_weights(path).items():
+        assert torch.equal(value, network.state_dict()[key]), key
+    content = json.loads(path.with_suffix(".json").read_text())
+    assert set(content["sha256"]) == {".pkl", ".ema.pkl", ".train.pt"}
+    assert checkpoint.read_meta(file) == checkpoint.read_meta(path)
+    assert checkpoint.read_meta(file).averaged_steps == 5
+    for paths in (checkpoint.meta_path, checkpoint.training_path, checkpoint.averaged_path):
+        assert paths(file) == paths(path)
+    with pytest.raises(UserError, match=r"no snapshot .*Tiny_8\.ema\.pkl.*iterations 7$"):
+        checkpoint.read_weights(path.with_name("Tiny_8.ema.pkl"))
+
+
+def test_a_snapshot_without_averaged_weights_leaves_none_of_an_earlier_run(saved):
+    path, network = saved
+    checkpoint.save_snapshot(path, network, {}, META, network.state_dict())
+    checkpoint.save_snapshot(path, network, {}, META)
+    assert not checkpoint.has_averaged_weights(path)
+    assert not checkpoint.averaged_path(path).exists()
+
+
+def test_averaged_weights_that_no_description_names_are_none_of_the_snapshot(saved):
     path, _ = saved
+    checkpoint.averaged_path(path).write_bytes(path.read_bytes())
+    assert not checkpoint.has_averaged_weights(path)
+    assert checkpoint.corruption(path) is None
+
+
+def test_a_failed_write_keeps_the_old_snapshot(saved, monkeypatch):
+    path, network = saved
+    averages = network.state_dict()
+    checkpoint.save_snapshot(path, network, {}, META, averages)
     before = {file: file.read_bytes() for file in path.parent.iterdir()}
     calls = []
 
@@ -92,7 +132,7 @@ def test_a_failed_write_keeps_the_old_snapshot(saved, monkeypatch):
 
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(OSError, match="No space"):
-        checkpoint.save_snapshot(path, Network(), {}, META)
+        checkpoint.save_snapshot(path, Network(), {}, META, averages)
     assert {file: file.read_bytes() for file in path.parent.iterdir()} == before
 
 
@@ -107,9 +147,9 @@ def test_weights_take_their_place_last(saved, monkeypatch):
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", record)
-    checkpoint.save_snapshot(path, Network(), {}, META)
+    checkpoint.save_snapshot(path, Network(), {}, META, Network().state_dict())
     # The old weights are gone before the files that belong to the new ones come.
-    assert [there for _, there in order] == [False] * 3
+    assert [there for _, there in order] == [False] * 4
     assert order[-1][0] == path
 
 
@@ -223,7 +263,13 @@ def test_text_is_no_snapshot(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "iteration"),
-    [("CornerNet_500000.pkl", 500000), ("a-b_7.pkl", 7), ("a_best.pkl", None), ("a7.pkl", None)],
+    [
+        ("CornerNet_500000.pkl", 500000),
+        ("CornerNet_500000.ema.pkl", 500000),
+        ("a-b_7.pkl", 7),
+        ("a_best.pkl", None),
+        ("a7.pkl", None),
+    ],
 )
 def test_the_iteration_in_a_file_s_name(name, iteration):
     assert checkpoint.iteration_in_name(Path("folder_3", name)) == iteration

@@ -48,6 +48,8 @@ def test_a_config_survives_its_own_dictionary():
 def test_published_defaults():
     system, db = read({}).system, read({}).db
     assert (system.learning_rate, system.decay_rate, system.opt_algo) == (0.00025, 10, "adam")
+    assert (system.schedule, system.warmup, system.weight_decay) == ("step", 0, None)
+    assert (system.ema, system.patience) == (None, 0)
     assert (db.gaussian_iou, db.border, db.top_k, db.num_dets) == (0.3, 128, 100, 1000)
     assert db.scales == pytest.approx((0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3))
 
@@ -57,6 +59,20 @@ def test_lists_become_tuples_and_whole_numbers_floats():
     assert db.input_size == (255, 383)
     assert db.test_scales == (1.0, 0.5)
     assert all(isinstance(scale, float) for scale in db.test_scales)
+
+
+def test_samples_and_test_scale_of_whole_images():
+    """What is in range is taken, the ends too; nothing is drawn from whole images by default."""
+    settings = {"zoom": [1, 1], "shift": 0.5, "min_visible": 1, "mosaic": 1, "quarter_turns": True}
+    db = read({"db": {"sampling": "fit", "vertical_flip": True, **settings}}).db
+    assert (db.zoom, db.shift, db.min_visible, db.mosaic) == ((1.0, 1.0), 0.5, 1.0, 1.0)
+    assert db.vertical_flip and db.quarter_turns
+    default = read({"db": {"shift": 0, "test_scales": None}}).db
+    assert (default.sampling, default.zoom, default.shift) == ("crop", (0.8, 1.25), 0)
+    assert (default.min_visible, default.mosaic, default.regression_window) == (0, 0, 1)
+    assert (default.vertical_flip, default.quarter_turns) == (False, False)
+    assert default.test_scales is None and default.scales_at_test == (1.0,)
+    assert read({"db": {"test_scales": [2]}}).db.scales_at_test == (2.0,)
 
 
 def test_configs_are_frozen():
@@ -97,6 +113,23 @@ def test_dead_keys_of_the_reference_are_accepted_with_one_notice(caplog):
         ({"db": {"rand_scales": []}}, ["rand_scales"]),
         ({"db": {"rand_scale_step": 0}}, ["rand_scale_step"]),
         ({"db": {"test_scales": [0]}}, ["test_scales"]),
+        ({"db": {"test_scales": []}}, ["test_scales", "null"]),
+        ({"db": {"sampling": "whole"}}, ["db.sampling", "'crop', 'fit'"]),
+        ({"db": {"zoom": [1.2, 0.8]}}, ["db.zoom [1.2, 0.8]", "lower one first"]),
+        ({"db": {"zoom": [0, 1]}}, ["db.zoom [0.0, 1.0]", "above 0"]),
+        ({"db": {"zoom": [1, float("inf")]}}, ["db.zoom"]),
+        ({"db": {"zoom": [1, float("nan")]}}, ["db.zoom"]),
+        ({"db": {"zoom": [1]}}, ["db.zoom", "list of 2"]),
+        ({"db": {"shift": -0.1}}, ["db.shift -0.1", "from 0 to 0.5"]),
+        ({"db": {"shift": 0.6}}, ["db.shift 0.6", "from 0 to 0.5"]),
+        ({"db": {"min_visible": 1.1}}, ["db.min_visible 1.1", "from 0 to 1"]),
+        ({"db": {"min_visible": float("nan")}}, ["db.min_visible"]),
+        ({"db": {"sampling": "fit", "mosaic": -1}}, ["db.mosaic -1.0", "from 0 to 1"]),
+        ({"db": {"mosaic": 0.5}}, ["db.mosaic", 'db.sampling "fit"', "leave db.mosaic out"]),
+        ({"db": {"vertical_flip": True}}, ["db.vertical_flip", 'db.sampling "fit"']),
+        ({"db": {"quarter_turns": True}}, ["db.quarter_turns", 'db.sampling "fit"']),
+        ({"db": {"regression_window": 2}}, ["db.regression_window 2", "odd"]),
+        ({"db": {"regression_window": -1}}, ["db.regression_window -1", "at least 1"]),
         ({"db": {"output_sizes": []}}, ["output_sizes"]),
         ({"system": {"batch_size": 0}}, ["system.batch_size", "at least 1"]),
         ({"system": {"batch_size": 9, "chunk_sizes": [4, 4]}}, ["chunk_sizes", "[4, 4]", "9"]),
@@ -105,7 +138,15 @@ def test_dead_keys_of_the_reference_are_accepted_with_one_notice(caplog):
         ({"system": {"clip_norm": float("nan")}}, ["clip_norm must be above 0"]),
         ({"system": {"checkpointing": "stacks"}}, ["checkpointing", "'stack'"]),
         ({"system": {"val_iter": -1}}, ["val_iter"]),
-        ({"system": {"opt_algo": "lion"}}, ["opt_algo", "'adam'"]),
+        ({"system": {"opt_algo": "lion"}}, ["opt_algo", "'adam'", "'adamw'"]),
+        ({"system": {"weight_decay": -0.1}}, ["weight_decay -0.1", "0 or more"]),
+        ({"system": {"weight_decay": float("nan")}}, ["weight_decay nan", "0 or more"]),
+        ({"system": {"schedule": "linear"}}, ["schedule", "'cosine'"]),
+        ({"system": {"warmup": -1}}, ["warmup", "0 or more"]),
+        ({"system": {"ema": 1}}, ["ema 1.0", "below 1"]),
+        ({"system": {"ema": 0}}, ["ema 0.0", "above 0"]),
+        ({"system": {"patience": -1, "eval_iter": 5}}, ["patience", "0 or more"]),
+        ({"system": {"patience": 3}}, ["patience 3", "system.eval_iter"]),
     ],
 )
 def test_mistakes_are_named(content, parts):

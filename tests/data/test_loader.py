@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from core.config.errors import UserError
+from core.config.loading import config_from_dict
 from core.data.images import read_image
 from core.data.loader import (
     ShuffledStream,
@@ -24,7 +25,9 @@ from core.data.loader import (
 )
 from core.data.samples import CropSettings
 from core.data.samples.corners import sample_corners
+from core.data.samples.fit import FitSettings, sample_fit
 from core.data.unreadable import UnreadableImages, max_unreadable
+from core.train.run import TrainingRun
 
 CROP = CropSettings(
     input_size=(48, 64),
@@ -35,6 +38,19 @@ CROP = CropSettings(
     lighting=True,
 )
 SAMPLE = partial(sample_corners, settings=CROP)
+FIT = partial(
+    sample_fit,
+    settings=FitSettings(
+        input_size=(48, 64),
+        zoom=(0.8, 1.25),
+        shift=0.15,
+        min_visible=0.2,
+        vertical_flip=True,
+        quarter_turns=True,
+        color=True,
+        lighting=True,
+    ),
+)
 LARGE = partial(sample_corners, settings=replace(CROP, input_size=(511, 511)))
 
 
@@ -89,6 +105,97 @@ def test_batches_are_the_same_for_any_number_of_workers(dataset):
     for workers in (1, 2):
         loader = batch_loader(dataset, SAMPLE, **options(workers=workers))
         assert all(map(same, batches(loader, 6), expected))
+
+
+def test_mosaics_are_the_same_for_any_number_of_workers_and_ranks(dataset):
+    changes = {"mosaic": 0.5, "start_iteration": 2}
+    expected = batches(batch_loader(dataset, FIT, **options(**changes)), 6)
+    for workers in (1, 2):
+        loader = batch_loader(dataset, FIT, **options(workers=workers, **changes))
+        assert all(map(same, batches(loader, 6), expected))
+    part = batch_loader(dataset, FIT, **options(rows=slice(1, 3), **changes))
+    for batch, rows in zip(expected, batches(part, 6), strict=True):
+        assert torch.equal(batch.images[1:3], rows.images)
+        assert all(map(torch.equal, objects(batch)[1:3], objects(rows)))
+
+
+def noted(calls):
+    """A sample function that notes the images it gets, by the sum of their pixels."""
+
+    def sample(image, boxes, labels, rng, others=()):
+        calls.append([image.astype(int).sum(), *(part[0].astype(int).sum() for part in others)])
+        assert all(len(part[1]) == len(part[2]) for part in others)
+        return sample_corners(image, boxes, labels, rng, CROP)
+
+    return sample
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])
+def test_a_fraction_of_the_samples_is_made_of_four_images(dataset, fraction):
+    sums = [read_image(dataset.image_path(n)).astype(int).sum() for n in range(10)]
+    calls: list[list[int]] = []
+    images = TrainingImages(dataset, noted(calls), 3, mosaic=fraction)
+    items = [images[epoch, index] for epoch in range(20) for index in range(10)]
+    assert [item[1] for item in items] == list(range(10)) * 20
+    assert [sums.index(call[0]) for call in calls] == list(range(10)) * 20
+    mosaics = [call[1:] for call in calls if len(call) > 1]
+    assert all(len(others) == 3 for others in mosaics)
+    assert abs(len(mosaics) - 200 * fraction) < 25
+    drawn = Counter(sums.index(other) for others in mosaics for other in others)
+    assert not mosaics or min(drawn[n] for n in range(10)) > 3
+    assert len({tuple(others) for others in mosaics}) >= 0.9 * len(mosaics)
+
+
+def test_without_mosaics_samples_are_as_before(dataset):
+    """No number is drawn for them: a sample's generator starts with the sample."""
+    for position in [(0, 3), (4, 9)]:
+        rng = np.random.default_rng((3, *position))
+        number = position[1]
+        image = read_image(dataset.image_path(number))
+        expected = SAMPLE(image, dataset.boxes(number), dataset.labels(number), rng)
+        found = TrainingImages(dataset, SAMPLE, 3)[position][0]
+        np.testing.assert_array_equal(found.image, expected.image)
+        np.testing.assert_array_equal(found.color, expected.color)
+
+
+def test_validation_has_no_mosaics(dataset):
+    calls: list[list[int]] = []
+    images = TrainingImages(dataset, noted(calls), None, mosaic=1.0)
+    assert [images[0, n][1] for n in range(10)] == list(range(10))
+    assert all(len(call) == 1 for call in calls)
+
+
+def test_unreadable_images_of_mosaics_are_replaced_and_reported(dataset):
+    corrupt_image(dataset, 2, "text")
+    loaders = [
+        batch_loader(dataset, FIT, **options(workers=workers, mosaic=1.0)) for workers in (0, 2)
+    ]
+    found = [batches(loader, 5) for loader in loaders]
+    assert all(map(same, *found))
+    assert {n for batch in found[0] for n in batch.unreadable.tolist()} == {2}
+    calls: list[list[int]] = []
+    images = TrainingImages(dataset, noted(calls), 3, mosaic=1.0)
+    third = read_image(dataset.image_path(3)).astype(int).sum()
+    reports = [images[epoch, 0][2] for epoch in range(40)]
+    assert any(reports) and all(set(report) <= {2} for report in reports)
+    assert all(call[1:].count(third) >= len(r) for call, r in zip(calls, reports, strict=True))
+
+
+@pytest.mark.parametrize(("data_aug", "fraction"), [(True, 0.75), (False, 0.0)])
+def test_training_takes_the_fraction_of_mosaics_from_the_config(dataset, data_aug, fraction):
+    db = {"sampling": "fit", "mosaic": 0.75, "data_aug": data_aug}
+    content = {"db": db, "system": {"workers": 0}}
+    run = SimpleNamespace(
+        config=config_from_dict(content, "CornerNet", ""),
+        dataset=dataset,
+        validation_dataset=dataset,
+        detector=SimpleNamespace(sample=FIT),
+        start=0,
+        chunks=SimpleNamespace(rows=None),
+        device=torch.device("cpu"),
+    )
+    assert TrainingRun.batches(run).dataset.mosaic == fraction
+    assert TrainingRun.validation_batches(run).dataset.mosaic == 0
 
 
 @pytest.mark.parametrize("start", [1, 4, 23])

@@ -10,9 +10,28 @@ from numpy.testing import assert_array_equal
 from core.config.errors import UserError
 from core.data import shapes
 from core.data.coco import CocoDetection
-from core.data.shapes import CLASS_NAMES, draw_image, main, rasterise
+from core.data.shapes import draw_image, main
+from core.data.shapes_drawing import (
+    CLASS_NAMES,
+    MIN_CONTRAST,
+    background,
+    outlines,
+    paint,
+    place,
+    rasterise,
+)
 
 COUNT, SIZE = 150, 96
+
+PINNED_BOXES = [
+    (13.578255, 21.074379, 39.35881, 51.558876),
+    (0.9720926, 31.318005, 27.261614, 62.622833),
+    (35.341354, 29.964806, 50.28483, 46.45427),
+]
+PINNED_COLORS = [  # means of the quarters of the image
+    [(191.39, 60.62, 87.18), (206.83, 53.43, 76.53)],
+    [(199.13, 144.25, 84.59), (203.07, 92.90, 75.17)],
+]
 
 
 @pytest.fixture(scope="module")
@@ -28,26 +47,32 @@ def train(root):
     return CocoDetection(root / "annotations" / "instances_train.json", root / "images" / "train")
 
 
+def assert_tight(box, cover):
+    """Asserts that a box reaches as far as the pixels that are covered, and no farther."""
+    columns = np.nonzero(cover.fraction.any(axis=0))[0] + cover.left
+    rows = np.nonzero(cover.fraction.any(axis=1))[0] + cover.top
+    # Nothing is drawn in a pixel outside the box, and the box's outermost pixels are reached; a
+    # sharp tip covers so little of its pixel that it may vanish.
+    low, high = np.array([columns[0], rows[0]]), np.array([columns[-1], rows[-1]]) + 1
+    assert (low >= np.floor(box[:2])).all() and (low - box[:2] < 0.3).all()
+    assert (high <= np.ceil(box[2:])).all() and (box[2:] - high < 0.3).all()
+
+
 @pytest.mark.parametrize("name", CLASS_NAMES)
 def test_boxes_are_tight_around_what_is_drawn(name):
     rng = np.random.default_rng(CLASS_NAMES.index(name))
     for _ in range(40):
-        box = shapes._place(SIZE, rng)
-        cover = rasterise(shapes._polygons(name, rng), box, SIZE)
-        columns, rows = np.nonzero(cover.any(axis=0))[0], np.nonzero(cover.any(axis=1))[0]
-        # Nothing is drawn in a pixel outside the box, and the box's outermost pixels are reached;
-        # a sharp tip covers so little of its pixel that it may vanish.
-        low, high = np.array([columns[0], rows[0]]), np.array([columns[-1], rows[-1]]) + 1
-        assert (low >= np.floor(box[:2])).all() and (low - box[:2] < 0.3).all()
-        assert (high <= np.ceil(box[2:])).all() and (box[2:] - high < 0.3).all()
+        box = place(shapes._sides(SIZE, rng), (SIZE, SIZE), rng)
+        assert_tight(box, rasterise(outlines(name, rng), box))
 
 
 def test_a_rectangle_covers_its_area():
     square = [np.array([(0, 0), (1, 0), (1, 1), (0, 1)])]
-    cover = rasterise(square, np.array([2.5, 3.25, 10.25, 9.5]), 16)
-    assert cover.sum() == pytest.approx(7.75 * 6.25, rel=1e-3)
-    assert cover[5, 2] == pytest.approx(0.5, abs=0.01)
-    assert cover[3, 5] == pytest.approx(0.75, abs=0.01)
+    cover = rasterise(square, np.array([2.5, 3.25, 10.25, 9.5]))
+    assert cover.window == (slice(3, 10), slice(2, 11))
+    assert cover.fraction.sum() == pytest.approx(7.75 * 6.25, rel=1e-3)
+    assert cover.fraction[2, 0] == pytest.approx(0.5, abs=0.01)
+    assert cover.fraction[0, 3] == pytest.approx(0.75, abs=0.01)
 
 
 def test_boxes_have_the_promised_sizes_and_lie_inside(train):
@@ -94,14 +119,11 @@ def test_the_images_are_jpeg_files_of_the_written_sizes(root, train):
 def test_colors_stand_out_from_what_is_behind():
     for seed in range(50):
         rng = np.random.default_rng(seed)
-        canvas = shapes._background(SIZE, rng)
-        before = canvas.copy()
-        cover = np.zeros((SIZE, SIZE), np.float32)
-        cover[10:30, 20:50] = 1
-        color = shapes._paint(canvas, cover, rng)
-        distances = np.linalg.norm(canvas[10:30, 20:50] - color, axis=2)
-        assert (distances > shapes.MIN_CONTRAST - 5).mean() > 0.85
-        assert_array_equal(canvas, before)
+        behind = background((SIZE, SIZE), rng)[10:30, 20:50].reshape(-1, 3)
+        before = behind.copy()
+        distances = np.linalg.norm(behind - paint(behind, rng), axis=1)
+        assert (distances > MIN_CONTRAST - 5).mean() > 0.85
+        assert_array_equal(behind, before)
 
 
 def test_an_image_depends_on_seed_split_and_number_alone(root, tmp_path):
@@ -145,3 +167,12 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="is a file"):
         main([str(tmp_path / "mine.txt"), "--train", "1", "--val", "1"])
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_plain_shapes_stay_as_they_were():
+    """Configs, figures of pages and other tests rest on them; pixels up to OpenCV's rounding."""
+    drawn = draw_image(64, np.random.default_rng((317, 0, 5)))
+    np.testing.assert_allclose(drawn.boxes, PINNED_BOXES, rtol=1e-6)
+    assert_array_equal(drawn.labels, [5, 5, 0])
+    quarters = drawn.image.reshape(2, 32, 2, 32, 3).mean((1, 3))
+    np.testing.assert_allclose(quarters, PINNED_COLORS, atol=0.5)

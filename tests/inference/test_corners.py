@@ -44,7 +44,7 @@ def given(*rows):
 
 
 def settings_of(meta, reference_scoring):
-    given = {key: meta[key] for key in vars(SETTINGS) if key != "reference_scoring"}
+    given = {key: meta[key] for key in vars(SETTINGS) if key in meta}
     return CornerSettings(**given, reference_scoring=reference_scoring)
 
 

@@ -20,6 +20,9 @@ REFUSED = {
     "test_nms": True,
     "nms_algorithm": "nms",
     "merge_bbox": True,
+    "sampling": "fit",
+    "min_visible": 0.5,
+    "regression_window": 3,
 }
 
 
@@ -28,10 +31,13 @@ REFUSED = {
     [
         *(("FasterRCNN", key) for key in REFUSED),
         ("CenterNet", "merge_bbox"),
+        ("CenterNet", "regression_window"),
         ("CornerNet", "test_resolution"),
         ("CornerNet_Saccade", "merge_bbox"),
         ("CornerNet_Saccade", "test_scales"),
         ("CornerNet_Saccade", "test_resolution"),
+        ("CornerNet_Saccade", "sampling"),
+        ("CornerNet_Saccade", "min_visible"),
     ],
 )
 def test_settings_that_would_change_results_are_refused(name, key):
@@ -39,6 +45,23 @@ def test_settings_that_would_change_results_are_refused(name, key):
         small_detector(name, **{key: REFUSED[key]})
     message = f"{name}.json: {name} has no use for db.{key}; leave that out"
     assert str(error.value) == message
+
+
+def test_whole_images_are_tested_as_they_are_trained():
+    with pytest.raises(UserError, match=r"CenterNet has no use for db\.test_resolution"):
+        small_detector("CenterNet", sampling="fit", test_resolution="fix")
+
+
+@pytest.mark.parametrize("name", ["CenterNet", "CornerNet", "CornerNet_Squeeze"])
+def test_settings_of_the_other_sampling_get_a_notice(name, caplog):
+    caplog.set_level("INFO")
+    small_detector(name, sampling="fit", border=7, rand_crop=False, shift=0.1)
+    small_detector(name, border=7, shift=0.1)
+    rest = "db.num_dets, " if name == "CenterNet" else ""
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{name}.json: {name} does not use {rest}db.rand_crop, db.border",
+        f"{name}.json: {name} does not use {rest}db.shift",
+    ]
 
 
 def test_settings_of_steps_that_a_model_does_not_have_get_one_notice(caplog):
@@ -58,8 +81,14 @@ class Seen(Db):
         return object.__getattribute__(self, name)
 
 
-@pytest.mark.parametrize("name", sorted(models.MODELS))
-def test_every_setting_is_used_or_reported(name, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "sampling"),
+    [
+        *((name, "crop") for name in sorted(models.MODELS)),
+        *((name, "fit") for name in ("CenterNet", "CornerNet", "CornerNet_Squeeze")),
+    ],
+)
+def test_every_setting_is_used_or_reported(name, sampling, monkeypatch):
     """A new setting that a model silently ignores fails here."""
     unused = set()
 
@@ -73,12 +102,13 @@ def test_every_setting_is_used_or_reported(name, monkeypatch):
     }
     module = own.get(name, corners)
     monkeypatch.setattr(module, "refuse_unused", note)
-    config = small_config(name)
+    config = small_config(name, sampling=sampling)
     seen = Seen.__new__(Seen)
     object.__setattr__(seen, "seen", set())
     seen.__init__(**vars(config.db))
     seen.seen.clear()
     models.build(replace(config, db=seen), 3)
     settings = {field.name for field in fields(Db)}
-    elsewhere = {"categories", "use_crowd", "reference_scoring"}  # dataset, COCO results
+    # For the dataset, for COCO results, and for the loader of "fit" samples.
+    elsewhere = {"categories", "use_crowd", "reference_scoring", "mosaic"}
     assert settings - seen.seen - elsewhere == unused - elsewhere

@@ -7,7 +7,10 @@ import torch
 from core import models
 from core.config.errors import UserError
 from core.config.loading import load_config
-from core.models import cornernet, cornernet_squeeze
+from core.data.samples.fit import sample_fit
+from core.inference.centers import Geometry
+from core.models import cornernet_squeeze
+from core.models.corners import CornerArchitecture
 from tests.support.model_builders import small_config, small_detector
 
 NAMES = ["CornerNet", "CornerNet_Squeeze"]
@@ -84,7 +87,7 @@ def test_fire_modules_need_even_channels():
 
 
 def test_the_published_tables():
-    table = cornernet.Architecture()
+    table = CornerArchitecture()
     assert (table.stride, table.coarsest_stride) == (4, 128)
     squeeze = cornernet_squeeze.Architecture()
     assert (squeeze.stride, squeeze.coarsest_stride) == (8, 128)
@@ -120,3 +123,32 @@ def test_without_data_aug_training_images_are_those_of_validation(name):
         assert all(np.array_equal(vars(drawn)[key], vars(kept)[key]) for key in vars(kept))
         augmented = small_detector(name).sample(image, boxes, labels, np.random.default_rng(seed))
         assert not np.array_equal(augmented.color, kept.color)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "CenterNet"])
+def test_whole_images_reach_samples_and_inference(name):
+    db = {"sampling": "fit", "zoom": [0.9, 1.1], "quarter_turns": True, "test_scales": [1, 1.5]}
+    detector = small_detector(name, **db)
+    assert detector.sample.func is sample_fit
+    sample = detector.sample.keywords["settings"]
+    assert (sample.input_size, sample.zoom, sample.quarter_turns) == ((63, 47), (0.9, 1.1), True)
+    settings = detector.infer.keywords["settings"]
+    assert settings.test_scales == (1.0, 1.5)
+    if name == "CenterNet":
+        assert settings.geometry == Geometry("fit", (63, 47), 16, 4)
+    else:
+        assert (settings.fit_size, settings.coarsest_stride) == ((63, 47), 16)
+    seen = []
+
+    def predict(images):
+        seen.append(tuple(images.shape[1:]))
+        return detector.decode(detector.network.eval()(images))
+
+    detector.infer(np.full((126, 80, 3), 99, np.uint8), predict, None)
+    assert seen == [(3, 63, 47), (3, 95, 63)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_crops_are_tested_at_the_images_own_size(name):
+    settings = small_detector(name).infer.keywords["settings"]
+    assert settings.fit_size is None and settings.test_scales == (1.0,)

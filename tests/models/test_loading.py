@@ -1,6 +1,7 @@
 """Detectors from files: weights, class names, and errors; and what importing them loads."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from core.checkpoint import snapshot as checkpoint
 from core.config.errors import UserError
 from core.data.coco import COCO_CLASS_NAMES
 from core.models.loading import load_detector
@@ -71,6 +73,56 @@ def test_newest_iteration_or_file(root):
     by_file = load(root, path)
     assert (by_file.iteration, by_file.snapshot) == (100, path)
     assert len({tuple(load(root, n).detections(IMAGE).scores) for n in (9, 20, 100)}) == 3
+
+
+def save_average(root, iteration, other):
+    """A snapshot whose averaged weights are the weights of another one."""
+    path, averages = (write_snapshot(root, number, NAMES) for number in (iteration, other))
+    meta = checkpoint.read_meta(path)
+    weights = map(checkpoint.read_weights, (path, averages))
+    checkpoint.save_snapshot(path, next(weights), {}, meta, next(weights))
+    return path
+
+
+def scores(detect):
+    return detect.detections(IMAGE).scores.tolist()
+
+
+def test_averaged_weights_are_taken_unless_a_file_is_named(root, caplog):
+    caplog.set_level(logging.INFO)
+    path = save_average(root, 100, 9)
+    raw, averaged = scores(load(root, path)), scores(load(root, 9))
+    assert raw != averaged and not caplog.messages
+    for detect in (load(root), load(root, 100)):
+        assert scores(detect) == averaged
+        assert (detect.iteration, detect.class_names) == (100, NAMES)
+        assert detect.snapshot == path.with_name("CornerNet-tiny_100.ema.pkl")
+    line = f"the averaged weights {detect.snapshot}; --snapshot {path} takes the raw ones"
+    assert caplog.messages == [line] * 2
+    named = load(root, detect.snapshot)
+    assert scores(named) == averaged and named.iteration == 100 and named.names_known
+
+
+@pytest.mark.parametrize("left", ["of an earlier run", "not there any more"])
+def test_averaged_weights_that_are_not_the_snapshot_s_are_not_taken(root, left):
+    path = save_average(root, 100, 9)
+    averages = checkpoint.averaged_path(path)
+    content = averages.read_bytes()
+    averages.unlink()
+    if left == "of an earlier run":
+        write_snapshot(root, 100, NAMES)
+        averages.write_bytes(content)
+    assert scores(load(root, 100)) == scores(load(root, path))
+
+
+def test_averaged_weights_are_compared_with_their_own_checksum(root):
+    averages = checkpoint.averaged_path(save_average(root, 100, 9))
+    content = bytearray(averages.read_bytes())
+    content[len(content) // 2] ^= 1
+    averages.write_bytes(content)
+    with pytest.raises(UserError, match=r"_100\.ema\.pkl is corrupt.*_100\.ema\.pkl was cut short"):
+        load(root)
+    assert load(root, averages.with_name("CornerNet-tiny_100.pkl")).iteration == 100
 
 
 def test_suffix_is_of_the_config_alone(root):

@@ -19,7 +19,7 @@ from tests.support.other_device import OTHER, OtherDevice
 
 CPU = torch.device("cpu")
 # A step waits once for each: for the largest radius of its objects.
-SETS_OF_MAPS = {"CornerNet_Saccade": 2}
+SETS_OF_MAPS = {"CornerNet_Saccade": 2, "CornerNet_Saccade-centripetal": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -30,12 +30,16 @@ def no_autocast(monkeypatch):
 
 def detector_that_finds(name):
     """A detector with fresh weights whose attention and sizes are large enough to detect."""
-    attention = {"att_thresholds": [0.05]} if name == "CornerNet_Saccade" else {}
-    detector = small_detector(name, seed=2, **attention)
+    settings = {"att_thresholds": [0.05]} if "Saccade" in name else {}
+    if name == "CentripetalNet":
+        settings = {"top_k": 60}  # few pairs have one size
+    detector = small_detector(name, seed=2, **settings)
     with torch.no_grad():
         for key, value in detector.network.named_parameters():
             if re.fullmatch(r"wh\..*1\.bias", key):
                 value.fill_(3)
+            elif re.fullmatch(r"(tl|br)_shifts\..*1\.bias", key):
+                value.fill_(1)
     return detector
 
 

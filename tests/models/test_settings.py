@@ -157,6 +157,7 @@ CENTERS = {
     "max_per_image": 77,
     "rand_scales": [0.7, 1.1],
     "border": 31,
+    "min_visible": 0.25,
 }
 SWITCHES = ("test_flipped", "test_nms", "reference_scoring", "rand_crop", "rand_color", "lighting")
 
@@ -189,6 +190,7 @@ def test_every_setting_of_centernet_reaches_its_place(switched):
         "crop": switched == "rand_crop",
         "color": switched == "rand_color",
         "lighting": switched == "lighting",
+        "min_visible": 0.25,
     }
 
 

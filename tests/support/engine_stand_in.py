@@ -14,6 +14,7 @@ from core.config.schema import Db, System
 from core.distributed import ONE_PROCESS
 from core.models.detector import Detector
 from core.structures import Batch, Sample, collate
+from core.train.averaging import AveragedWeights
 from core.train.build import TrainingState
 from core.train.log import FILE_NAME, RunLog, read_log
 from core.train.loop import train
@@ -101,13 +102,18 @@ def system(**settings) -> System:
 
 
 def state(settings, detector=None, optimizer=None, ranks=ONE_PROCESS, device="cpu"):
-    """State of training with the stand-in, and with Adam or SGD."""
+    """State of training with the stand-in, and with the settings' optimizer and average."""
     detector = detector or stand_in()
     weights = detector.network.parameters()
-    optimizer = optimizer or build_optimizer(weights, settings.opt_algo, settings.learning_rate)
+    recipe = settings.opt_algo, settings.learning_rate, settings.weight_decay
+    optimizer = optimizer or build_optimizer(weights, *recipe)
+    average = None
+    if settings.ema is not None and ranks.is_main:
+        average = AveragedWeights(detector.network, settings.ema)
     config = Config("stand-in", "stand-in.json", settings, Db(), {})
     network = ranks.parallel(detector.network).train()
-    return TrainingState(config, detector, network, optimizer, torch.device(device), ranks)
+    given = (config, detector, network, optimizer, torch.device(device), ranks)
+    return TrainingState(*given, average=average)
 
 
 @dataclass
@@ -116,7 +122,7 @@ class StandInRun(TrainingRun):
 
     Attributes:
         given, given_validation: batches, without end.
-        saved: (iteration, weights, state of the optimizer) of the snapshots.
+        saved: (iteration, weights, state of the optimizer, averaged weights) of the snapshots.
     """
 
     given: object
@@ -131,7 +137,9 @@ class StandInRun(TrainingRun):
 
     def save(self, iteration):
         weights = self.detector.network.state_dict()
-        self.saved.append(copy.deepcopy((iteration, weights, self.optimizer.state_dict())))
+        averages = None if self.average is None else self.average.state_dict()
+        state = self.optimizer.state_dict()
+        self.saved.append(copy.deepcopy((iteration, weights, state, averages)))
 
 
 def stand_in_run(folder, settings, *, batches=None, validation=None, start=0, **more):

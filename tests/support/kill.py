@@ -1,10 +1,11 @@
 """Kills training again and again, and compares it with a run that nobody killed (make kill-test).
 
-A tiny detector trains in one process and in two. SIGKILL ends all processes of the job at once, at
-random moments: while it starts, at any time of a step, while a snapshot is written. Each time
-``--resume`` goes on, with another number of loader workers. In the end the losses of all steps, the
-metrics of all evaluations, the weights of all snapshots and the state of the optimizer must be the
-same, bit for bit.
+A tiny detector trains in one process, with AdamW, a cosine schedule and averaged weights, and in
+two, with Adam and a step schedule. SIGKILL ends all processes of the job at once, at random
+moments: while it starts, at any time of a step, while a snapshot is written. Each time ``--resume``
+goes on, with another number of loader workers. In the end the losses of all steps, the metrics of
+all evaluations, the weights of all snapshots, raw and averaged, and the state of the optimizer must
+be the same, bit for bit.
 
 ``python tests/kill.py [--kills 50] [--seed 0]``; the exit code is 1 if there was a difference.
 """
@@ -24,6 +25,7 @@ from tests.support.tiny_training import write_config, write_training
 MOMENTS = ("starting", "in a step", "writing a snapshot")
 LONGEST = 5  # steps that a job logs before it is killed in one, or in the next snapshot
 SNAPSHOT = 3  # steps between two
+RECIPES = {1: {"opt_algo": "adamw", "schedule": "cosine", "warmup": 5, "ema": 0.9}, 2: {}}
 
 
 def main(argv: list[str]) -> int:
@@ -50,7 +52,7 @@ def compare(root: Path, processes: int, kills: int, rng: random.Random) -> list[
     whole, killed = (f"CornerNet_Squeeze-{kind}{processes}" for kind in ("whole", "killed"))
     steps = (LONGEST + SNAPSHOT) * kills + SNAPSHOT
     for name in (whole, killed):
-        settings = {"max_iter": steps, "stepsize": steps // 2, "val_iter": 4}
+        settings = {"max_iter": steps, "stepsize": steps // 2, "val_iter": 4, **RECIPES[processes]}
         write_config(root, name, snapshot=SNAPSHOT, eval_iter=2 * SNAPSHOT, **settings)
     started = time.monotonic()
     job = start(root, whole, processes, 0)

@@ -37,6 +37,9 @@ SMALL = {
     "CornerNet": SMALL_CORNERS,
     "CornerNet_Squeeze": SMALL_CORNERS,
     "CornerNet_Saccade": SMALL_CORNERS,
+    "CornerNet-centripetal": {**SMALL_CORNERS, "pairing": "centripetal"},
+    "CornerNet_Saccade-centripetal": {**SMALL_CORNERS, "pairing": "centripetal"},
+    "CentripetalNet": SMALL_CORNERS,
     "CenterNet": SMALL_CENTERS,
     "CenterNet-resnet18": {
         "backbone": "resnet18",
@@ -53,15 +56,18 @@ GOLDEN_CELLS = {
     "CenterNet": 64,
 }
 SMALL_DB = {"input_size": [63, 47], "output_sizes": [[16, 12]], "top_k": 10, "num_dets": 20}
+SMALL_SACCADE_DB = {
+    **SMALL_DB,
+    "init_sizes": [32, 47],
+    "min_scale": 4,
+    "att_ranges": [[16, 64], [0, 16]],
+    "att_scales": [[1, 3]],
+    "att_nms_ks": [3, 3],
+}
 SMALL_DBS = {
-    "CornerNet_Saccade": {
-        **SMALL_DB,
-        "init_sizes": [32, 47],
-        "min_scale": 4,
-        "att_ranges": [[16, 64], [0, 16]],
-        "att_scales": [[1, 3]],
-        "att_nms_ks": [3, 3],
-    },
+    "CornerNet_Saccade": SMALL_SACCADE_DB,
+    "CornerNet-centripetal": {**SMALL_DB, "regression_window": 3},
+    "CornerNet_Saccade-centripetal": {**SMALL_SACCADE_DB, "regression_window": 3},
     "CenterNet-resnet18": {"input_size": [63, 95], "output_sizes": [[16, 24]], "top_k": 10},
     "FasterRCNN": {},
 }

@@ -23,7 +23,7 @@ def _losses(root, name):
     """Everything in a log that the images and the weights decide, by step."""
     found = {}
     for line in read_log(RunDirectory(root / "cache", name).log):
-        values = [line.get(kind) for kind in ("validation", "evaluation", "best")]
+        values = [line.get(kind) for kind in ("validation", "evaluation", "best", "by_weights")]
         values += [line.get(kind) for kind in ("loss", "terms", "learning_rate", "gradient_norm")]
         found.setdefault(line["iteration"], []).append(values)
     return found
@@ -37,10 +37,21 @@ def _different_snapshots(root, *names):
         paths = [RunDirectory(root / "cache", name).snapshot(iteration) for name in names]
         if not _equal(*map(checkpoint.read_weights, paths)):
             yield f"weights of step {iteration}"
+        if not _equal(*map(_averages, paths)):
+            yield f"averaged weights of step {iteration}"
     if one and not missing:
         states = [checkpoint.load_training_state(path) for path in paths]
         if not states[0] or not _equal(*states):
             yield f"training state of step {iteration}"
+
+
+def _averages(path):
+    """Averaged weights of a snapshot, and the number of steps in them; None if it has none."""
+    if not checkpoint.has_averaged_weights(path):
+        return None
+    averages = checkpoint.averaged_path(path)
+    checkpoint.require_unaltered(averages)
+    return checkpoint.read_weights(averages), checkpoint.read_meta(path).averaged_steps
 
 
 def _equal(one, other):

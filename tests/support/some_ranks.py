@@ -4,9 +4,11 @@ import multiprocessing
 import os
 import pickle
 import socket
+import threading
 import traceback
 
 import pytest
+from tqdm import tqdm
 
 from core.distributed import join_ranks
 
@@ -59,6 +61,7 @@ def _body(rank, world_size, port, pipe, function, arguments):
         "MASTER_PORT": str(port),
         "TORCHELASTIC_RUN_ID": "test",
     }
+    tqdm.set_lock(threading.RLock())  # not the tests' own, which a killed process might keep
     result, error = None, None
     try:
         result = function(*arguments)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ CORNERS = {
     "gaussian_iou": 0.5,
     "gaussian_radius": -1,
 }
+RENDER = partial(corner_targets, **CORNERS)
 ATTENTION = {"sizes": SIZES, "strides": STRIDES, "ranges": RANGES}
 
 
@@ -50,7 +52,7 @@ def golden_batch(run):
 @pytest.mark.parametrize("run", range(len(RUNS)))
 def test_equals_the_reference(run):
     batch = golden_batch(run)
-    targets = saccade_targets(batch, **ATTENTION, **CORNERS)
+    targets = saccade_targets(batch, **ATTENTION, render=RENDER)
     corners = targets.corners
     assert batch.usable.any() and not batch.usable.all()
     for corner in ("tl", "br"):
@@ -96,7 +98,7 @@ def test_limits_of_a_range_belong_to_both_levels():
 def test_attention_is_of_all_boxes(usable):
     boxes = [[[10, 10, 50, 50, 3], [100, 90, 120, 99, 3]], []]
     batch = make_batch(boxes, [[usable] * 2, []])
-    maps = saccade_targets(batch, **ATTENTION, **CORNERS).attention
+    maps = saccade_targets(batch, **ATTENTION, render=RENDER).attention
     assert [int(level.sum()) for level in maps] == [0, 1, 1]
     assert all(not level[1].any() for level in maps)
 
@@ -104,14 +106,14 @@ def test_attention_is_of_all_boxes(usable):
 def test_padding_marks_nothing():
     """Padding is boxes of zeros: the smallest objects of all, in the corner."""
     batch = make_batch([[], [[10, 10, 50, 50, 3], [100, 90, 120, 99, 3]]])
-    targets = saccade_targets(batch, **ATTENTION, **CORNERS)
+    targets = saccade_targets(batch, **ATTENTION, render=RENDER)
     assert all(not level[0].any() for level in targets.attention)
     assert targets.tl_valid[0].all() and not targets.corners.mask[0].any()
 
 
 def test_boxes_that_are_not_usable_blank_their_corners_and_give_no_object():
     boxes = [[10, 10, 50, 50, 3], [100, 90, 150, 130, 7]]
-    targets = saccade_targets(make_batch([boxes], [[True, False]]), **ATTENTION, **CORNERS)
+    targets = saccade_targets(make_batch([boxes], [[True, False]]), **ATTENTION, render=RENDER)
     alone = corner_targets(make_batch([boxes[:1]]), **CORNERS)
     other = corner_targets(make_batch([boxes[1:]]), **CORNERS)
     assert torch.equal(targets.corners.tl_heatmap, alone.tl_heatmap)
@@ -130,5 +132,5 @@ def test_other_sizes_of_images():
 def test_the_batch_is_left_as_it_is():
     batch = golden_batch(0)
     kept = replace(batch, usable=batch.usable.clone(), boxes=batch.boxes.clone())
-    saccade_targets(batch, **ATTENTION, **CORNERS)
+    saccade_targets(batch, **ATTENTION, render=RENDER)
     assert torch.equal(batch.usable, kept.usable) and torch.equal(batch.boxes, kept.boxes)

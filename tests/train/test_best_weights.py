@@ -22,6 +22,7 @@ from core.evaluation.coco import CocoScores, coco_results
 from core.models import detector as detector_module
 from core.models.loading import load_detector
 from core.train import evaluations as evaluations_module
+from core.train.averaging import AveragedWeights
 from core.train.evaluations import Evaluations
 from core.train.run import TrainingRun
 from tests.support.some_ranks import run_ranks
@@ -42,9 +43,12 @@ def root(tmp_path):
     return tmp_path
 
 
-def open_evaluations(root, ranks=ONE_PROCESS, start=20):
-    """The evaluations of a run that trains the weights of step 20."""
-    more = ["system.eval_iter=1000"]
+def open_evaluations(root, ranks=ONE_PROCESS, start=20, average=None):
+    """The evaluations of a run that trains the weights of step 20.
+
+    ``average(network)`` makes the average of its weights.
+    """
+    more = ["system.eval_iter=1000", f"system.ema={'null' if average is None else 0.9}"]
     loaded = load_detector(config_file(root), snapshot=20, device="cpu", overrides=more)
     dataset, network = val_split(root), loaded.detector.network.train()
     run = TrainingRun(
@@ -58,6 +62,7 @@ def open_evaluations(root, ranks=ONE_PROCESS, start=20):
         validation_dataset=dataset,
         start=start,
         snapshots=SnapshotWriter(RunDirectory(root / "cache", NAME), 3),
+        average=average(network) if average is not None and ranks.is_main else None,
     )
     return Evaluations(run), network
 
@@ -169,6 +174,113 @@ def test_a_resumed_run_knows_what_is_to_beat(root, scores):
     scores += [0.625]
     assert evaluate(open_evaluations(root, start=34)[0], [35]) == [True]
     assert checkpoint.read_meta(best(root)).metrics["AP"] == 0.625
+
+
+def write_log(root, precisions):
+    """A log with the AP of evaluations, by their steps."""
+    lines = [{"iteration": step, "evaluation": {"AP": ap}} for step, ap in precisions.items()]
+    log = RunDirectory(root / "cache", NAME).log
+    log.write_text("".join(json.dumps(line) + "\n" for line in [{"start": 0}, *lines]))
+
+
+def test_the_log_knows_what_is_to_beat_and_lost_weights_are_replaced(root, scores):
+    write_log(root, {10: 0.25, 15: 0.75, 20: 0.5, 30: 0.875})  # the last is after the start
+    scores += [0.5, 0.375, 0.625, 0.8125]
+    evaluations, _ = open_evaluations(root)
+    kept = []
+    for step, is_best in ((25, False), (30, False), (35, False), (40, True)):
+        assert evaluate(evaluations, [step]) == [is_best]
+        kept.append(checkpoint.read_meta(best(root)).iteration)
+    assert kept == [25, 25, 35, 40]  # those of step 15 are gone: the best of what there is
+
+
+def moved(network):
+    """An average of weights that find other objects than the network's own."""
+    average = AveragedWeights(network, 0.9)
+    before = copy.deepcopy(network.state_dict())
+    for tensor in network.state_dict().values():
+        if tensor.is_floating_point():  # running statistics, too
+            tensor.mul_(0.96)
+    average.update_()
+    network.load_state_dict(before)
+    return average
+
+
+@pytest.mark.parametrize(
+    ("averaged", "raw", "kept"),
+    [(0.5, 0.25, "averaged"), (0.25, 0.5, "raw"), (0.25, 0.25, "averaged"), (None, 0.25, "raw")],
+)
+def test_the_better_of_averaged_and_raw_weights_is_kept(root, scores, averaged, raw, kept, caplog):
+    caplog.set_level(logging.INFO)
+    scores += [averaged, raw]
+    evaluations, network = open_evaluations(root, average=moved)
+    found = evaluations.evaluate(25, NOBODY)
+    assert (found.weights, found.best) == (kept, True)
+    assert {kind: values["AP"] for kind, values in found.by_weights.items()} == {
+        "averaged": averaged,
+        "raw": raw,
+    }
+    assert found.metrics == found.by_weights[kept]
+    meta, weights = checkpoint.read_meta(best(root)), checkpoint.read_weights(best(root))
+    assert (meta.weights, meta.metrics) == (kept, found.metrics)
+    assert meta.averaged_steps == (1 if kept == "averaged" else None)
+    expected = network.state_dict()
+    if kept == "averaged":
+        expected = evaluations._run.average.state_dict()
+    assert all(torch.equal(weights[key], value) for key, value in expected.items())
+    other = {"averaged": "raw", "raw": "averaged"}[kept]
+    values = {"averaged": averaged or 0, "raw": raw}
+    line = f"step 25: AP {values[kept]:.3f}, AP50 0.500, AP75 0.500 with the {kept} weights, "
+    assert line + f"AP {values[other]:.3f} with the {other} ones; 7 images" in caplog.text
+
+
+def test_the_best_of_both_kinds_is_what_the_next_must_beat(root, scores):
+    scores += [0.25, 0.5, 0.375, 0.25, 0.125, 0.625]
+    evaluations, _ = open_evaluations(root, average=moved)
+    assert evaluate(evaluations, (25, 30, 35)) == [True, False, True]
+    assert checkpoint.read_meta(best(root)).weights == "raw"
+
+
+@pytest.fixture
+def all_results(monkeypatch):
+    """Detections of the evaluations to come, in COCO's format, a list each."""
+    found = []
+
+    def note(*arguments):
+        found.append(coco_results(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(evaluator, "coco_results", note)
+    return found
+
+
+def evaluate_both_together(ranks, root, found):
+    steps = ranks.with_step_group(60, CPU, None)
+    evaluations, network = open_evaluations(root, steps, average=moved)
+    if not ranks.is_main:
+        with torch.no_grad():
+            for tensor in network.buffers():
+                tensor.zero_()
+    before = copy.deepcopy(network.state_dict())
+    assert (evaluations.evaluate(25, NOBODY) is not None) == ranks.is_main
+    for key, value in network.named_parameters():
+        assert torch.equal(value, before[key]), key
+    return found
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_each_kind_of_weights_finds_what_it_finds_alone(root, all_results, world_size):
+    """Also on ranks that have no average, and running statistics of their own."""
+    evaluations, network = open_evaluations(root)
+    average = moved(network)
+    expected = []
+    for weights in (average.state_dict(), copy.deepcopy(network.state_dict())):
+        network.load_state_dict(weights)
+        assert evaluations.evaluate(25, NOBODY) is not None
+        expected.append(all_results.pop())
+    assert expected[0] != expected[1] and min(map(len, expected)) > 50
+    found, *_ = run_ranks(world_size, evaluate_both_together, root, all_results)
+    assert found == expected
 
 
 @pytest.mark.parametrize("harm", ["weights", "json"])

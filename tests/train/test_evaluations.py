@@ -164,7 +164,7 @@ def replace_evaluations(monkeypatch, evaluate, interrupted=False):
 
     class Replaced:
         def __init__(self, run):
-            self.interrupted = interrupted
+            self.interrupted, self.exhausted = interrupted, False
             self.evaluate = evaluate
 
     monkeypatch.setattr(loop, "Evaluations", Replaced)

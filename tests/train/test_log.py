@@ -146,6 +146,8 @@ def test_tensorboard_gets_every_value(tmp_path, monkeypatch):
         log.step(step_of(3, {"map": 0.25}))
         log.validation(3, {"map": 0.5})
         log.evaluation(3, {"AP": 0.75, "AP_small": None}, True, 2.0)
+        both = {"averaged": {"AP": 0.75}, "raw": {"AP": 0.5}}
+        log.evaluation(4, {"AP": 0.75}, True, 2.0, ("averaged", both))
     assert written["training/loss", 3] == written["training/map", 3] == 0.25
     assert written["training/learning_rate", 3] == 0.1
     assert written["training/gradient_norm", 3] == 2.5
@@ -153,6 +155,17 @@ def test_tensorboard_gets_every_value(tmp_path, monkeypatch):
     assert written["validation/map", 3] == 0.5
     assert written["evaluation/AP", 3] == 0.75
     assert ("evaluation/AP_small", 3) not in written
+    assert ("evaluation of raw weights/AP", 3) not in written
+    assert written["evaluation of raw weights/AP", 4] == 0.5
+    assert written["evaluation of averaged weights/AP", 4] == 0.75
+    assert read_log(tmp_path / FILE_NAME)[-1] == {
+        "iteration": 4,
+        "evaluation": {"AP": 0.75},
+        "best": True,
+        "seconds": 2.0,
+        "weights": "averaged",
+        "by_weights": both,
+    }
     assert written["closed"]
 
 

@@ -42,7 +42,7 @@ def test_a_resumed_run_is_a_run_that_never_stopped(tmp_path, algorithm, chunk_si
     assert [line["iteration"] for line in lines] == [1, 2, 3, 4, 5, 6]
 
     resumed = stand_in_run(tmp_path / "rest", settings, start=3)
-    _, weights, optimizer_state = whole[0]
+    _, weights, optimizer_state, _ = whole[0]
     resumed.detector.network.load_state_dict(weights)
     resumed.optimizer.load_state_dict(optimizer_state)
     rest_lines, rest = train_stand_in(tmp_path / "rest", resumed), resumed.saved

@@ -30,7 +30,7 @@ from tests.support.tiny_training import argv, write_training
 CPU = torch.device("cpu")
 CHUNKS = (1, 2, 1, 3)
 SETTINGS = {"batch_size": 7, "chunk_sizes": CHUNKS, "max_iter": 10, "val_iter": 5, "stepsize": 8}
-SETTINGS["clip_norm"] = 1.0  # less than most norms
+SETTINGS |= {"clip_norm": 1.0, "ema": 0.8}  # the norm is less than most
 
 
 def exact_stand_in():
@@ -91,9 +91,9 @@ def compiled_run(ranks, folder):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """Ten steps by one process: the weights, the log."""
+    """Ten steps by one process: the weights, their average, the log."""
     ((saved, lines, _),) = run_ranks(1, exact_run, tmp_path_factory.mktemp("alone"))
-    return saved[-1][1], lines
+    return saved[-1][1], saved[-1][3], lines
 
 
 @pytest.mark.parametrize(
@@ -101,13 +101,15 @@ def alone(tmp_path_factory):
 )
 def test_any_number_of_processes_computes_the_same_steps(alone, tmp_path, world_size, one_run):
     """In float64 what is left is the order of additions; three do not divide the four chunks."""
-    weights, lines = alone
+    weights, averages, lines = alone
     results = run_ranks(world_size, one_run, tmp_path)
-    (_, last), (_, own_lines, _) = results[0][0][-1][:2], results[0]
+    (_, last, _, average), (_, own_lines, _) = results[0][0][-1], results[0]
     torch.testing.assert_close(losses(own_lines), losses(lines), rtol=1e-9, atol=1e-9)
     assert len(own_lines) == 12
     for key, value in weights.items():  # running statistics among them
         torch.testing.assert_close(last[key], value, rtol=1e-9, atol=1e-9, msg=key)
+        torch.testing.assert_close(average[key], averages[key], rtol=1e-9, atol=1e-9, msg=key)
+    assert [saved[-1][3] for saved, *_ in results[1:]] == [None] * (world_size - 1)
     for saved, _, problem in results:
         assert problem is None
         for key, value in exact_stand_in().network.named_parameters():

@@ -16,9 +16,12 @@ from core.checkpoint import files
 from core.checkpoint import snapshot as checkpoint
 from core.checkpoint.run_directory import RunDirectory
 from core.config.errors import UserError
+from core.train import loop
 from core.train.log import read_log
+from tests.checkpoint.test_files import Killed
+from tests.support.same_run import differences
 from tests.support.some_ranks import run_processes
-from tests.support.tiny_training import NAME, argv, write_training
+from tests.support.tiny_training import NAME, argv, write_config, write_training
 
 
 def path(root, iteration):
@@ -69,6 +72,53 @@ def test_a_resumed_run_is_bit_for_bit_one_that_never_stopped(whole, tmp_path, wo
     assert run(world_size, tmp_path, *first, "--set", "system.max_iter=2") == [0] * world_size
     assert run(world_size, tmp_path, *second) == [0] * world_size
     check_same(tmp_path, root)
+
+
+RECIPE = {"opt_algo": "adamw", "schedule": "cosine", "warmup": 2, "ema": 0.9, "eval_iter": 2}
+
+
+def killed_in(step, given):
+    """train.py, killed in a step; of several ranks all are."""
+    train_step = loop.train_step
+
+    def until(run, batch, iteration):
+        if iteration == step:
+            raise Killed
+        return train_step(run, batch, iteration)
+
+    loop.train_step = until
+    try:
+        train.main(given)
+    except Killed:
+        return "killed"
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_the_whole_recipe_is_resumed_bit_for_bit(tmp_path, world_size):
+    """AdamW, warm-up, cosine, averaged weights: all of a snapshot, and what evaluations found."""
+    whole, cut = NAME, f"{NAME}-cut"
+    write_training(tmp_path, **RECIPE)
+    write_config(tmp_path, cut, **RECIPE)
+    assert run(world_size, tmp_path) == [0] * world_size
+    killed = run_processes(world_size, killed_in, 4, argv(tmp_path, name=cut))
+    assert killed == ["killed"] * world_size
+    assert RunDirectory(tmp_path / "cache", cut).iterations() == [2]
+    resumed = run_processes(world_size, train.main, argv(tmp_path, "--resume", name=cut))
+    assert resumed == [0] * world_size
+    assert differences(tmp_path, whole, cut) == []
+    file = path(tmp_path, 4)
+    averages = checkpoint.read_weights(checkpoint.averaged_path(file))
+    for key, value in checkpoint.read_weights(file).items():
+        if value.is_floating_point():
+            assert not torch.equal(averages[key], value), key
+    lines = read_log(file.parent / "log.jsonl")
+    evaluations = [line for line in lines if "evaluation" in line]
+    assert [line["iteration"] for line in evaluations] == [2, 4]
+    for line in evaluations:
+        assert line["evaluation"] == line["by_weights"][line["weights"]]
+        assert set(line["by_weights"]) == {"averaged", "raw"}
+    rates = [line["learning_rate"] for line in lines if "learning_rate" in line]
+    assert rates == pytest.approx([0.0005, 0.001, 0.000505, 0.00001])
 
 
 def test_another_number_of_processes_goes_on_with_the_same_steps(tmp_path):

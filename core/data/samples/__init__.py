@@ -13,7 +13,11 @@ from ...config.schema import Db
 from ...structures import Sample
 from ..transforms import Size
 
-SampleFunction = Callable[[np.ndarray, np.ndarray, np.ndarray, np.random.Generator | None], Sample]
+# Image, boxes and labels, as the functions take them.
+Labelled = tuple[np.ndarray, np.ndarray, np.ndarray]
+# Takes image, boxes, labels and generator; with ``db.mosaic`` also a list of :data:`Labelled` named
+# ``others``.
+SampleFunction = Callable[..., Sample]
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class CropSettings:
         crop: draw a crop; otherwise a sample shows the whole image.
         color: change brightness, contrast and saturation.
         lighting: with ``color``, add PCA lighting too.
+        min_visible: fraction of a box's area that must lie in the result; others are dropped.
     """
 
     input_size: Size
@@ -35,11 +40,20 @@ class CropSettings:
     crop: bool
     color: bool
     lighting: bool
+    min_visible: float = 0.0
 
     @classmethod
     def of(cls, db: Db) -> "CropSettings":
         """Takes the settings from a config's ``db`` section."""
-        return cls(db.input_size, db.scales, db.border, db.rand_crop, db.rand_color, db.lighting)
+        return cls(
+            input_size=db.input_size,
+            scales=db.scales,
+            border=db.border,
+            crop=db.rand_crop,
+            color=db.rand_color,
+            lighting=db.lighting,
+            min_visible=db.min_visible,
+        )
 
 
 def sample_unchanged(

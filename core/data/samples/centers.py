@@ -28,7 +28,8 @@ def sample_centers(
         settings: settings of the window, which is drawn as a crop is, and of the colours.
 
     Returns:
-        The sample. Boxes may reach beyond its image; those that lie outside it are dropped.
+        The sample. Boxes may reach beyond its image; those of which too little lies inside are
+        dropped.
     """
     size, input_size = image.shape[:2], settings.input_size
     window = whole_window(size, input_size)
@@ -39,7 +40,9 @@ def sample_centers(
     zoom = input_size[1] / max(1, window[1])  # a fraction of a pixel rounds down to 0
     image = warp(image, center, zoom, input_size)
     boxes = warp_boxes(boxes, center, zoom, input_size)
-    kept = transforms.has_area(transforms.clip_boxes(boxes, input_size))
+    seen = transforms.clip_to_edges(boxes, input_size)
+    kept = transforms.is_visible(seen, boxes, settings.min_visible)
+    kept &= transforms.has_area(transforms.clip_boxes(boxes, input_size))
     color, lighting = settings.color, settings.lighting
     return finish_sample(image, boxes[kept], labels[kept], rng, color=color, lighting=lighting)
 

@@ -25,7 +25,7 @@ def sample_corners(
         settings: settings of the crop, which is resized to ``input_size``, and of the colours.
 
     Returns:
-        The sample. Boxes are clipped; those without width or height are then dropped.
+        The sample. Boxes are clipped; those of which too little is left are then dropped.
     """
     boxes, input_size = boxes.astype(np.float32), settings.input_size
     if rng is not None and settings.crop:
@@ -33,8 +33,10 @@ def sample_corners(
         size, center = transforms.draw_crop(image.shape[:2], input_size, scales, border, rng)
         image, boxes = transforms.crop(image, boxes, size, center)
     image, boxes = transforms.resize(image, boxes, input_size)
-    boxes = transforms.clip_boxes(boxes, input_size)
-    kept = transforms.has_area(boxes)
-    boxes, labels = boxes[kept], labels[kept]
+    clipped = transforms.clip_boxes(boxes, input_size)
+    seen = transforms.clip_to_edges(boxes, input_size)
+    kept = transforms.is_visible(seen, boxes, settings.min_visible)
+    kept &= transforms.has_area(clipped)
+    boxes, labels = clipped[kept], labels[kept]
     color, lighting = settings.color, settings.lighting
     return finish_sample(image, boxes, labels, rng, color=color, lighting=lighting)

@@ -38,7 +38,7 @@ def sample_whole(
     """
     size = fitted_size(image.shape[:2], shorter_side, longer_side, least_side)
     image, boxes = transforms.resize(image, boxes.astype(np.float32), size)
-    boxes = transforms.clip_boxes(boxes, (size[0] + 1, size[1] + 1))  # edges, not pixels
+    boxes = transforms.clip_to_edges(boxes, size)
     kept = transforms.has_area(boxes)
     # Flipping counts from the middles of pixels, half a pixel beside their edges.
     middles = boxes[kept] - np.float32(0.5)

@@ -1,0 +1,114 @@
+"""The loss of detectors whose corners point to the centre of their box."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import generalized_box_iou_loss
+
+from ..layers.gather import gather_cells
+from ..structures import CentripetalMaps
+from ..targets.centripetal import CentripetalTargets
+from .corners import EPSILON, offset_loss
+from .focal import focal_loss
+
+# Relative error of half a side below which the cost is quadratic. CentripetalNet has 1, where
+# nearly all errors would cost next to nothing.
+_BETA = 0.1
+
+_LEAST_SIDE = 1e-3  # of a box, in cells, where a bottom-right corner is left of or above the other
+
+
+def centripetal_losses(
+    outputs: list[CentripetalMaps],
+    targets: CentripetalTargets,
+    *,
+    shift_weight: float = 0.5,
+    tl_valid: Tensor | None = None,
+    br_valid: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Computes the loss terms (CentripetalNet, section 3.1), in float32 under autocast too.
+
+    Args:
+        outputs: one entry a stack of the network.
+        targets: targets of the same images.
+        shift_weight: weight of the shifts of either corner.
+        tl_valid, br_valid: [B, C, H, W] or None; 0 where a cell of either heatmap costs nothing.
+
+    Returns:
+        ``heatmap``, ``shift``, ``offset``, ``box``: float32 scalars, weighted and averaged over the
+        stacks; the loss is their sum.
+    """
+    with torch.autocast(outputs[0].tl_heatmap.device.type, enabled=False):
+        stacks = [_stack_terms(maps, targets, tl_valid, br_valid) for maps in outputs]
+    terms = torch.stack([torch.stack(terms) for terms in stacks]).mean(0)  # [4]
+    heatmap, shift, offset, box = terms.unbind()
+    return {"heatmap": heatmap, "shift": shift_weight * shift, "offset": offset, "box": box}
+
+
+def shift_loss(
+    shift: Tensor, target: Tensor, index: Tensor, mask: Tensor, beta: float = _BETA
+) -> Tensor:
+    """Smooth-L1 loss of the shifts at the corners (CentripetalNet, section 3.1, eq. 2).
+
+    Args:
+        shift: [B, 2, H, W], or [B, N, 2] at the cells alone; any floating dtype.
+        target: [B, N, 2].
+        index: int64 [B, N], cells of the corners.
+        mask: bool [B, N], False for padding.
+        beta: error below which the cost is quadratic.
+
+    Returns:
+        The sum over the batch's cells, divided by their number; a float32 scalar.
+    """
+    found = gather_cells(shift, index).float()
+    cost = F.smooth_l1_loss(found, target, reduction="none", beta=beta)  # [B, N, 2]
+    return cost.masked_fill(~mask[:, :, None], 0).sum() / (mask.sum() + EPSILON)
+
+
+def box_loss(maps: CentripetalMaps, targets: CentripetalTargets) -> Tensor:
+    """GIoU loss of the boxes between the two corners (Rezatofighi et al. 2019, arXiv:1902.09630).
+
+    The offsets' own loss counts cells, so an error of a small box costs no more than the same one
+    of a large box; overlap, by which boxes are judged, does.
+
+    Args:
+        maps: maps of one stack, whose offsets are read.
+        targets: targets of the same images. The cells at one place in the windows of an object's
+            two corners make a box.
+
+    Returns:
+        The mean over the boxes that both corners have; a float32 scalar.
+    """
+    width = maps.tl_heatmap.shape[3]
+    mask = targets.tl_mask & targets.br_mask
+    tl_cells, br_cells = (_points(index, width) for index in (targets.tl_index, targets.br_index))
+    tl = tl_cells + gather_cells(maps.tl_offset, targets.tl_index).float()
+    br = br_cells + gather_cells(maps.br_offset, targets.br_index).float()
+    found = torch.cat((tl, torch.maximum(br, tl.detach() + _LEAST_SIDE)), 2)  # [B, N, 4]
+    wanted = torch.cat((tl_cells + targets.tl_offset, br_cells + targets.br_offset), 2)
+    unit = found.new_tensor([0, 0, 1, 1])  # in the place of padding
+    found, wanted = (torch.where(mask[..., None], boxes, unit) for boxes in (found, wanted))
+    cost: Tensor = generalized_box_iou_loss(found, wanted)  # [B, N]
+    return cost.masked_fill(~mask, 0).sum() / (mask.sum() + EPSILON)
+
+
+def _points(index: Tensor, width: int) -> Tensor:
+    """(x, y) of cells y * width + x, int64 [B, N]: float32 [B, N, 2]."""
+    return torch.stack((index % width, index // width), 2).float()
+
+
+def _stack_terms(
+    maps: CentripetalMaps,
+    targets: CentripetalTargets,
+    tl_valid: Tensor | None,
+    br_valid: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """Heatmap, shift, offset and box terms of one stack, unweighted."""
+    heatmap = focal_loss(maps.tl_heatmap, targets.tl_heatmap, tl_valid)
+    heatmap = heatmap + focal_loss(maps.br_heatmap, targets.br_heatmap, br_valid)
+    tl, br = (targets.tl_index, targets.tl_mask), (targets.br_index, targets.br_mask)
+    shift = shift_loss(maps.tl_shift, targets.shift, *tl)
+    shift = shift + shift_loss(maps.br_shift, targets.shift, *br)
+    offset = offset_loss(maps.tl_offset, targets.tl_offset, *tl)
+    offset = offset + offset_loss(maps.br_offset, targets.br_offset, *br)
+    return heatmap, shift, offset, box_loss(maps, targets)

@@ -1,0 +1,236 @@
+"""Writes a config for one's own data, from the data and the minutes that training may take.
+
+    cornerkit new bccd --data ../shared/data/bccd                # configs/CornerNet-bccd.json
+    cornerkit new bccd --data ../shared/data/bccd --minutes 5
+    cornerkit new CenterNet-cells --data cells                   # another detector
+
+The folder holds annotations/instances_train.json and instances_val.json in COCO's format, and the
+images in images/train and images/val. The command measures for half a minute how fast this machine
+trains the config, so that training ends when the minutes do, and prints how to start it.
+"""
+
+import json
+import logging
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..cli import plain_parser
+from ..config.errors import UserError
+from ..config.loading import CONFIG_DIR
+from ..config.schema import Db, System
+from ..data.coco import CocoDetection
+from ..data.splits import open_split
+from ..models import MODELS
+from ..models.device import choose_device, slow_in_bfloat16
+from ..train.weights import require_classes
+from .new_choice import Choice, Content, Speed, choose
+from .new_recipe import (
+    LEAST_CELLS,
+    SECTIONS,
+    Machine,
+    Summary,
+    has_mixed_orientations,
+    small_part,
+    zooms,
+)
+from .new_timing import measure
+
+logger = logging.getLogger(__name__)
+
+_DETECTOR = "CornerNet"  # of a name that does not say which
+_SPLITS = ("train", "val")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line; returns the exit code."""
+    parser = plain_parser("new", __doc__)
+    parser.add_argument("name", help="of the config: NAME, or DETECTOR-NAME")
+    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="of the dataset")
+    parser.add_argument(
+        "--minutes", type=float, default=20, metavar="M", help="time for training (%(default)g)"
+    )
+    parser.add_argument("--device", help="cuda, cuda:1, cpu …; a GPU if there is one by default")
+    parser.add_argument("--config-dir", default=str(CONFIG_DIR), metavar="DIR", help="of configs")
+    parser.add_argument("--force", action="store_true", help="overwrite a config of this name")
+    options = parser.parse_args(argv)
+    detector, name = split_name(options.name)
+    if not 0 < options.minutes < float("inf"):
+        raise UserError(f"--minutes {options.minutes:g} must be above 0")
+    file = Path(options.config_dir) / f"{name}.json"
+    if file.exists() and not options.force:
+        raise UserError(f"{file} exists; give another name, or --force to overwrite it")
+    training, validation = open_data(options.data)
+    summary = Summary.of(training, validation)
+    device, folder = choose_device(options.device), options.data.resolve()
+    machine = machine_of(device)
+    data = {"data_dir": str(folder.parent), "dataset_dir": folder.name}
+    data |= {f"{split}_split": split for split in _SPLITS} | {"test_split": "val"}
+
+    def measured(content: Content, processes: int) -> Speed | None:
+        whole = {**content, "system": {**data, **content["system"]}}
+        return measure(whole, name, processes, machine.threads, options.device)
+
+    choice = choose(detector, summary, machine, options.minutes, measured)
+    content = {**choice.content, "system": {**data, **choice.content["system"]}}
+    _write(file, as_text(content))
+    for line in describe(choice, summary, machine, detector):
+        sys.stdout.write(line + "\n")
+    sys.stdout.write(f"{'config':10} {file}\n\n")
+    sys.stdout.write(_command(name, options.config_dir, options.device) + "\n")
+    return 0
+
+
+def split_name(given: str) -> tuple[str, str]:
+    """Returns the detector of a config's name, and the whole name.
+
+    Args:
+        given: ``cells``, or with a detector ``CenterNet-cells``.
+
+    Raises:
+        UserError: it cannot be the name of a config.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", given):
+        raise UserError(f"the name {given!r} must be made of letters, digits, - and _, as my-cells")
+    head, _, rest = given.partition("-")
+    for model in MODELS:
+        if head.lower() == model.lower() and (head != model or not rest):
+            raise UserError(
+                f"the name {given!r} begins with a detector; write it as {model}-{rest or 'mine'}"
+            )
+    if head not in MODELS:
+        return _DETECTOR, f"{_DETECTOR}-{given}"
+    if head not in SECTIONS:
+        raise UserError(f"there are no defaults for {head}; there are for {', '.join(SECTIONS)}")
+    return head, given
+
+
+def open_data(folder: Path) -> tuple[CocoDetection, CocoDetection]:
+    """Opens the training and the validation split of a dataset.
+
+    Raises:
+        UserError: a folder, a file or an image is missing, or there is nothing to train or to
+            evaluate with.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--data {folder}: there is no such folder")
+    for split in _SPLITS:
+        file = folder / "annotations" / f"instances_{split}.json"
+        if not file.is_file():
+            hint = ""
+            if split == "val":
+                hint = "; set some images aside to validate with, such as every fifth one"
+            raise UserError(f"--data {folder}: there is no annotation file {file}{hint}")
+        if not (folder / "images" / split).is_dir():
+            raise UserError(f"--data {folder}: there is no folder {folder / 'images' / split}")
+    resolved = folder.resolve()
+    system = System(data_dir=str(resolved.parent), dataset_dir=resolved.name)
+    training, validation = (open_split(system, Db(), split) for split in _SPLITS)
+    for dataset in (training, validation):
+        if not dataset.box_counts().sum():
+            raise UserError(f"{dataset.annotation_file} has no boxes")
+    require_classes(validation.class_names, training, str(validation.annotation_file))
+    return training, validation
+
+
+def machine_of(device: torch.device) -> Machine:
+    """Describes this machine, with a device to train on."""
+    bfloat16 = not slow_in_bfloat16(device)
+    if device.type == "cuda":
+        bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type != "cpu":
+        bfloat16 = False
+    return Machine(device.type, torch.get_num_threads(), bfloat16)
+
+
+def as_text(content: Content) -> str:
+    """Writes a config as JSON, a setting a line."""
+    sections = []
+    for name, section in content.items():
+        lines = [f"        {json.dumps(key)}: {json.dumps(section[key])}" for key in section]
+        sections.append(f"    {json.dumps(name)}: {{\n" + ",\n".join(lines) + "\n    }")
+    return "{\n" + ",\n".join(sections) + "\n}\n"
+
+
+def describe(choice: Choice, summary: Summary, machine: Machine, detector: str) -> Iterator[str]:
+    """Yields lines about what was chosen, and why."""
+    yield _line("data", ", ".join(_of_data(summary)))
+    yield _line("input", "; ".join(_of_input(choice, summary)))
+    small = f"{small_part(summary, choice.layout):.0%} of the boxes"
+    cells = f"{small} have a side below {LEAST_CELLS:g} cells"
+    yield _line("network", f"{detector}, cells of {choice.layout.stride} pixels: {cells}")
+    batch_size = choice.content["system"]["batch_size"]
+    speeds = [
+        f"{_of_processes(count, machine)} {batch_size / speed.step:.3g}"
+        for count, speed in choice.speeds.items()
+    ]
+    chosen = f"; chosen: {choice.processes}" if len(speeds) > 1 else ""
+    yield _line("images/s", ", ".join(speeds) + chosen)
+    system, seconds = choice.content["system"], choice.seconds
+    epochs = choice.images / len(summary.sizes)
+    yield _line(
+        "steps",
+        f"{system['max_iter']:,} of {batch_size} images at {choice.speed.step:.3g} s, {epochs:.3g} "
+        f"epochs; evaluations: {choice.evaluations}; {seconds / 60:.3g} minutes with the start of "
+        f"{choice.speed.start:.0f} s",
+    )
+
+
+def _of_data(summary: Summary) -> Iterator[str]:
+    yield f"{len(summary.sizes):,} images to train and {summary.validation_images:,} to validate"
+    yield f"{len(summary.extents):,} boxes, at most {summary.most_objects} in an image"
+
+
+def _of_input(choice: Choice, summary: Summary) -> Iterator[str]:
+    height, width = choice.layout.input_size
+    middle = np.median(summary.sizes, axis=0).astype(int).tolist()
+    scale = float(np.median(zooms(summary.sizes, choice.layout.input_size)))
+    images = f"the images, {middle[1]} x {middle[0]} in the median, scaled by {scale:.2f}"
+    yield f"{width} x {height} for {images}"
+    if has_mixed_orientations(summary.sizes):
+        yield "square, as they are upright and wide"
+    if choice.layout != choice.usual:
+        height_before, width_before = choice.usual.input_size
+        larger = height * width > height_before * width_before
+        reason = "larger for small objects" if larger else "smaller for lack of time"
+        yield f"{reason} than the usual {width_before} x {height_before}"
+
+
+def _of_processes(count: int, machine: Machine) -> str:
+    if machine.device != "cpu":
+        return f"on {machine.device}"
+    threads = max(1, machine.threads // count)
+    names = "process" if count == 1 else "processes"
+    return f"{count} {names} of {threads} thread{'s' * (threads > 1)}"
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be written: {error.strerror}; --config-dir names another folder"
+        ) from None
+
+
+def _command(name: str, config_dir: str, device: str | None) -> str:
+    """The command that trains the config."""
+    script = CONFIG_DIR.parent / "train.py"
+    in_clone = script.is_file() and Path.cwd() == script.parent
+    command = ["python", "train.py"] if in_clone else ["cornerkit", "train"]
+    command.append(name)
+    if Path(config_dir).resolve() != CONFIG_DIR:
+        command += ["--config-dir", config_dir]
+    if device is not None:
+        command += ["--device", device]
+    return shlex.join(command)
+
+
+def _line(key: str, value: str) -> str:
+    return f"{key:10} {value}"
