@@ -15,12 +15,14 @@ from ..data.coco import CocoDetection
 
 Section = dict[str, Any]  # of a config: JSON values by key
 
-# --- The input: as many pixels for any shape of image. 383 x 511 for photos of 640 x 480.
+# --- The input: as many pixels for any shape of image. 384 x 512 for photos of 640 x 480.
 AREA = 384 * 512
 LEAST_AREA, MOST_AREA = 0.6, 4.0  # of AREA: where time is short; where objects are small
 MIXED = 0.1  # fraction of upright and of wide images, each, from which on the input is square
 MOST_ASPECT = 3.0  # of the input: longer by shorter side
-COARSEST = 32  # pixels per cell of the hourglasses' coarsest maps; sides are multiples less 1
+# Pixels per cell of the hourglasses' coarsest maps. Sides are multiples of it, so that cells are
+# equal; at 511 pixels and 64 cells, as published, positions drift by a pixel across the image.
+COARSEST = 32
 
 # --- Small objects. Below 2.5 cells the corners of a box are too near each other to be told apart.
 LEAST_CELLS = 2.5
@@ -193,8 +195,8 @@ def choose_input_size(sizes: np.ndarray, area: float) -> tuple[int, int]:
         aspect = min(max(aspect, 1 / MOST_ASPECT), MOST_ASPECT)
     height, width = math.sqrt(area / aspect), math.sqrt(area * aspect)
     enlarged = max(1.0, float(np.median(zooms(sizes, (height, width)))))
-    cells = [max(2, round((side / enlarged + 1) / COARSEST)) for side in (height, width)]
-    return cells[0] * COARSEST - 1, cells[1] * COARSEST - 1
+    cells = [max(2, round(side / enlarged / COARSEST)) for side in (height, width)]
+    return cells[0] * COARSEST, cells[1] * COARSEST
 
 
 def small_part(summary: Summary, layout: Layout) -> float:
@@ -254,7 +256,7 @@ def center_sections(summary: Summary, layout: Layout) -> tuple[Section, Section]
 
 def saccade_sections(summary: Summary, layout: Layout) -> tuple[Section, Section]:
     """The sections of CornerNet-Saccade, which sees squares of its images instead of the whole."""
-    side = min(255, min(layout.input_size))
+    side = min(256, min(layout.input_size))
     ends = [side + 1, round(0.375 * side), round(0.125 * side)]
     db = {
         **_maps(Layout((side, side), layout.stride)),

@@ -168,7 +168,7 @@ def leave_results(folder, name, rows, iteration=4):
 
 
 def test_a_config_is_trained_as_it_is_on_the_dataset(data, tmp_path, monkeypatch):
-    write_config(tmp_path)
+    write_config(tmp_path, train_split="other", val_split="another")
     file, folder = str(tmp_path / "configs" / f"{NAME}.json"), tmp_path / "run"
     commands = []
 

@@ -44,8 +44,8 @@ def config_of(choice, detector="CornerNet"):
 def test_photos():
     choice, config = made(summary())
     db, system = config.db, config.system
-    assert db.input_size == (383, 511) and db.output_size == (48, 64)
-    assert choice.layout == choice.usual == Layout((383, 511), 8)
+    assert db.input_size == (384, 512) and db.output_size == (48, 64)
+    assert choice.layout == choice.usual == Layout((384, 512), 8)
     assert (db.sampling, db.regression_window, db.top_k, db.num_dets) == ("fit", 3, 100, 1000)
     assert (system.opt_algo, system.schedule, system.precision) == ("adamw", "cosine", "bfloat16")
     assert system.chunk_sizes == (2, 2) and system.batch_size == 4
@@ -54,15 +54,15 @@ def test_photos():
 
 def test_photos_that_are_upright():
     _, config = made(summary((640, 480)))
-    assert config.db.input_size == (511, 383)
+    assert config.db.input_size == (512, 384)
 
 
 def test_mixed_orientations_get_a_square():
     _, config = made(summary([(480, 640), (640, 480), (480, 640)]))
-    assert config.db.input_size == (447, 447)
+    assert config.db.input_size == (448, 448)
     rare = [(480, 640)] * 19 + [(640, 480)]
     _, config = made(summary(rare))
-    assert config.db.input_size == (383, 511)
+    assert config.db.input_size == (384, 512)
 
 
 def test_small_objects_get_small_cells():
@@ -70,7 +70,7 @@ def test_small_objects_get_small_cells():
     large, small = (100.0, 90.0), (24.0, 60.0)
     assert made(summary(extents=[large] * 4 + [small]))[0].layout.stride == 8
     choice, config = made(summary(extents=[large] * 3 + [small]))
-    assert choice.layout == Layout((383, 511), 4)
+    assert choice.layout == Layout((384, 512), 4)
     assert config.db.output_size == (96, 128)
     assert len(config.model["stem_channels"]) == 2
 
@@ -78,7 +78,7 @@ def test_small_objects_get_small_cells():
 def test_large_images_with_tiny_objects_get_a_larger_input_if_there_is_time():
     data = summary((1080, 1920), extents=[(24.0, 26.0)])
     usual = choose_layout("CornerNet", data)
-    assert usual == Layout((319, 607), 4)
+    assert usual == Layout((320, 576), 4)
     areas = []
     for minutes in (20, 40, 60, 600):
         layout = made(data, minutes=minutes, speed=replace(FAST, step=1.0))[0].layout
@@ -92,15 +92,15 @@ def test_large_images_with_tiny_objects_get_a_larger_input_if_there_is_time():
 def test_the_input_is_smaller_where_there_is_no_time():
     slow = replace(FAST, step=4.0)
     choice, config = made(summary(), minutes=20, speed=slow)
-    assert choice.usual.input_size == (383, 511)
-    assert config.db.input_size == (287, 383)
+    assert choice.usual.input_size == (384, 512)
+    assert config.db.input_size == (288, 384)
 
 
 def test_small_images_are_not_enlarged():
-    _, config = made(summary((127, 127), extents=[(60.0, 60.0)]), minutes=600)
-    assert config.db.input_size == (127, 127)
+    _, config = made(summary((128, 128), extents=[(60.0, 60.0)]), minutes=600)
+    assert config.db.input_size == (128, 128)
     _, config = made(summary((20, 30), extents=[(9.0, 9.0)]), minutes=600)
-    assert config.db.input_size == (63, 63)
+    assert config.db.input_size == (64, 64)
 
 
 def test_crowds_get_more_corners():
@@ -224,7 +224,7 @@ def test_an_input_of_another_size_is_measured_anew():
         return replace(FAST, step=4.0 if len(sizes) < 3 else 2.0)
 
     choice = choose("CornerNet", summary(), TWO_THREADS, 20, measure)
-    assert sizes == [(1, [383, 511]), (2, [383, 511]), (1, [287, 383])]
+    assert sizes == [(1, [384, 512]), (2, [384, 512]), (1, [288, 384])]
     assert choice.speed.step == 2.0 and choice.speeds[1].step == 4.0
 
 
@@ -305,14 +305,14 @@ def test_the_command(tmp_path, data, measured, capsys, monkeypatch):
         *("data", "input", "network", "images/s", "steps", "config")
     ]
     assert "7 images to train and 3 to validate" in lines[0]
-    assert "63 x 63 for the images, 64 x 64 in the median" in lines[1]
+    assert "64 x 64 for the images, 64 x 64 in the median" in lines[1]
     assert "1 process of" in lines[3] and " 40" in lines[3]
     assert f"{config.system.max_iter:,} of 4 images at 0.1 s" in lines[4]
     assert lines[5].endswith("CornerNet-cells.json") and lines[6] == ""
     folder = tmp_path / "configs"
     assert lines[7:] == [f"cornerkit train CornerNet-cells --config-dir {folder} --device cpu"]
     text = (folder / "CornerNet-cells.json").read_text()
-    assert '        "input_size": [63, 63],\n' in text
+    assert '        "input_size": [64, 64],\n' in text
     for content, name, *_, device in measured:
         assert (name, device) == ("CornerNet-cells", "cpu")
         assert content["system"]["data_dir"] == str(data.parent)

@@ -1,6 +1,7 @@
 """Training ends once evaluations bring no better AP, on all ranks, and however often it resumes."""
 
 import logging
+import sys
 
 import pytest
 
@@ -49,12 +50,17 @@ def snapshots(root, name=NAME):
     return RunDirectory(root / "cache", name).iterations()
 
 
+def train_with_lines(given):
+    """train.py with its lines on standard error; in a process of its own."""
+    logging.basicConfig(force=True, level=logging.INFO, stream=sys.stderr)
+    return train.main(given)
+
+
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_training_ends_with_a_snapshot_and_stays_ended(tmp_path, precisions, world_size, capfd):
-    logging.basicConfig(force=True, level=logging.INFO)
     write_training(tmp_path, **SETTINGS)
     for number in (1, 2):  # the second time there is nothing left to do
-        codes = run_processes(world_size, train.main, argv(tmp_path, "--resume"))
+        codes = run_processes(world_size, train_with_lines, argv(tmp_path, "--resume"))
         assert codes == [0] * world_size, number
         assert (snapshots(tmp_path), last_step(tmp_path)) == ([3, 4], 4)
         assert capfd.readouterr().err.count(LINE.format(4, 2, 2)) == 1
