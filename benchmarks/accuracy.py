@@ -50,8 +50,8 @@ YOLO_IMPORT = "import ultralytics"
 def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit code: 1 if a run failed."""
     options = _parser().parse_args(argv)
-    if options.minutes <= 0:
-        raise UserError(f"--minutes {options.minutes} must be above 0")
+    if not 0 < options.minutes < float("inf"):
+        raise UserError(f"--minutes {options.minutes:g} must be above 0")
     datasets = {split: open_split(options.data, split) for split in ("train", "val")}
     require_same_classes(datasets)
     device = choose_device(options.device)
@@ -113,10 +113,8 @@ def open_split(data: Path, split: str) -> CocoDetection:
     Raises:
         UserError: a file is missing, or is not in COCO's format.
     """
-    annotation_file, image_dir = (
-        data / f"annotations/instances_{split}.json",
-        data / "images" / split,
-    )
+    annotation_file = data / "annotations" / f"instances_{split}.json"
+    image_dir = data / "images" / split
     for path in (annotation_file, image_dir):
         if not path.exists():
             raise UserError(

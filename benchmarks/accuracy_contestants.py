@@ -276,7 +276,6 @@ def write_yolo_split(dataset: CocoDetection, folder: Path, split: str) -> None:
     for index in range(len(dataset)):
         source = dataset.image_path(index).absolute()
         target = images / f"{index:06d}{source.suffix.lower()}"
-        target.unlink(missing_ok=True)
         try:
             target.symlink_to(source)
         except OSError:

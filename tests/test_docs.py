@@ -93,7 +93,8 @@ def configs(tmp_path_factory) -> Path:
     content = json.loads((folder / "CornerNet_Squeeze.json").read_text())
     content["system"].update(dataset_dir="mine", train_split="train", val_split="val")
     del content["db"]["categories"]
-    (folder / "CornerNet_Squeeze-mine.json").write_text(json.dumps(content))
+    for detector in ("CornerNet", "CornerNet_Squeeze"):
+        (folder / f"{detector}-mine.json").write_text(json.dumps(content))
     shutil.copyfile(folder / "CornerNet_Squeeze-shapes.json", folder / "Yours-shapes.json")
     return folder
 

@@ -78,9 +78,7 @@ def test_corner_terms_are_those_of_corners_alone():
     every = torch.ones_like(targets.tl_valid)
     targets = replace(targets, tl_valid=every, br_valid=every)
     alone = corner_losses([maps.corners for maps in outputs], targets.corners, push_weight=0.3)
-    terms = saccade_losses(
-        outputs, targets, corners=partial(corner_losses, push_weight=0.3)
-    )
+    terms = saccade_losses(outputs, targets, corners=partial(corner_losses, push_weight=0.3))
     for name, term in alone.items():
         assert terms[name].item() == term.item()
 

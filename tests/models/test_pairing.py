@@ -92,7 +92,7 @@ def test_another_network_is_refused_in_another_pairing_too(name, tmp_path):
 
 
 def test_a_window_needs_centripetal_shifts(name):
-    with pytest.raises(UserError, match=r"regression_window 3 goes with model\.pairing centripetal"):
+    with pytest.raises(UserError, match=r"regression_window 3 goes with model\.pairing"):
         models.build(small_config(name, regression_window=3), 3)
 
 

@@ -26,9 +26,7 @@ def make_batch(objects, usable=None):
     """A batch of black images of 96 x 160 pixels with rows (x0, y0, x1, y1, label) of each."""
     image = np.zeros((3, 12 * STRIDE, 20 * STRIDE), np.uint8)
     rows = [np.array(boxes, np.float32).reshape(-1, 5) for boxes in objects]
-    samples = [
-        Sample(image, r[:, :4], r[:, CLASS].astype(np.int64), NORMALIZE, None) for r in rows
-    ]
+    samples = [Sample(image, r[:, :4], r[:, CLASS].astype(np.int64), NORMALIZE, None) for r in rows]
     batch = collate(samples, list(range(len(samples))))
     if usable is None:
         return batch
@@ -75,9 +73,7 @@ def test_equals_a_loop(window):
                 mask = getattr(targets, f"{corner}_mask")[row, part]
                 index = getattr(targets, f"{corner}_index")[row, part][mask].tolist()
                 offset = getattr(targets, f"{corner}_offset")[row, part][mask].tolist()
-                found |= {
-                    (corner, cell): tuple(xy) for cell, xy in zip(index, offset, strict=True)
-                }
+                found |= {(corner, cell): tuple(xy) for cell, xy in zip(index, offset, strict=True)}
             assert found.keys() == expected.keys()
             for key, xy in expected.items():
                 assert found[key] == pytest.approx(xy, abs=1e-5)
