@@ -1,7 +1,7 @@
 """Writes a config for one's own data, from the data and the minutes that training may take.
 
-    cornerkit new bccd --data ../shared/data/bccd                # configs/CornerNet-bccd.json
-    cornerkit new bccd --data ../shared/data/bccd --minutes 5
+    cornerkit new bccd --data data/bccd                # configs/CornerNet-bccd.json
+    cornerkit new bccd --data data/bccd --minutes 5
     cornerkit new CenterNet-cells --data cells                   # another detector
 
 The folder holds annotations/instances_train.json and instances_val.json in COCO's format, and the

@@ -81,7 +81,7 @@ class Recipe:
     learning_rate: float
 
 
-ON_CPU = Recipe(4, (2, 2), 0.001)
+ON_CPU = Recipe(4, (2, 2), 0.002)
 ON_GPU = Recipe(16, None, 0.002)
 
 

@@ -59,13 +59,16 @@ def test_objects_of_a_kind_have_its_sizes_and_numbers(kind):
         assert np.ptp(relative) > 0.3
 
 
-def test_objects_of_a_crowd_touch_and_overlap_and_none_is_hidden():
-    drawn = KINDS["crowded"].draw(np.random.default_rng(0))
-    low, high = np.split(drawn.boxes, 2, axis=1)
-    common = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
-    overlaps = (common > 0).all(axis=2) & ~np.eye(len(low), dtype=bool)
-    assert overlaps.any(axis=1).mean() > 0.6
-    assert drawn.visible.min() > 0.5 and (drawn.visible < 0.95).mean() > 0.2
+def test_objects_of_a_crowd_overlap_and_none_is_hidden():
+    for index in (2, 3, 4):
+        drawn = KINDS["crowded"].draw(np.random.default_rng((317, 0, index)))
+        low, high = np.split(drawn.boxes, 2, axis=1)
+        common = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
+        areas = np.clip(common, 0, None).prod(axis=2)
+        np.fill_diagonal(areas, 0)
+        # Most cells share a tenth of their box with another, even where there are few of them.
+        assert (areas.max(axis=1) > 0.1 * (high - low).prod(axis=1)).mean() > 0.65
+        assert drawn.visible.min() > 0.5 and (drawn.visible < 0.95).mean() > 0.2
 
 
 def record_drawn(monkeypatch):
