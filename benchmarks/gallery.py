@@ -17,7 +17,7 @@ from core.cli import exit_codes
 from core.config.errors import UserError
 from core.data.images import load_image
 
-WIDTH, GAP = 560, 8  # pixels of a drawing, and of the white between two
+WIDTH, GAP = 420, 8  # pixels of a drawing, and of the white between two
 
 
 def main(argv: list[str]) -> int:
