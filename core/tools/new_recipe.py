@@ -25,6 +25,12 @@ MOST_ASPECT = 3.0  # of the input: longer by shorter side
 # equal; at 511 pixels and 64 cells, as published, positions drift by a pixel across the image.
 COARSEST = 32
 
+# --- Large objects. Where the boxes' longer sides are more than this part of the images', by the
+# median, the hourglass gets a level more, as a corner must see the whole object to know its size.
+LARGE_PART = 1 / 3
+LARGE_SIDE = 128  # pixels of the image; of smaller boxes a corner sees the whole anyway
+DEEPER = (256, 2)  # channels and blocks of that level
+
 # --- Small objects. Below 2.5 cells the corners of a box are too near each other to be told apart.
 LEAST_CELLS = 2.5
 SMALL_PART = 0.2  # fraction of the boxes that may be smaller at stride 8; with more, stride 4
@@ -143,6 +149,18 @@ class Summary:
         return cls(training.sizes, extents, owners, len(validation))
 
     @property
+    def has_large_objects(self) -> bool:
+        """True if most objects fill much of their image, which is not tiny."""
+        longer = self.extents.max(axis=1)
+        parts = longer / self.sizes[self.owners].max(axis=1)
+        return bool(np.median(parts) > LARGE_PART and np.median(longer) > LARGE_SIDE)
+
+    @property
+    def coarsest_stride(self) -> int:
+        """Pixels per cell of the coarsest map of an hourglass for these objects."""
+        return 2 * COARSEST if self.has_large_objects else COARSEST
+
+    @property
     def most_objects(self) -> int:
         """Largest number of objects in an image."""
         return int(np.bincount(self.owners).max())
@@ -183,21 +201,22 @@ def has_mixed_orientations(sizes: np.ndarray) -> bool:
     return bool(min(upright, wide) > MIXED)
 
 
-def choose_input_size(sizes: np.ndarray, area: float) -> tuple[int, int]:
+def choose_input_size(summary: Summary, area: float) -> tuple[int, int]:
     """Chooses height and width of the input.
 
     Args:
-        sizes: int [N, 2], height and width of the images.
+        summary: the data.
         area: pixels of the input, unless images would have to be enlarged for it.
     """
+    sizes, coarsest = summary.sizes, summary.coarsest_stride
     aspect = 1.0
     if not has_mixed_orientations(sizes):
         aspect = float(np.median(sizes[:, 1] / sizes[:, 0]))
         aspect = min(max(aspect, 1 / MOST_ASPECT), MOST_ASPECT)
     height, width = math.sqrt(area / aspect), math.sqrt(area * aspect)
     enlarged = max(1.0, float(np.median(zooms(sizes, (height, width)))))
-    cells = [max(2, round(side / enlarged / COARSEST)) for side in (height, width)]
-    return cells[0] * COARSEST, cells[1] * COARSEST
+    cells = [max(2, round(side / enlarged / coarsest)) for side in (height, width)]
+    return cells[0] * coarsest, cells[1] * coarsest
 
 
 def small_part(summary: Summary, layout: Layout) -> float:
@@ -213,7 +232,7 @@ def choose_layout(detector: str, summary: Summary) -> Layout:
         detector: a key of :data:`SECTIONS`.
         summary: the data.
     """
-    size, strides = choose_input_size(summary.sizes, AREA), _STRIDES.get(detector, (8, 4))
+    size, strides = choose_input_size(summary, AREA), _STRIDES.get(detector, (8, 4))
     layout = Layout(size, strides[0])
     if small_part(summary, layout) > SMALL_PART:
         layout = Layout(size, strides[-1])
@@ -233,13 +252,26 @@ def resize_layout(summary: Summary, layout: Layout, images: float) -> Layout:
     factor = min(MOST_AREA, max(1.0, growth), max(1.0, images / ENOUGH_IMAGES))
     if images < FEW_IMAGES:
         factor = max(LEAST_AREA, images / FEW_IMAGES)
-    return Layout(choose_input_size(summary.sizes, AREA * factor), layout.stride)
+    return Layout(choose_input_size(summary, AREA * factor), layout.stride)
+
+
+def choose_hourglass(summary: Summary, layout: Layout) -> Section:
+    """Chooses the levels of the hourglass; large objects need one more."""
+    hourglass = HOURGLASS[layout.stride]
+    if not summary.has_large_objects:
+        return dict(hourglass)
+    channels, blocks = DEEPER
+    return {
+        **hourglass,
+        "channels": [*hourglass["channels"], channels],
+        "blocks": [*hourglass["blocks"][:-1], 1, blocks],
+    }
 
 
 def corner_sections(summary: Summary, layout: Layout) -> tuple[Section, Section]:
     """The ``db`` and ``model`` sections of CornerNet and CornerNet-Squeeze."""
     db = {**_maps(layout), **SAMPLES, **_corners(summary)}
-    return db, _corner_model(HOURGLASS[layout.stride])
+    return db, _corner_model(choose_hourglass(summary, layout))
 
 
 def centripetal_sections(summary: Summary, layout: Layout) -> tuple[Section, Section]:
@@ -252,7 +284,8 @@ def centripetal_sections(summary: Summary, layout: Layout) -> tuple[Section, Sec
 def center_sections(summary: Summary, layout: Layout) -> tuple[Section, Section]:
     """The sections of CenterNet, which has no corners to pair and no offsets beside a centre."""
     db = {**_maps(layout), **SAMPLES, **_detections(summary)}
-    return db, {"stacks": 1, **HOURGLASS[layout.stride], "head_channels": HEAD_CHANNELS}
+    hourglass = choose_hourglass(summary, layout)
+    return db, {"stacks": 1, **hourglass, "head_channels": HEAD_CHANNELS}
 
 
 def saccade_sections(summary: Summary, layout: Layout) -> tuple[Section, Section]:

@@ -103,6 +103,17 @@ def test_small_images_are_not_enlarged():
     assert config.db.input_size == (64, 64)
 
 
+def test_large_objects_get_a_level_more():
+    assert made(summary(extents=[(200.0, 210.0)]))[1].model["channels"] == [96, 128, 192]
+    for size, wanted in (((480, 640), (384, 512)), ((500, 500), (448, 448))):
+        config = made(summary(size, extents=[(300.0, 320.0)]))[1]
+        assert config.model["channels"] == [96, 128, 192, 256]
+        assert config.model["blocks"] == [1, 1, 1, 2]
+        assert config.db.input_size == wanted
+        models.build(config, 2)
+    assert models.build(made(summary(extents=[(300.0, 320.0)]), "CenterNet")[1], 2)
+
+
 def test_crowds_get_more_corners():
     _, config = made(summary(objects=66))
     assert (config.db.top_k, config.db.num_dets, config.db.max_per_image) == (100, 1000, 100)
