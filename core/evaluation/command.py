@@ -55,8 +55,7 @@ def main(argv: list[str]) -> int:
             config, split = loaded.config, getattr(loaded.config.system, SPLITS[options.split])
             dataset = open_split(config.system, config.db, split)
             require_same_classes(loaded, dataset)
-        iteration = loaded.snapshot.stem if loaded.iteration is None else str(loaded.iteration)
-        folder = Path(config.system.result_dir) / config.name / iteration / options.split
+        folder = evaluation_folder(loaded, options.split)
         try:
             with ranks.agree_on_errors():
                 metrics = evaluate(
@@ -83,6 +82,13 @@ def main(argv: list[str]) -> int:
             write_results(metrics, dataset, folder, about)
         ranks.barrier()
     return 0
+
+
+def evaluation_folder(loaded: LoadedDetector, split: str) -> Path:
+    """Folder of what is found out about a detector on a split, one of :data:`SPLITS`."""
+    config = loaded.config
+    iteration = loaded.snapshot.stem if loaded.iteration is None else str(loaded.iteration)
+    return Path(config.system.result_dir) / config.name / iteration / split
 
 
 def require_same_classes(loaded: LoadedDetector, dataset: CocoDetection) -> None:

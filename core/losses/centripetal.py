@@ -6,10 +6,9 @@ from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
 from ..layers.gather import gather_cells
-from ..structures import CentripetalMaps
+from ..structures import CentripetalMaps, GuidedMaps
 from ..targets.centripetal import CentripetalTargets
-from .corners import EPSILON, offset_loss
-from .focal import focal_loss
+from .corners import EPSILON, heatmap_loss, mean_over_stacks, offset_loss
 
 # Relative error of half a side below which the cost is quadratic. CentripetalNet has 1, where
 # nearly all errors would cost next to nothing.
@@ -38,10 +37,14 @@ def centripetal_losses(
         ``heatmap``, ``shift``, ``offset``, ``box``: float32 scalars, weighted and averaged over the
         stacks; the loss is their sum.
     """
-    with torch.autocast(outputs[0].tl_heatmap.device.type, enabled=False):
-        stacks = [_stack_terms(maps, targets, tl_valid, br_valid) for maps in outputs]
-    terms = torch.stack([torch.stack(terms) for terms in stacks]).mean(0)  # [4]
-    heatmap, shift, offset, box = terms.unbind()
+    heatmap, shift, offset, box = mean_over_stacks(
+        outputs,
+        lambda maps: (
+            heatmap_loss(maps, targets, tl_valid, br_valid),
+            *regression_terms(maps, targets),
+            box_loss(maps, targets),
+        ),
+    )
     return {"heatmap": heatmap, "shift": shift_weight * shift, "offset": offset, "box": box}
 
 
@@ -63,6 +66,23 @@ def shift_loss(
     found = gather_cells(shift, index).float()
     cost = F.smooth_l1_loss(found, target, reduction="none", beta=beta)  # [B, N, 2]
     return cost.masked_fill(~mask[:, :, None], 0).sum() / (mask.sum() + EPSILON)
+
+
+def regression_terms(
+    maps: CentripetalMaps | GuidedMaps, targets: CentripetalTargets, beta: float = _BETA
+) -> tuple[Tensor, Tensor]:
+    """Computes the losses of shifts and of offsets of one stack, both corners together.
+
+    Args:
+        maps: maps of the stack.
+        targets: targets of the same images.
+        beta: as for :func:`shift_loss`.
+    """
+    tl, br = (targets.tl_index, targets.tl_mask), (targets.br_index, targets.br_mask)
+    shift = shift_loss(maps.tl_shift, targets.shift, *tl, beta)
+    shift = shift + shift_loss(maps.br_shift, targets.shift, *br, beta)
+    offset = offset_loss(maps.tl_offset, targets.tl_offset, *tl)
+    return shift, offset + offset_loss(maps.br_offset, targets.br_offset, *br)
 
 
 def box_loss(maps: CentripetalMaps, targets: CentripetalTargets) -> Tensor:
@@ -95,20 +115,3 @@ def box_loss(maps: CentripetalMaps, targets: CentripetalTargets) -> Tensor:
 def _points(index: Tensor, width: int) -> Tensor:
     """(x, y) of cells y * width + x, int64 [B, N]: float32 [B, N, 2]."""
     return torch.stack((index % width, index // width), 2).float()
-
-
-def _stack_terms(
-    maps: CentripetalMaps,
-    targets: CentripetalTargets,
-    tl_valid: Tensor | None,
-    br_valid: Tensor | None,
-) -> tuple[Tensor, ...]:
-    """Heatmap, shift, offset and box terms of one stack, unweighted."""
-    heatmap = focal_loss(maps.tl_heatmap, targets.tl_heatmap, tl_valid)
-    heatmap = heatmap + focal_loss(maps.br_heatmap, targets.br_heatmap, br_valid)
-    tl, br = (targets.tl_index, targets.tl_mask), (targets.br_index, targets.br_mask)
-    shift = shift_loss(maps.tl_shift, targets.shift, *tl)
-    shift = shift + shift_loss(maps.br_shift, targets.shift, *br)
-    offset = offset_loss(maps.tl_offset, targets.tl_offset, *tl)
-    offset = offset + offset_loss(maps.br_offset, targets.br_offset, *br)
-    return heatmap, shift, offset, box_loss(maps, targets)

@@ -1,14 +1,20 @@
 """The loss of detectors that find objects as pairs of corners."""
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..layers.gather import gather_cells
-from ..structures import CornerMaps
+from ..structures import CentripetalMaps, CornerMaps, GuidedMaps
+from ..targets.centripetal import CentripetalTargets
 from ..targets.corners import CornerTargets
 from .associative_embedding import associative_embedding_loss
 from .focal import focal_loss
+
+AnyMaps = TypeVar("AnyMaps", CornerMaps, CentripetalMaps, GuidedMaps)
 
 EPSILON = 1e-4  # from the reference: the divisor for a batch without objects
 
@@ -36,16 +42,40 @@ def corner_losses(
         ``heatmap``, ``pull``, ``push``, ``offset``: float32 scalars, weighted and averaged over the
         stacks; the loss is their sum.
     """
-    with torch.autocast(outputs[0].tl_heatmap.device.type, enabled=False):
-        stacks = [_stack_terms(maps, targets, tl_valid, br_valid) for maps in outputs]
-    terms = torch.stack([torch.stack(terms) for terms in stacks]).mean(0)  # [4]
-    heatmap, pull, push, offset = terms.unbind()
+    heatmap, pull, push, offset = mean_over_stacks(
+        outputs, lambda maps: _stack_terms(maps, targets, tl_valid, br_valid)
+    )
     return {
         "heatmap": heatmap,
         "pull": pull_weight * pull,
         "push": push_weight * push,
         "offset": offset,
     }
+
+
+def mean_over_stacks(
+    outputs: Sequence[AnyMaps], terms: Callable[[AnyMaps], tuple[Tensor, ...]]
+) -> tuple[Tensor, ...]:
+    """Averages the loss terms of the stacks, which are computed without autocast.
+
+    Args:
+        outputs: maps of each stack.
+        terms: computes the terms of one stack, float32 scalars.
+    """
+    with torch.autocast(outputs[0][0].device.type, enabled=False):
+        stacks = [torch.stack(terms(maps)) for maps in outputs]
+    return torch.stack(stacks).mean(0).unbind()
+
+
+def heatmap_loss(
+    maps: CornerMaps | CentripetalMaps | GuidedMaps,
+    targets: CornerTargets | CentripetalTargets,
+    tl_valid: Tensor | None = None,
+    br_valid: Tensor | None = None,
+) -> Tensor:
+    """Focal losses of the two heatmaps of one stack together, a float32 scalar."""
+    tl = focal_loss(maps.tl_heatmap, targets.tl_heatmap, tl_valid)
+    return tl + focal_loss(maps.br_heatmap, targets.br_heatmap, br_valid)
 
 
 def offset_loss(offset: Tensor, target: Tensor, index: Tensor, mask: Tensor) -> Tensor:
@@ -70,11 +100,9 @@ def _stack_terms(
     maps: CornerMaps, targets: CornerTargets, tl_valid: Tensor | None, br_valid: Tensor | None
 ) -> tuple[Tensor, ...]:
     """Heatmap, pull, push and offset terms of one stack, unweighted."""
-    heatmap = focal_loss(maps.tl_heatmap, targets.tl_heatmap, tl_valid)
-    heatmap = heatmap + focal_loss(maps.br_heatmap, targets.br_heatmap, br_valid)
     pull, push = associative_embedding_loss(
         maps.tl_embedding, maps.br_embedding, targets.tl_index, targets.br_index, targets.mask
     )
     offset = offset_loss(maps.tl_offset, targets.tl_offset, targets.tl_index, targets.mask)
     offset = offset + offset_loss(maps.br_offset, targets.br_offset, targets.br_index, targets.mask)
-    return heatmap, pull, push, offset
+    return heatmap_loss(maps, targets, tl_valid, br_valid), pull, push, offset

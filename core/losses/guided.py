@@ -1,13 +1,11 @@
 """The loss of CentripetalNet, whose corners point to the centre of their box with a guide."""
 
-import torch
 from torch import Tensor
 
 from ..structures import GuidedMaps
 from ..targets.centripetal import CentripetalTargets, guiding_targets
-from .centripetal import shift_loss
-from .corners import offset_loss
-from .focal import focal_loss
+from .centripetal import regression_terms, shift_loss
+from .corners import heatmap_loss, mean_over_stacks
 
 _BETA = 1.0  # error of either shift below which the cost is quadratic
 
@@ -26,9 +24,14 @@ def guided_losses(
         ``heatmap``, ``shift``, ``offset``, ``guiding``: float32 scalars, weighted and averaged over
         the stacks; the loss is their sum.
     """
-    with torch.autocast(outputs[0].tl_heatmap.device.type, enabled=False):
-        stacks = [torch.stack(_stack_terms(maps, targets)) for maps in outputs]
-    heatmap, shift, offset, guiding = torch.stack(stacks).mean(0).unbind()
+    heatmap, shift, offset, guiding = mean_over_stacks(
+        outputs,
+        lambda maps: (
+            heatmap_loss(maps, targets),
+            *regression_terms(maps, targets, _BETA),
+            _guiding_loss(maps, targets),
+        ),
+    )
     return {
         "heatmap": heatmap,
         "shift": shift,
@@ -37,16 +40,8 @@ def guided_losses(
     }
 
 
-def _stack_terms(maps: GuidedMaps, targets: CentripetalTargets) -> tuple[Tensor, ...]:
-    """Heatmap, shift, offset and guiding terms of one stack, unweighted."""
-    heatmap = focal_loss(maps.tl_heatmap, targets.tl_heatmap)
-    heatmap = heatmap + focal_loss(maps.br_heatmap, targets.br_heatmap)
-    tl, br = (targets.tl_index, targets.tl_mask), (targets.br_index, targets.br_mask)
-    shift = shift_loss(maps.tl_shift, targets.shift, *tl, _BETA)
-    shift = shift + shift_loss(maps.br_shift, targets.shift, *br, _BETA)
-    offset = offset_loss(maps.tl_offset, targets.tl_offset, *tl)
-    offset = offset + offset_loss(maps.br_offset, targets.br_offset, *br)
+def _guiding_loss(maps: GuidedMaps, targets: CentripetalTargets) -> Tensor:
+    """Loss of the guiding shifts of one stack, both corners together."""
     tl_guiding, br_guiding = guiding_targets(targets)
-    guiding = shift_loss(maps.tl_guiding, tl_guiding, *tl, _BETA)
-    guiding = guiding + shift_loss(maps.br_guiding, br_guiding, *br, _BETA)
-    return heatmap, shift, offset, guiding
+    tl = shift_loss(maps.tl_guiding, tl_guiding, targets.tl_index, targets.tl_mask, _BETA)
+    return tl + shift_loss(maps.br_guiding, br_guiding, targets.br_index, targets.br_mask, _BETA)

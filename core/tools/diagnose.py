@@ -30,7 +30,7 @@ from ..config.loading import Config, load_config
 from ..data.coco import CocoDetection
 from ..data.splits import open_split
 from ..evaluation.coco import coco_results, score_results
-from ..evaluation.command import SPLITS, require_same_classes
+from ..evaluation.command import SPLITS, evaluation_folder, require_same_classes
 from ..evaluation.errors import ALL_TYPES, TYPES, Breakdown, Errors, find_errors
 from ..evaluation.evaluator import ImageError, evaluate
 from ..evaluation.oracles import ORACLES, OracleInfer, has_oracles
@@ -119,11 +119,10 @@ def _diagnose_detector(options: argparse.Namespace) -> tuple[Diagnosis, Path]:
     config = loaded.config
     dataset = _open(config, options.split)
     require_same_classes(loaded, dataset)
-    iteration = loaded.snapshot.stem if loaded.iteration is None else str(loaded.iteration)
     results, oracles = detect(loaded, dataset)
     about = _about(config, options.split, dataset)
     about.update(snapshot=str(loaded.snapshot), iteration=loaded.iteration)
-    folder = Path(config.system.result_dir) / config.name / iteration / options.split
+    folder = evaluation_folder(loaded, options.split)
     return diagnose(results, dataset, about, oracles), folder
 
 
