@@ -163,6 +163,8 @@ class CentripetalMaps(NamedTuple):
         tl_shift, br_shift: [B, 2, H, W], natural logarithm of half the width and half the height,
             in cells, of the box that has a corner there; [B, n, 2] if the network was asked for n
             cells only.
+        center_heatmap: [B, C, H, W], logits that a cell lies in the middle of an object
+            (arXiv:1904.08189).
     """
 
     tl_heatmap: Tensor
@@ -171,6 +173,7 @@ class CentripetalMaps(NamedTuple):
     br_shift: Tensor
     tl_offset: Tensor
     br_offset: Tensor
+    center_heatmap: Tensor
 
 
 class GuidedMaps(NamedTuple):

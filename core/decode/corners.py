@@ -79,8 +79,10 @@ def decode_centripetal(
     """Finds objects as pairs of the best corners that agree on the size of their box.
 
     Each corner predicts half the width and half the height of its box. Relative to those of a
-    pair, the largest of the four differences, w, must be at most 0.5. A pair scores the geometric
-    mean of its corners, times ``sqrt(1 - w)``. The idea is CentripetalNet's (section 3.2).
+    pair, the largest of the four differences, w, must be at most 0.5. Then the pair's corners score
+    ``sqrt(tl * br * (1 - w))``. The idea is CentripetalNet's (section 3.2). A pair scores the
+    geometric mean of that and of the centre in its middle, as an object that is only seen at its
+    corners is often none (arXiv:1904.08189).
 
     Args:
         maps: maps of one stack, any floating dtype, layout and device.
@@ -95,8 +97,10 @@ def decode_centripetal(
     half = (br.points[:, None, :] - tl.points[:, :, None]).div(2).clamp(min=1e-4)
     disagreement = torch.maximum((tl_half - half).abs(), (br_half - half).abs()).div(half).amax(3)
     paired = possible_pairs(tl, br) & (disagreement <= _MAX_DISAGREEMENT)
-    scores = (tl.scores[:, :, None] * br.scores[:, None, :]).sqrt()
-    scores = scores * (1 - disagreement).clamp(min=0).sqrt()
+    scores = tl.scores[:, :, None] * br.scores[:, None, :] * (1 - disagreement).clamp(min=0)
+    middle = (tl.points[:, :, None] + br.points[:, None, :]) / 2
+    labels = tl.labels[:, :, None].expand_as(scores)
+    scores = (scores.sqrt() * center_scores(maps.center_heatmap, middle, labels)).sqrt()
     return best_pairs(tl, br, torch.where(paired, scores, REJECTED), num_dets)
 
 
@@ -145,6 +149,23 @@ def _corners(heatmap: Tensor, offset: Tensor, top_k: int, kernel: int) -> Corner
     cells = ys * heatmap.shape[3] + xs
     points = torch.stack((xs, ys), 2) + gather_cells(offset, cells).float()
     return Corners(points, scores.sigmoid(), labels, cells, scores > -torch.inf)
+
+
+def center_scores(heatmap: Tensor, points: Tensor, labels: Tensor) -> Tensor:
+    """Reads the probabilities of classes at points of the map of centres.
+
+    Args:
+        heatmap: logits [B, C, H, W], any floating dtype.
+        points: [B, ..., 2], (x, y) in cells.
+        labels: int64 [B, ...], the class at each point.
+
+    Returns:
+        float32 [B, ...].
+    """
+    height, width = heatmap.shape[2:]
+    x, y = points[..., 0].long().clamp(0, width - 1), points[..., 1].long().clamp(0, height - 1)
+    cells = (labels * height + y) * width + x
+    return heatmap.flatten(1).gather(1, cells.flatten(1)).view_as(cells).float().sigmoid()
 
 
 def _take(rows: Tensor, index: Tensor) -> Tensor:

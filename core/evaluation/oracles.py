@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..config.loading import Config
 from ..data.coco import CocoDetection
-from ..decode.corners import REJECTED, Corners, best_corners
+from ..decode.corners import REJECTED, Corners, best_corners, center_scores
 from ..inference.corners import CornerSettings, View, detect_corners, lay_out
 from ..inference.predict import Predict
 from ..inference.saccade import SaccadeRound
@@ -55,13 +55,14 @@ class _Seen:
     Attributes:
         rows: float32 [B, n, 8], decoded as the detector does.
         tl, br: best corners.
-        geometric: a pair scores the geometric mean of its corners, not the arithmetic one.
+        centers: map of centres that confirms pairs, logits [B, C, H, W], if there is one; their
+            corners then score their geometric mean, not the arithmetic one.
     """
 
     rows: Tensor
     tl: Corners
     br: Corners
-    geometric: bool
+    centers: Tensor | None
 
 
 class OracleInfer:
@@ -118,7 +119,8 @@ class OracleInfer:
         tl, br = best_corners(maps, top_k=self._top_k, kernel=self._kernel)
         tl, br = (Corners(*(column.cpu() for column in corner)) for corner in (tl, br))
         rows = predict.decode(outputs).float().cpu()
-        return _Seen(rows, tl, br, isinstance(maps, CentripetalMaps))
+        centers = maps.center_heatmap.cpu() if isinstance(maps, CentripetalMaps) else None
+        return _Seen(rows, tl, br, centers)
 
 
 def has_oracles(detector: Detector) -> bool:
@@ -167,7 +169,11 @@ def _decide(seen: _Seen, truth: _Truth, oracle: str) -> Tensor:
     if oracle == "both":
         points = list(truth.corners.unbind(1))
     tl, br = scores
-    score = (tl * br).sqrt() if seen.geometric else (tl + br) / 2
+    score = (tl + br) / 2
+    if seen.centers is not None:
+        labels = truth.labels.expand_as(score)
+        center = center_scores(seen.centers, (points[0] + points[1]) / 2, labels)
+        score = ((tl * br).sqrt() * center).sqrt()
     paired = near[0] & near[1] & (points[1] >= points[0]).all(2)
     score = torch.where(paired, score, REJECTED)
     labels = truth.labels.float().expand_as(score)

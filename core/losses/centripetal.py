@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import generalized_box_iou_loss
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from ..layers.gather import gather_cells
 from ..structures import CentripetalMaps, GuidedMaps
+from ..targets.center_regions import CenterRegions
 from ..targets.centripetal import CentripetalTargets
 from .corners import EPSILON, heatmap_loss, mean_over_stacks, offset_loss
 
@@ -34,18 +35,27 @@ def centripetal_losses(
         tl_valid, br_valid: [B, C, H, W] or None; 0 where a cell of either heatmap costs nothing.
 
     Returns:
-        ``heatmap``, ``shift``, ``offset``, ``box``: float32 scalars, weighted and averaged over the
-        stacks; the loss is their sum.
+        ``heatmap``, ``shift``, ``offset``, ``box``, ``center``: float32 scalars, weighted and
+        averaged over the stacks; the loss is their sum.
     """
-    heatmap, shift, offset, box = mean_over_stacks(
+    centers = targets.centers
+    assert centers is not None
+    heatmap, shift, offset, box, center = mean_over_stacks(
         outputs,
         lambda maps: (
             heatmap_loss(maps, targets, tl_valid, br_valid),
             *regression_terms(maps, targets),
             box_loss(maps, targets),
+            center_loss(maps.center_heatmap, centers),
         ),
     )
-    return {"heatmap": heatmap, "shift": shift_weight * shift, "offset": offset, "box": box}
+    return {
+        "heatmap": heatmap,
+        "shift": shift_weight * shift,
+        "offset": offset,
+        "box": box,
+        "center": center,
+    }
 
 
 def shift_loss(
@@ -110,6 +120,21 @@ def box_loss(maps: CentripetalMaps, targets: CentripetalTargets) -> Tensor:
     found, wanted = (torch.where(mask[..., None], boxes, unit) for boxes in (found, wanted))
     cost: Tensor = generalized_box_iou_loss(found, wanted)  # [B, N]
     return cost.masked_fill(~mask, 0).sum() / (mask.sum() + EPSILON)
+
+
+def center_loss(heatmap: Tensor, centers: CenterRegions) -> Tensor:
+    """Focal loss of the middles of objects (RetinaNet, arXiv:1708.02002, section 3.2).
+
+    Args:
+        heatmap: logits [B, C, H, W].
+        centers: targets of the same images.
+
+    Returns:
+        The sum over the cells that count, divided by the number of those in the middle of an
+        object; a float32 scalar.
+    """
+    cost: Tensor = sigmoid_focal_loss(heatmap.float(), centers.inside.float())
+    return (cost * centers.counted).sum() / centers.inside.sum().clamp(min=1)
 
 
 def _points(index: Tensor, width: int) -> Tensor:

@@ -41,6 +41,7 @@ class CentripetalNet(cornernet.CornerNet):
         corners = CornerArchitecture(**vars(architecture), pairing="centripetal")
         super().__init__(num_classes, corners)
         width, stacks = architecture.head_channels, range(architecture.stacks)
+        del self.center_heats  # guiding shifts say where the centre is
         self.tl_shifts = nn.ModuleList(GuidedShift(width) for _ in stacks)
         self.br_shifts = nn.ModuleList(GuidedShift(width) for _ in stacks)
 

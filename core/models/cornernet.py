@@ -62,6 +62,7 @@ class CornerNet(nn.Module):
             self.tl_tags, self.br_tags = heads(1), heads(1)
         else:
             self.tl_shifts, self.br_shifts = heads(2), heads(2)
+            self.center_heats = heads(num_classes, HEATMAP_BIAS)
         self.tl_offs, self.br_offs = heads(2), heads(2)
 
     def forward(
@@ -104,6 +105,7 @@ class CornerNet(nn.Module):
             br_shift=self.br_shifts[stack](bottom_right, br_read),
             tl_offset=self.tl_offs[stack](top_left, tl_read),
             br_offset=self.br_offs[stack](bottom_right, br_read),
+            center_heatmap=self.center_heats[stack](features),
         )
 
 

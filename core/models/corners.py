@@ -25,7 +25,7 @@ from .architecture import SACCADE_SETTINGS, UNUSED_WITH, HourglassArchitecture, 
 from .detector import Detector
 
 # Prefixes of the state-dict keys of the heads by which corners are paired, in any pairing.
-PAIRING_HEAD_KEYS = ("tl_tags.", "br_tags.", "tl_shifts.", "br_shifts.")
+PAIRING_HEAD_KEYS = ("tl_tags.", "br_tags.", "tl_shifts.", "br_shifts.", "center_heats.")
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,9 @@ class CornerArchitecture(HourglassArchitecture):
     Attributes:
         pooling_channels: channels of the maps that are pooled.
         pairing: how corners of one object find each other: ``embedding``, by equal numbers, as
-            published; ``centripetal``, by the size of the box, which each corner predicts. On
-            crowds of objects that look the same, embeddings cannot tell them from one another.
+            published; ``centripetal``, by the size of the box, which each corner predicts, and by
+            its centre, which a third heatmap finds. On crowds of objects that look the same,
+            embeddings cannot tell them from one another.
     """
 
     pooling_channels: int = 128
@@ -68,7 +69,7 @@ def corner_detector(
         infer=partial(
             detect_corners,
             settings=CornerSettings(
-                test_scales=db.scales_at_test,
+                test_scales=db.test_scales,
                 test_flipped=db.test_flipped,
                 nms_algorithm=db.nms_algorithm,
                 nms_threshold=db.nms_threshold,
@@ -148,7 +149,10 @@ def guided_pairing(config: Config, num_classes: int, stride: int) -> Pairing:
     refuse_unused(config, refused=[], idle=["ae_threshold"])
     db = config.db
     render = partial(
-        centripetal_targets, window=db.regression_window, **_read_rendered(db, num_classes)
+        centripetal_targets,
+        window=db.regression_window,
+        centers=False,
+        **_read_rendered(db, num_classes),
     )
     decode = partial(decode_central_region, stride=stride, **_read_decoded(config))
     return Pairing(render, guided_losses, decode)
@@ -184,4 +188,5 @@ def decoded_cells(db: Db) -> dict[str, Callable[[Tensor], Tensor]]:
 
 def class_head_keys(stacks: int) -> tuple[str, ...]:
     """Prefixes of the state-dict keys of a corner network that depend on the number of classes."""
-    return tuple(f"{corner}_heats.{stack}.1." for corner in ("tl", "br") for stack in range(stacks))
+    heads = ("tl_heats", "br_heats", "center_heats")
+    return tuple(f"{head}.{stack}.1." for head in heads for stack in range(stacks))

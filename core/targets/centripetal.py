@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..structures import Batch
+from .center_regions import CenterRegions, center_regions
 from .corners import corner_targets
 
 
@@ -23,6 +24,7 @@ class CentripetalTargets:
         shift: float32 [B, N, 2], logarithm of half the box's width and height, in cells.
         tl_mask, br_mask: bool [B, N], false for padding, for boxes that are not usable, and for
             cells outside the map.
+        centers: the middles of the objects, if they are trained.
     """
 
     tl_heatmap: Tensor
@@ -34,15 +36,19 @@ class CentripetalTargets:
     shift: Tensor
     tl_mask: Tensor
     br_mask: Tensor
+    centers: CenterRegions | None
 
 
-def centripetal_targets(batch: Batch, *, window: int = 1, **corners: Any) -> CentripetalTargets:
+def centripetal_targets(
+    batch: Batch, *, window: int = 1, centers: bool = True, **corners: Any
+) -> CentripetalTargets:
     """Renders the targets of a batch on the batch's device.
 
     Args:
         batch: as for :func:`core.targets.corners.corner_targets`.
         window: side, odd, of the windows in which offsets and shifts are trained. A peak of a
             heatmap beside its corner then still finds the corner and the size of the box.
+        centers: render the middles of the objects, too.
         corners: the other arguments of :func:`core.targets.corners.corner_targets`.
     """
     targets = corner_targets(batch, **corners)
@@ -50,8 +56,9 @@ def centripetal_targets(batch: Batch, *, window: int = 1, **corners: Any) -> Cen
     cells = batch.boxes.new_tensor([width, height]) / batch.boxes.new_tensor(
         [batch.images.shape[-1], batch.images.shape[-2]]
     )
+    boxes = batch.boxes * cells.repeat(2)
     # Padding has no size; its logarithm is never read, but must be a number.
-    half = ((batch.boxes[..., 2:] - batch.boxes[..., :2]) * cells / 2).clamp(min=1e-4)
+    half = ((boxes[..., 2:] - boxes[..., :2]) / 2).clamp(min=1e-4)
     tl_index, tl_offset, tl_mask = _windows(
         targets.tl_index, targets.tl_offset, targets.mask, (height, width), window
     )
@@ -68,6 +75,16 @@ def centripetal_targets(batch: Batch, *, window: int = 1, **corners: Any) -> Cen
         shift=half.log().repeat_interleave(window * window, 1),
         tl_mask=tl_mask,
         br_mask=br_mask,
+        centers=center_regions(
+            boxes,
+            batch.labels,
+            targets.mask,
+            batch.present,
+            targets.tl_heatmap.shape[1],
+            (height, width),
+        )
+        if centers
+        else None,
     )
 
 

@@ -17,7 +17,7 @@ SETTINGS = {"stride": STRIDE, "top_k": 40, "kernel": 3, "num_dets": 100}
 def guided(maps) -> GuidedMaps:
     """The maps with guiding shifts, which nobody may read."""
     nothing = torch.full_like(maps.tl_shift, float("nan"))
-    return GuidedMaps(*maps, nothing, nothing)
+    return GuidedMaps(*maps[:6], nothing, nothing)
 
 
 def maps_of(objects) -> GuidedMaps:

@@ -30,7 +30,8 @@ def perfect_maps(targets) -> CentripetalMaps:
             for row, number in mask.nonzero().tolist():
                 plane[row, index[row, number]] = values[row, number]
             maps[f"{corner}_{head}"] = plane.transpose(1, 2).unflatten(2, (height, width))
-    return CentripetalMaps(**maps)
+    inside = torch.zeros(1, dtype=torch.bool) if targets.centers is None else targets.centers.inside
+    return CentripetalMaps(**maps, center_heatmap=torch.where(inside, PRESENT, ABSENT))
 
 
 def layout(rng) -> np.ndarray:
@@ -81,7 +82,7 @@ def test_where_embeddings_fail():
     maps = perfect_maps(targets)
     assert (decode_centripetal(maps, **SETTINGS)[0, :, 4] > 0.5).sum() == len(objects)
     equal = torch.zeros(1, 1, 12, 20)
-    embedded = CornerMaps(*maps[:2], equal, equal, *maps[4:])
+    embedded = CornerMaps(*maps[:2], equal, equal, *maps[4:6])
     pairs = decode_corners(embedded, ae_threshold=0.5, **SETTINGS)
     assert (pairs[0, :, 4] > 0.9).sum() == 6 * 7 / 2
 
@@ -116,6 +117,8 @@ def by_search(maps: CentripetalMaps, row: int, **settings) -> np.ndarray:
             worst = max((abs(tl_half - half) / half).max(), (abs(br_half - half) / half).max())
             if worst <= 0.5:
                 score = np.sqrt(tl_score * br_score) * np.sqrt(1 - worst)
+                x, y = ((tl + br) / 2).astype(int).clip(0, [width - 1, height - 1])
+                score = np.sqrt(score * maps.center_heatmap[row, label, y, x].sigmoid().item())
                 found.append((*tl, *br, score, tl_score, br_score, label))
     found.sort(key=lambda detection: -detection[4])
     return np.array(found[: settings["num_dets"]], np.float32).reshape(-1, 8)
@@ -126,7 +129,7 @@ def test_equals_a_search(no_border):
     settings = {**SETTINGS, "top_k": 30, "num_dets": 60, "no_border": no_border}
     g = torch.Generator().manual_seed(0)
     maps = CentripetalMaps(
-        *(torch.randn(3, channels, 12, 20, generator=g) for channels in (2, 2, 2, 2, 2, 2))
+        *(torch.randn(3, channels, 12, 20, generator=g) for channels in (2, 2, 2, 2, 2, 2, 2))
     )
     maps = maps._replace(tl_shift=1 + 0.4 * maps.tl_shift, br_shift=1 + 0.4 * maps.br_shift)
     decoded = decode_centripetal(maps, **settings)
@@ -145,8 +148,19 @@ def test_a_pair_that_disagrees_by_more_than_half_is_no_object():
     for factor in (1.0, 1.2, 1.49, 1.51, 0.51, 0.49):
         moved = maps._replace(tl_shift=maps.tl_shift + np.log(factor))
         scores.append(decode_centripetal(moved, **SETTINGS)[0, 0, 4].item())
-    wanted = [1, np.sqrt(0.8), np.sqrt(0.51), -1, np.sqrt(0.51), -1]
+    wanted = [1, 0.8**0.25, 0.51**0.25, -1, 0.51**0.25, -1]
     assert scores == pytest.approx(wanted, abs=1e-3)
+
+
+def test_a_pair_without_a_centre_scores_little():
+    """Two corners that agree, of nothing: in the middle there is no object, or one of a class."""
+    objects = np.array([[16, 16, 80, 64, 0]], np.float32)
+    maps = perfect_maps(centripetal_targets(make_batch([objects]), **OPTIONS))
+    empty = maps._replace(center_heatmap=torch.full_like(maps.center_heatmap, ABSENT))
+    other = maps._replace(center_heatmap=maps.center_heatmap.flip(1))
+    half = maps._replace(center_heatmap=torch.zeros_like(maps.center_heatmap))
+    scores = [decode_centripetal(each, **SETTINGS)[0, 0, 4] for each in (maps, empty, other, half)]
+    assert scores == pytest.approx([1, 0.0025, 0.0025, 0.5**0.5], abs=1e-3)
 
 
 def test_no_corners_at_all():
@@ -157,6 +171,6 @@ def test_no_corners_at_all():
 
 def test_half_precision_and_cells_alone():
     g = torch.Generator().manual_seed(1)
-    half = CentripetalMaps(*(torch.randn(1, 2, 12, 20, generator=g).bfloat16() for _ in range(6)))
+    half = CentripetalMaps(*(torch.randn(1, 2, 12, 20, generator=g).bfloat16() for _ in range(7)))
     wanted = decode_centripetal(CentripetalMaps(*(m.float() for m in half)), **SETTINGS)
     assert torch.equal(decode_centripetal(half, **SETTINGS), wanted)

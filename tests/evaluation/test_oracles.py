@@ -95,6 +95,7 @@ class Maps(nn.Module):
         kind = KINDS[self.pairing]
         numbers = 1 if kind is CornerMaps else 2  # by which corners are paired
         depths = [CLASSES, CLASSES, numbers, numbers, *[2] * (len(kind._fields) - 4)]
+        assert CLASSES == 2  # of the map of centres, too
         maps = kind(*(torch.zeros(len(views), depth, height, width) for depth in depths))
         for corner in (0, 1):
             heatmap, pairing, offset = maps[corner:6:2]
@@ -107,6 +108,13 @@ class Maps(nn.Module):
                     offset[cell] = torch.tensor([x % 1, y % 1])
                     half = torch.tensor((box[2:] - box[:2]) / 2)
                     pairing[cell] = 5.0 * number if kind is CornerMaps else half.log().float()
+        if kind is CentripetalMaps:
+            maps.center_heatmap.fill_(-9)
+            for view, boxes in enumerate(views):
+                for number, box in enumerate(boxes):
+                    x, y = ((box[:2] + box[2:]) / 2).astype(int)
+                    sure = 2 - 0.3 * number
+                    maps.center_heatmap[view, labels[number], y - 1 : y + 2, x - 1 : x + 2] = sure
         return maps
 
 

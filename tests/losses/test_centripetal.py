@@ -13,7 +13,7 @@ from core.structures import CentripetalMaps
 from core.targets.centripetal import centripetal_targets
 from tests.targets.test_centripetal import OPTIONS, make_batch, random_objects
 
-HEADS = (3, 3, 2, 2, 2, 2)  # channels of the fields of CentripetalMaps
+HEADS = (3, 3, 2, 2, 2, 2, 3)  # channels of the fields of CentripetalMaps
 
 
 def make_targets(counts=(5, 0, 3), window=3):
@@ -48,11 +48,28 @@ def test_equals_a_loop():
     near = stacks[1]._replace(tl_shift=stacks[1].tl_shift.detach() * 0.03)  # quadratic, too
     stacks[1] = near
     terms = centripetal_losses(stacks, targets)
-    assert list(terms) == ["heatmap", "shift", "offset", "box"]
+    assert list(terms) == ["heatmap", "shift", "offset", "box", "center"]
     wanted = np.mean([by_loop(maps, targets) for maps in stacks])
     assert terms["shift"].item() == pytest.approx(0.5 * wanted, rel=1e-5)
     doubled = centripetal_losses(stacks, targets, shift_weight=1.0)
     assert doubled["shift"].item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_centres_cost_what_a_loop_says():
+    targets, maps = make_targets(), random_maps()
+    inside, counted = targets.centers.inside, targets.centers.counted
+    total = 0.0
+    for row, label, y, x in np.ndindex(*inside.shape):
+        if counted[row, 0, y, x]:
+            found = maps.center_heatmap[row, label, y, x].sigmoid().item()
+            right, part = (found, 0.25) if inside[row, label, y, x] else (1 - found, 0.75)
+            total -= part * (1 - right) ** 2 * np.log(right)
+    term = centripetal_losses([maps], targets)["center"]
+    assert term.item() == pytest.approx(total / inside.sum().item(), rel=1e-5)
+    term.backward()
+    counts = counted.expand_as(inside)
+    assert (maps.center_heatmap.grad[~counts] == 0).all()
+    assert (maps.center_heatmap.grad[counts] != 0).all()
 
 
 def test_heatmaps_and_offsets_cost_what_they_cost_in_cornernet():

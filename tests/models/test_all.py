@@ -53,6 +53,7 @@ PINNED = {
         "shift": 3.85448,
         "offset": 1.89526,
         "box": 0.277807,
+        "center": 0.343866,
     },
     "CornerNet_Saccade-centripetal": {
         **{
@@ -61,6 +62,7 @@ PINNED = {
             "shift": 3.84271,
             "offset": 1.81775,
             "box": 0.278801,
+            "center": 0.54246,
         },
     },
     "CornerNet_Squeeze": {"heatmap": 161.662, "pull": 0.15687, "push": 0.133495, "offset": 1.34252},
