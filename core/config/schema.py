@@ -93,9 +93,8 @@ class Db:
     gaussian_radius: int = -1  # -1: from the box and gaussian_iou
     regression_window: int = 1  # side, in cells, of the window of trained offsets at a corner; odd
     # detection
-    # relative to the image's own size, or with "fit" to the size that fits into input_size;
-    # null: 1 alone
-    test_scales: tuple[float, ...] | None = None
+    # relative to the image's own size, or with "fit" to the size that fits into input_size
+    test_scales: tuple[float, ...] = (1.0,)
     test_flipped: bool = True
     top_k: int = 100
     ae_threshold: float = 0.5
@@ -128,11 +127,6 @@ class Db:
     def output_size(self) -> tuple[int, int]:
         """Height and width of the heatmaps that the losses see, in cells."""
         return self.output_sizes[0]
-
-    @property
-    def scales_at_test(self) -> tuple[float, ...]:
-        """Scales at which images are tested: ``test_scales``, or 1 alone."""
-        return (1.0,) if self.test_scales is None else self.test_scales
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -198,8 +192,8 @@ def _recipe_problems(system: System) -> Iterator[str]:
 
 def _sampling_problems(db: Db) -> Iterator[str]:
     """Finds settings of samples and of the test scale that are out of range or have no effect."""
-    if min(db.scales_at_test, default=0) <= 0:
-        yield "db.test_scales must hold numbers above 0, or be null"
+    if min(db.test_scales, default=0) <= 0:
+        yield "db.test_scales must hold numbers above 0"
     low, high = db.zoom
     if not 0 < low <= high < float("inf"):
         yield f"db.zoom {list(db.zoom)} must be two numbers above 0, the lower one first"

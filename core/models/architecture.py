@@ -177,7 +177,7 @@ def refuse_unused(config: Config, refused: Iterable[str], idle: Iterable[str] = 
     Raises:
         UserError: one of the ``refused`` differs from its default.
     """
-    given, default = ({**vars(db), "test_scales": db.scales_at_test} for db in (config.db, Db()))
+    given, default = vars(config.db), vars(Db())
     where, model = config.path, config.model_name
     wrong = [f"db.{key}" for key in refused if given[key] != default[key]]
     if wrong:

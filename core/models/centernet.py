@@ -241,7 +241,7 @@ def _detector(
                     architecture.coarsest_stride,
                     architecture.stride,
                 ),
-                test_scales=db.scales_at_test,
+                test_scales=db.test_scales,
                 test_flipped=db.test_flipped,
                 nms=db.test_nms,
                 nms_algorithm=db.nms_algorithm,
