@@ -25,7 +25,10 @@ MOST_ASPECT = 3.0  # of the input: longer by shorter side
 # equal; at 511 pixels and 64 cells, as published, positions drift by a pixel across the image.
 COARSEST = 32
 
-# --- Large objects. Where the boxes' longer sides are more than this part of the images', by the
+# --- Large objects. Longer side, in the median, from which on the input shrinks: few objects give
+# little to learn from, and small images give many of them in the same time.
+TYPICAL_SIDE = 112
+# Where the boxes' longer sides are more than this part of the images', by the
 # median, the hourglass gets a level more, as a corner must see the whole object to know its size.
 LARGE_PART = 1 / 3
 LARGE_SIDE = 128  # pixels of the image; of smaller boxes a corner sees the whole anyway
@@ -219,6 +222,13 @@ def choose_input_size(summary: Summary, area: float) -> tuple[int, int]:
     return cells[0] * coarsest, cells[1] * coarsest
 
 
+def usual_area(summary: Summary) -> float:
+    """Pixels of the input if time is short, unless images would have to be enlarged for it."""
+    extents = summary.extents_in(choose_input_size(summary, AREA))
+    side = float(np.median(extents.max(axis=1)))
+    return AREA * min(1.0, TYPICAL_SIDE / side) ** 2
+
+
 def small_part(summary: Summary, layout: Layout) -> float:
     """Computes the fraction of the boxes that are too small for a stride."""
     shorter = summary.extents_in(layout.input_size).min(axis=1)
@@ -232,7 +242,7 @@ def choose_layout(detector: str, summary: Summary) -> Layout:
         detector: a key of :data:`SECTIONS`.
         summary: the data.
     """
-    size, strides = choose_input_size(summary, AREA), _STRIDES.get(detector, (8, 4))
+    size, strides = choose_input_size(summary, usual_area(summary)), _STRIDES.get(detector, (8, 4))
     layout = Layout(size, strides[0])
     if small_part(summary, layout) > SMALL_PART:
         layout = Layout(size, strides[-1])
@@ -242,6 +252,9 @@ def choose_layout(detector: str, summary: Summary) -> Layout:
 def resize_layout(summary: Summary, layout: Layout, images: float) -> Layout:
     """Makes the input larger for small objects, or smaller where there is little time.
 
+    With time, the input of large objects grows to that of others: by the square root, so that more
+    images are trained too.
+
     Args:
         summary: the data.
         layout: layout of the usual size.
@@ -249,10 +262,12 @@ def resize_layout(summary: Summary, layout: Layout, images: float) -> Layout:
     """
     shorter = np.quantile(summary.extents_in(layout.input_size).min(axis=1), GROWN_FOR)
     growth = (LEAST_CELLS * layout.stride / float(shorter)) ** 2
-    factor = min(MOST_AREA, max(1.0, growth), max(1.0, images / ENOUGH_IMAGES))
+    area, time = usual_area(summary), max(1.0, images / ENOUGH_IMAGES)
+    factor = min(MOST_AREA, max(1.0, growth), time)
+    factor = max(factor, min(AREA / area, math.sqrt(time)))
     if images < FEW_IMAGES:
         factor = max(LEAST_AREA, images / FEW_IMAGES)
-    return Layout(choose_input_size(summary, AREA * factor), layout.stride)
+    return Layout(choose_input_size(summary, area * factor), layout.stride)
 
 
 def choose_hourglass(summary: Summary, layout: Layout) -> Section:

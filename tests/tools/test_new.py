@@ -105,13 +105,25 @@ def test_small_images_are_not_enlarged():
 
 def test_large_objects_get_a_level_more():
     assert made(summary(extents=[(200.0, 210.0)]))[1].model["channels"] == [96, 128, 192]
-    for size, wanted in (((480, 640), (384, 512)), ((500, 500), (448, 448))):
-        config = made(summary(size, extents=[(300.0, 320.0)]))[1]
+    for size, wanted in (((480, 640), (192, 256)), ((500, 500), (192, 192))):
+        choice, config = made(summary(size, extents=[(300.0, 320.0)]))
         assert config.model["channels"] == [96, 128, 192, 256]
         assert config.model["blocks"] == [1, 1, 1, 2]
-        assert config.db.input_size == wanted
+        assert choice.usual.input_size == wanted
         models.build(config, 2)
     assert models.build(made(summary(extents=[(300.0, 320.0)]), "CenterNet")[1], 2)
+
+
+def test_large_objects_get_a_small_input_that_grows_with_the_time():
+    """Objects of 200 x 220 pixels are 176 long in the usual input, and 112 in the one they get."""
+    data = summary(extents=[(200.0, 220.0)])
+    sizes = [
+        made(data, minutes=minutes, speed=replace(FAST, step=step))[1].db.input_size
+        for minutes, step in ((20, 4.0), (20, 0.5), (20, 0.2), (60, 0.2), (600, 0.2))
+    ]
+    assert sizes[1] == (256, 320)
+    assert sizes == sorted(sizes) and sizes[0] < sizes[1] < sizes[3]
+    assert sizes[-1] == (384, 512)  # the input of other objects, and no more
 
 
 def test_crowds_get_more_corners():
