@@ -159,10 +159,12 @@ class CentripetalMaps(NamedTuple):
     """Maps of corners that point to the centre of their box (CentripetalNet, arXiv:2003.09119).
 
     Attributes:
-        tl_heatmap, br_heatmap, tl_offset, br_offset: as in :class:`CornerMaps`.
+        tl_heatmap, br_heatmap: as in :class:`CornerMaps`.
         tl_shift, br_shift: [B, 2, H, W], natural logarithm of half the width and half the height,
             in cells, of the box that has a corner there; [B, n, 2] if the network was asked for n
             cells only.
+        tl_offset_bins, br_offset_bins: [B, 2 * VALUES, H, W] or [B, n, 2 * VALUES], distributions
+            of the offset as in :mod:`core.layers.distribution`, logits.
         center_heatmap: [B, C, H, W], logits that a cell lies in the middle of an object
             (arXiv:1904.08189).
     """
@@ -171,16 +173,17 @@ class CentripetalMaps(NamedTuple):
     br_heatmap: Tensor
     tl_shift: Tensor
     br_shift: Tensor
-    tl_offset: Tensor
-    br_offset: Tensor
+    tl_offset_bins: Tensor
+    br_offset_bins: Tensor
     center_heatmap: Tensor
 
 
 class GuidedMaps(NamedTuple):
-    """Maps of CentripetalNet: those of :class:`CentripetalMaps`, and guiding shifts (section 3.3).
+    """Maps of CentripetalNet: corners with shifts, and guiding shifts (section 3.3).
 
     Attributes:
-        tl_heatmap, br_heatmap, tl_shift, br_shift, tl_offset, br_offset: as there.
+        tl_heatmap, br_heatmap, tl_offset, br_offset: as in :class:`CornerMaps`.
+        tl_shift, br_shift: as in :class:`CentripetalMaps`.
         tl_guiding, br_guiding: [B, 2, H, W], (x, y) from a cell that has a corner to the centre of
             the corner's box, in cells, counted towards the inside of the box; [B, n, 2] if the
             network was asked for n cells only.

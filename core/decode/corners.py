@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..layers.distribution import mean_offset
 from ..layers.gather import gather_cells
 from ..structures import CentripetalMaps, CornerMaps, GuidedMaps
 from .peaks import top_peaks
@@ -113,8 +114,13 @@ def best_corners(
 ) -> tuple[Corners, Corners]:
     """Finds the best top-left and bottom-right corners; arguments of :func:`decode_corners`."""
     height, width = maps.tl_heatmap.shape[2:]
-    tl = _corners(maps.tl_heatmap, maps.tl_offset, top_k, kernel)
-    br = _corners(maps.br_heatmap, maps.br_offset, top_k, kernel)
+    tl, br = (_corners(heatmap, top_k, kernel) for heatmap in maps[:2])
+    if isinstance(maps, CentripetalMaps):
+        tl.points.add_(mean_offset(gather_cells(maps.tl_offset_bins, tl.cells)))
+        br.points.add_(mean_offset(gather_cells(maps.br_offset_bins, br.cells)))
+    else:
+        tl.points.add_(gather_cells(maps.tl_offset, tl.cells))
+        br.points.add_(gather_cells(maps.br_offset, br.cells))
     if no_border:
         tl_ys, tl_xs = tl.cells // width, tl.cells % width
         br_ys, br_xs = br.cells // width, br.cells % width
@@ -143,11 +149,11 @@ def best_pairs(tl: Corners, br: Corners, scores: Tensor, num_dets: int) -> Tenso
     return torch.stack((tl_x, tl_y, br_x, br_y, scores, tl_score, br_score, label), 2)
 
 
-def _corners(heatmap: Tensor, offset: Tensor, top_k: int, kernel: int) -> Corners:
-    """Finds the K best corners of one kind."""
+def _corners(heatmap: Tensor, top_k: int, kernel: int) -> Corners:
+    """Finds the K best corners of one kind, at the top left of their cells."""
     scores, labels, ys, xs = top_peaks(heatmap, top_k, kernel)  # [B, K]
     cells = ys * heatmap.shape[3] + xs
-    points = torch.stack((xs, ys), 2) + gather_cells(offset, cells).float()
+    points = torch.stack((xs, ys), 2).float()
     return Corners(points, scores.sigmoid(), labels, cells, scores > -torch.inf)
 
 

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
+from ..layers.distribution import distribution_loss, mean_offset
 from ..layers.gather import gather_cells
 from ..structures import CentripetalMaps, GuidedMaps
 from ..targets.center_regions import CenterRegions
@@ -14,6 +15,8 @@ from .corners import EPSILON, heatmap_loss, mean_over_stacks, offset_loss
 # Relative error of half a side below which the cost is quadratic. CentripetalNet has 1, where
 # nearly all errors would cost next to nothing.
 _BETA = 0.1
+
+_DISTRIBUTION_WEIGHT = 0.25  # of the cross entropies, beside the loss of their means
 
 _LEAST_SIDE = 1e-3  # of a box, in cells, where a bottom-right corner is left of or above the other
 
@@ -44,7 +47,8 @@ def centripetal_losses(
         outputs,
         lambda maps: (
             heatmap_loss(maps, targets, tl_valid, br_valid),
-            *regression_terms(maps, targets),
+            shift_term(maps, targets),
+            offset_term(maps, targets),
             box_loss(maps, targets),
             center_loss(maps.center_heatmap, centers),
         ),
@@ -78,21 +82,36 @@ def shift_loss(
     return cost.masked_fill(~mask[:, :, None], 0).sum() / (mask.sum() + EPSILON)
 
 
-def regression_terms(
+def shift_term(
     maps: CentripetalMaps | GuidedMaps, targets: CentripetalTargets, beta: float = _BETA
-) -> tuple[Tensor, Tensor]:
-    """Computes the losses of shifts and of offsets of one stack, both corners together.
+) -> Tensor:
+    """Computes the loss of the shifts of one stack, both corners together.
 
     Args:
         maps: maps of the stack.
         targets: targets of the same images.
         beta: as for :func:`shift_loss`.
     """
-    tl, br = (targets.tl_index, targets.tl_mask), (targets.br_index, targets.br_mask)
-    shift = shift_loss(maps.tl_shift, targets.shift, *tl, beta)
-    shift = shift + shift_loss(maps.br_shift, targets.shift, *br, beta)
-    offset = offset_loss(maps.tl_offset, targets.tl_offset, *tl)
-    return shift, offset + offset_loss(maps.br_offset, targets.br_offset, *br)
+    tl = shift_loss(maps.tl_shift, targets.shift, targets.tl_index, targets.tl_mask, beta)
+    return tl + shift_loss(maps.br_shift, targets.shift, targets.br_index, targets.br_mask, beta)
+
+
+def offset_term(maps: CentripetalMaps, targets: CentripetalTargets) -> Tensor:
+    """Computes the loss of the offsets of one stack, both corners together.
+
+    The distributions' means cost what offsets cost in CornerNet, and the distributions themselves
+    are trained as in Generalized Focal Loss (arXiv:2006.04388, eq. 6), with its weight.
+    """
+    terms = []
+    for bins, target, index, mask in (
+        (maps.tl_offset_bins, targets.tl_offset, targets.tl_index, targets.tl_mask),
+        (maps.br_offset_bins, targets.br_offset, targets.br_index, targets.br_mask),
+    ):
+        logits = gather_cells(bins, index)
+        terms.append(offset_loss(mean_offset(logits), target, index, mask))
+        spread = distribution_loss(logits, target, mask).sum() / (mask.sum() + EPSILON)
+        terms.append(_DISTRIBUTION_WEIGHT * spread)
+    return torch.stack(terms).sum()
 
 
 def box_loss(maps: CentripetalMaps, targets: CentripetalTargets) -> Tensor:
@@ -112,8 +131,8 @@ def box_loss(maps: CentripetalMaps, targets: CentripetalTargets) -> Tensor:
     width = maps.tl_heatmap.shape[3]
     mask = targets.tl_mask & targets.br_mask
     tl_cells, br_cells = (_points(index, width) for index in (targets.tl_index, targets.br_index))
-    tl = tl_cells + gather_cells(maps.tl_offset, targets.tl_index).float()
-    br = br_cells + gather_cells(maps.br_offset, targets.br_index).float()
+    tl = tl_cells + mean_offset(gather_cells(maps.tl_offset_bins, targets.tl_index))
+    br = br_cells + mean_offset(gather_cells(maps.br_offset_bins, targets.br_index))
     found = torch.cat((tl, torch.maximum(br, tl.detach() + _LEAST_SIDE)), 2)  # [B, N, 4]
     wanted = torch.cat((tl_cells + targets.tl_offset, br_cells + targets.br_offset), 2)
     unit = found.new_tensor([0, 0, 1, 1])  # in the place of padding

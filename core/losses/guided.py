@@ -4,8 +4,8 @@ from torch import Tensor
 
 from ..structures import GuidedMaps
 from ..targets.centripetal import CentripetalTargets, guiding_targets
-from .centripetal import regression_terms, shift_loss
-from .corners import heatmap_loss, mean_over_stacks
+from .centripetal import shift_loss, shift_term
+from .corners import heatmap_loss, mean_over_stacks, offset_loss
 
 _BETA = 1.0  # error of either shift below which the cost is quadratic
 
@@ -28,7 +28,8 @@ def guided_losses(
         outputs,
         lambda maps: (
             heatmap_loss(maps, targets),
-            *regression_terms(maps, targets, _BETA),
+            shift_term(maps, targets, _BETA),
+            _offset_term(maps, targets),
             _guiding_loss(maps, targets),
         ),
     )
@@ -38,6 +39,12 @@ def guided_losses(
         "offset": offset,
         "guiding": guiding_weight * guiding,
     }
+
+
+def _offset_term(maps: GuidedMaps, targets: CentripetalTargets) -> Tensor:
+    """Loss of the offsets of one stack, both corners together."""
+    tl = offset_loss(maps.tl_offset, targets.tl_offset, targets.tl_index, targets.tl_mask)
+    return tl + offset_loss(maps.br_offset, targets.br_offset, targets.br_index, targets.br_mask)
 
 
 def _guiding_loss(maps: GuidedMaps, targets: CentripetalTargets) -> Tensor:

@@ -38,10 +38,10 @@ class CentripetalNet(cornernet.CornerNet):
     """
 
     def __init__(self, num_classes: int, architecture: Architecture):
-        corners = CornerArchitecture(**vars(architecture), pairing="centripetal")
+        corners = CornerArchitecture(**vars(architecture), pairing="embedding")
         super().__init__(num_classes, corners)
+        del self.tl_tags, self.br_tags
         width, stacks = architecture.head_channels, range(architecture.stacks)
-        del self.center_heats  # guiding shifts say where the centre is
         self.tl_shifts = nn.ModuleList(GuidedShift(width) for _ in stacks)
         self.br_shifts = nn.ModuleList(GuidedShift(width) for _ in stacks)
 

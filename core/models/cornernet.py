@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from ..config.loading import Config
 from ..layers.blocks import Block, Residual
 from ..layers.corner_pooling import BOTTOM_RIGHT, TOP_LEFT, Corner, CornerPooling
+from ..layers.distribution import VALUES
 from ..layers.heads import HEATMAP_BIAS, Cells, Head, cells_in
 from ..layers.hourglass import StackedHourglass, Upsample, nearest_upsample
 from ..structures import CentripetalMaps, CornerMaps
@@ -60,10 +61,11 @@ class CornerNet(nn.Module):
         self.pairing = architecture.pairing
         if self.pairing == "embedding":
             self.tl_tags, self.br_tags = heads(1), heads(1)
+            self.tl_offs, self.br_offs = heads(2), heads(2)
         else:
             self.tl_shifts, self.br_shifts = heads(2), heads(2)
+            self.tl_offset_bins, self.br_offset_bins = heads(2 * VALUES), heads(2 * VALUES)
             self.center_heats = heads(num_classes, HEATMAP_BIAS)
-        self.tl_offs, self.br_offs = heads(2), heads(2)
 
     def forward(
         self, images: Tensor, tl_cells: Cells | None = None, br_cells: Cells | None = None
@@ -103,8 +105,8 @@ class CornerNet(nn.Module):
             br_heatmap=br_heatmap,
             tl_shift=self.tl_shifts[stack](top_left, tl_read),
             br_shift=self.br_shifts[stack](bottom_right, br_read),
-            tl_offset=self.tl_offs[stack](top_left, tl_read),
-            br_offset=self.br_offs[stack](bottom_right, br_read),
+            tl_offset_bins=self.tl_offset_bins[stack](top_left, tl_read),
+            br_offset_bins=self.br_offset_bins[stack](bottom_right, br_read),
             center_heatmap=self.center_heats[stack](features),
         )
 

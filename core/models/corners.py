@@ -15,6 +15,7 @@ from ..decode.central_region import decode_central_region
 from ..decode.corners import decode_centripetal, decode_corners
 from ..decode.peaks import peak_cells
 from ..inference.corners import CornerSettings, detect_corners
+from ..layers.distribution import WIDEST_WINDOW
 from ..losses.centripetal import centripetal_losses
 from ..losses.corners import corner_losses
 from ..losses.guided import guided_losses
@@ -24,8 +25,11 @@ from ..targets.corners import corner_targets
 from .architecture import SACCADE_SETTINGS, UNUSED_WITH, HourglassArchitecture, refuse_unused
 from .detector import Detector
 
-# Prefixes of the state-dict keys of the heads by which corners are paired, in any pairing.
-PAIRING_HEAD_KEYS = ("tl_tags.", "br_tags.", "tl_shifts.", "br_shifts.", "center_heats.")
+# Prefixes of the state-dict keys of the heads that only one pairing has.
+PAIRING_HEAD_KEYS = (
+    *("tl_tags.", "br_tags.", "tl_shifts.", "br_shifts.", "center_heats."),
+    *("tl_offs.", "br_offs.", "tl_offset_bins.", "br_offset_bins."),
+)
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,8 @@ class CornerArchitecture(HourglassArchitecture):
         pooling_channels: channels of the maps that are pooled.
         pairing: how corners of one object find each other: ``embedding``, by equal numbers, as
             published; ``centripetal``, by the size of the box, which each corner predicts, and by
-            its centre, which a third heatmap finds. On crowds of objects that look the same,
-            embeddings cannot tell them from one another.
+            its centre, which a third heatmap finds; offsets are means of distributions then. On
+            crowds of objects that look the same, embeddings cannot tell them from one another.
     """
 
     pooling_channels: int = 128
@@ -122,6 +126,11 @@ def read_pairing(config: Config, num_classes: int, pairing: str, *, no_border: b
     decoded["no_border"] = no_border
     if pairing == "centripetal":
         refuse_unused(config, refused=[], idle=["ae_threshold"])
+        if db.regression_window > WIDEST_WINDOW:
+            raise UserError(
+                f"{where}: db.regression_window {db.regression_window} is more than the "
+                f"{WIDEST_WINDOW} cells that offsets of model.pairing centripetal reach"
+            )
         return Pairing(
             partial(centripetal_targets, window=db.regression_window, **rendered),
             centripetal_losses,

@@ -9,6 +9,7 @@ from core.decode.central_region import decode_central_region
 from core.structures import GuidedMaps
 from core.targets.centripetal import centripetal_targets
 from tests.decode.test_centripetal import layout, perfect_maps
+from tests.support.offset_bins import offsets_of
 from tests.targets.test_centripetal import OPTIONS, STRIDE, make_batch
 
 SETTINGS = {"stride": STRIDE, "top_k": 40, "kernel": 3, "num_dets": 100}
@@ -17,7 +18,7 @@ SETTINGS = {"stride": STRIDE, "top_k": 40, "kernel": 3, "num_dets": 100}
 def guided(maps) -> GuidedMaps:
     """The maps with guiding shifts, which nobody may read."""
     nothing = torch.full_like(maps.tl_shift, float("nan"))
-    return GuidedMaps(*maps[:6], nothing, nothing)
+    return GuidedMaps(*maps[:4], *map(offsets_of, maps[4:6]), nothing, nothing)
 
 
 def maps_of(objects) -> GuidedMaps:

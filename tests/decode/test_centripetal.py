@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from core.decode.corners import decode_centripetal, decode_corners
 from core.structures import CentripetalMaps, CornerMaps
 from core.targets.centripetal import centripetal_targets
+from tests.support.offset_bins import bins_of, offsets_of
 from tests.targets.test_centripetal import OPTIONS, STRIDE, make_batch
 
 SETTINGS = {"top_k": 40, "kernel": 3, "num_dets": 100, "no_border": False}
@@ -30,6 +31,7 @@ def perfect_maps(targets) -> CentripetalMaps:
             for row, number in mask.nonzero().tolist():
                 plane[row, index[row, number]] = values[row, number]
             maps[f"{corner}_{head}"] = plane.transpose(1, 2).unflatten(2, (height, width))
+        maps[f"{corner}_offset_bins"] = bins_of(maps.pop(f"{corner}_offset"), dim=1)
     inside = torch.zeros(1, dtype=torch.bool) if targets.centers is None else targets.centers.inside
     return CentripetalMaps(**maps, center_heatmap=torch.where(inside, PRESENT, ABSENT))
 
@@ -82,7 +84,7 @@ def test_where_embeddings_fail():
     maps = perfect_maps(targets)
     assert (decode_centripetal(maps, **SETTINGS)[0, :, 4] > 0.5).sum() == len(objects)
     equal = torch.zeros(1, 1, 12, 20)
-    embedded = CornerMaps(*maps[:2], equal, equal, *maps[4:6])
+    embedded = CornerMaps(*maps[:2], equal, equal, *map(offsets_of, maps[4:6]))
     pairs = decode_corners(embedded, ae_threshold=0.5, **SETTINGS)
     assert (pairs[0, :, 4] > 0.9).sum() == 6 * 7 / 2
 
@@ -90,7 +92,8 @@ def test_where_embeddings_fail():
 def by_search(maps: CentripetalMaps, row: int, **settings) -> np.ndarray:
     """Every pair of peaks of one image, one after the other; rows of real objects only."""
     corners = []
-    for heatmap, shift, offset in zip(maps[0:2], maps[2:4], maps[4:6], strict=True):
+    offsets = map(offsets_of, maps[4:6])
+    for heatmap, shift, offset in zip(maps[0:2], maps[2:4], offsets, strict=True):
         scores = heatmap[row].double().sigmoid()
         pooled = F.max_pool2d(scores, settings["kernel"], 1, settings["kernel"] // 2)
         cells = (scores == pooled).nonzero().tolist()
@@ -127,9 +130,9 @@ def by_search(maps: CentripetalMaps, row: int, **settings) -> np.ndarray:
 @pytest.mark.parametrize("no_border", [False, True])
 def test_equals_a_search(no_border):
     settings = {**SETTINGS, "top_k": 30, "num_dets": 60, "no_border": no_border}
-    g = torch.Generator().manual_seed(0)
+    g = torch.Generator().manual_seed(6)
     maps = CentripetalMaps(
-        *(torch.randn(3, channels, 12, 20, generator=g) for channels in (2, 2, 2, 2, 2, 2, 2))
+        *(torch.randn(3, channels, 12, 20, generator=g) for channels in (2, 2, 2, 2, 18, 18, 2))
     )
     maps = maps._replace(tl_shift=1 + 0.4 * maps.tl_shift, br_shift=1 + 0.4 * maps.br_shift)
     decoded = decode_centripetal(maps, **settings)
@@ -171,6 +174,7 @@ def test_no_corners_at_all():
 
 def test_half_precision_and_cells_alone():
     g = torch.Generator().manual_seed(1)
-    half = CentripetalMaps(*(torch.randn(1, 2, 12, 20, generator=g).bfloat16() for _ in range(7)))
+    channels = (2, 2, 2, 2, 18, 18, 2)
+    half = CentripetalMaps(*(torch.randn(1, c, 12, 20, generator=g).bfloat16() for c in channels))
     wanted = decode_centripetal(CentripetalMaps(*(m.float() for m in half)), **SETTINGS)
     assert torch.equal(decode_centripetal(half, **SETTINGS), wanted)

@@ -15,9 +15,11 @@ from core.evaluation.coco import coco_results, score_results
 from core.evaluation.evaluator import evaluate
 from core.evaluation.oracles import ORACLES, OracleInfer, has_oracles
 from core.inference.corners import lay_out
+from core.layers.distribution import VALUES
 from core.structures import CentripetalMaps, CornerMaps, GuidedMaps
 from tests.support import tiny_models
 from tests.support.dbs_files import annotation, write_coco
+from tests.support.offset_bins import bins_of, offsets_of
 from tests.support.tiny_detector import write_config
 
 CLASSES, IMAGES = 2, 3
@@ -95,6 +97,8 @@ class Maps(nn.Module):
         kind = KINDS[self.pairing]
         numbers = 1 if kind is CornerMaps else 2  # by which corners are paired
         depths = [CLASSES, CLASSES, numbers, numbers, *[2] * (len(kind._fields) - 4)]
+        if kind is CentripetalMaps:
+            depths[4:6] = [2 * VALUES] * 2
         assert CLASSES == 2  # of the map of centres, too
         maps = kind(*(torch.zeros(len(views), depth, height, width) for depth in depths))
         for corner in (0, 1):
@@ -105,7 +109,8 @@ class Maps(nn.Module):
                     x, y = box[2 * corner : 2 * corner + 2]
                     cell = (view, slice(None), int(y), int(x))
                     heatmap[view, labels[number], int(y), int(x)] = 0.5 + 2 * corner + 0.1 * number
-                    offset[cell] = torch.tensor([x % 1, y % 1])
+                    part = torch.tensor([x % 1, y % 1])
+                    offset[cell] = bins_of(part) if kind is CentripetalMaps else part
                     half = torch.tensor((box[2:] - box[:2]) / 2)
                     pairing[cell] = 5.0 * number if kind is CornerMaps else half.log().float()
         if kind is CentripetalMaps:
@@ -136,8 +141,11 @@ def unpaired(maps, rng):
 
 
 def misplaced(maps, rng):
-    for offset in maps[4:]:
-        offset += torch.from_numpy(rng.uniform(-0.6, 0.6, offset.shape))
+    in_bins = isinstance(maps, CentripetalMaps)
+    for map_ in maps[4:6]:
+        offset = offsets_of(map_) if in_bins else map_
+        offset = offset + torch.from_numpy(rng.uniform(-0.6, 0.6, offset.shape))
+        map_.copy_(bins_of(offset, dim=1) if in_bins else offset)
     return maps
 
 

@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from core.layers.distribution import distribution_loss
+from core.layers.gather import gather_cells
 from core.losses.centripetal import box_loss, centripetal_losses, shift_loss
 from core.losses.corners import offset_loss
 from core.losses.focal import focal_loss
 from core.structures import CentripetalMaps
 from core.targets.centripetal import centripetal_targets
+from tests.support.offset_bins import bins_of, offsets_of
 from tests.targets.test_centripetal import OPTIONS, make_batch, random_objects
 
-HEADS = (3, 3, 2, 2, 2, 2, 3)  # channels of the fields of CentripetalMaps
+HEADS = (3, 3, 2, 2, 18, 18, 3)  # channels of the fields of CentripetalMaps
 
 
 def make_targets(counts=(5, 0, 3), window=3):
@@ -72,25 +75,33 @@ def test_centres_cost_what_a_loop_says():
     assert (maps.center_heatmap.grad[counts] != 0).all()
 
 
-def test_heatmaps_and_offsets_cost_what_they_cost_in_cornernet():
+def test_heatmaps_and_mean_offsets_cost_what_they_cost_in_cornernet():
     targets, maps = make_targets(), random_maps()
     terms = centripetal_losses([maps], targets)
     heatmap = focal_loss(maps.tl_heatmap, targets.tl_heatmap)
     heatmap += focal_loss(maps.br_heatmap, targets.br_heatmap)
     assert terms["heatmap"].item() == pytest.approx(heatmap.item())
-    offset = offset_loss(maps.tl_offset, targets.tl_offset, targets.tl_index, targets.tl_mask)
-    offset += offset_loss(maps.br_offset, targets.br_offset, targets.br_index, targets.br_mask)
-    assert terms["offset"].item() == pytest.approx(offset.item())
+    offset = 0.0
+    for corner in ("tl", "br"):
+        bins = getattr(maps, f"{corner}_offset_bins")
+        target, index, mask = (
+            getattr(targets, f"{corner}_{part}") for part in ("offset", "index", "mask")
+        )
+        offset += offset_loss(offsets_of(bins), target, index, mask).item()
+        spread = distribution_loss(gather_cells(bins, index), target, mask).sum().item()
+        offset += 0.25 * spread / mask.sum().item()
+    assert terms["offset"].item() == pytest.approx(offset, rel=1e-4)
 
 
 def test_cells_alone_cost_what_whole_maps_cost():
     targets, maps = make_targets(), random_maps()
     taken = {}
     for corner in ("tl", "br"):
-        index = getattr(targets, f"{corner}_index")[:, None].expand(-1, 2, -1)
-        for head in ("shift", "offset"):
-            tensor = getattr(maps, f"{corner}_{head}").flatten(2)
-            taken[f"{corner}_{head}"] = tensor.gather(2, index).transpose(1, 2)
+        for head in ("shift", "offset_bins"):
+            cells = gather_cells(
+                getattr(maps, f"{corner}_{head}"), getattr(targets, f"{corner}_index")
+            )
+            taken[f"{corner}_{head}"] = cells
     whole, cells = (centripetal_losses([m], targets) for m in (maps, maps._replace(**taken)))
     for name, term in whole.items():
         assert cells[name].item() == pytest.approx(term.item(), rel=1e-6)
@@ -123,7 +134,7 @@ def test_images_without_objects_cost_only_their_heatmaps():
     terms = centripetal_losses([maps], make_targets(counts=(0, 0, 0)))
     assert terms["shift"] == terms["offset"] == terms["box"] == 0 and terms["heatmap"] > 0
     sum(terms.values()).backward()
-    assert not maps.tl_shift.grad.any() and not maps.br_offset.grad.any()
+    assert not maps.tl_shift.grad.any() and not maps.br_offset_bins.grad.any()
     assert torch.isfinite(maps.tl_heatmap.grad).all()
 
 
@@ -155,7 +166,10 @@ def test_boxes_equal_a_loop():
             cell = getattr(targets, f"{corner}_index")[row, number].item()
             point = np.array([cell % 20, cell // 20])
             found += (
-                point + getattr(maps, f"{corner}_offset")[row].flatten(1)[:, cell].tolist()
+                point
+                + offsets_of(getattr(maps, f"{corner}_offset_bins"))[row]
+                .flatten(1)[:, cell]
+                .tolist()
             ).tolist()
             wanted += (point + getattr(targets, f"{corner}_offset")[row, number].tolist()).tolist()
         found[2:] = [max(found[2 + i], found[i] + 1e-3) for i in range(2)]
@@ -165,10 +179,12 @@ def test_boxes_equal_a_loop():
 
 def test_perfect_boxes_cost_nothing_and_padding_has_no_gradient():
     targets, maps = make_targets(), random_maps()
-    taken = {f"{corner}_offset": getattr(targets, f"{corner}_offset") for corner in ("tl", "br")}
-    perfect = maps._replace(**{key: value.clone().requires_grad_() for key, value in taken.items()})
+    bins = {
+        f"{corner}_offset_bins": getattr(targets, f"{corner}_offset") for corner in ("tl", "br")
+    }
+    perfect = maps._replace(**{key: bins_of(value).requires_grad_() for key, value in bins.items()})
     cost = box_loss(perfect, targets)
     assert cost.item() == pytest.approx(0, abs=1e-4)
-    (gradient,) = torch.autograd.grad(cost, perfect.tl_offset)
+    (gradient,) = torch.autograd.grad(cost, perfect.tl_offset_bins)
     assert gradient.isfinite().all()
     assert not gradient[~(targets.tl_mask & targets.br_mask)].any()

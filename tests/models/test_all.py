@@ -51,8 +51,8 @@ PINNED = {
     "CornerNet-centripetal": {
         "heatmap": 190.902,
         "shift": 3.85448,
-        "offset": 1.89526,
-        "box": 0.277807,
+        "offset": 4.34525,
+        "box": 0.258981,
         "center": 0.343866,
     },
     "CornerNet_Saccade-centripetal": {
@@ -60,8 +60,8 @@ PINNED = {
             "heatmap": 190.902,
             "attention": 252.157,
             "shift": 3.84271,
-            "offset": 1.81775,
-            "box": 0.278801,
+            "offset": 4.18063,
+            "box": 0.256293,
             "center": 0.54246,
         },
     },

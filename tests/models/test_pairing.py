@@ -37,7 +37,7 @@ def test_embedding_is_the_default(name):
     assert isinstance(corner_maps(small_detector(name), name), CornerMaps)
     maps = corner_maps(small_detector(name, **CENTRIPETAL), name)
     assert isinstance(maps, CentripetalMaps)
-    assert maps.tl_shift.shape == maps.br_shift.shape == maps.tl_offset.shape
+    assert maps.tl_shift.shape == maps.br_shift.shape
 
 
 @pytest.mark.parametrize("config", ["CornerNet", "CornerNet_Squeeze", "CornerNet_Saccade"])
@@ -77,7 +77,7 @@ def test_weights_of_the_other_pairing(name, tmp_path, caplog):
     assert "freshly initialised: tl_shifts.0.0.conv.weight" in caplog.text
     trained = embedding.network.state_dict()
     for key, value in detector.network.state_dict().items():
-        fresh = "shifts" in key or "center_heats" in key
+        fresh = any(head in key for head in ("shifts", "offset_bins", "center_heats"))
         assert torch.equal(value, before[key] if fresh else trained[key]), key
         assert fresh == (key in caplog.text), key
 
@@ -122,3 +122,9 @@ def test_the_mirror_image_finds_the_same_boxes():
         errors = np.abs(best - [x0, y0, x1, y1]).max(1)
         assert (errors < 0.05).sum() == 2
     assert (found.scores > 0.9).sum() == 6
+
+
+def test_a_window_may_not_be_wider_than_the_offsets_reach(name):
+    assert small_detector(name, regression_window=3, **CENTRIPETAL)
+    with pytest.raises(UserError, match=r"db\.regression_window 5 is more than the 3 cells"):
+        small_detector(name, regression_window=5, **CENTRIPETAL)
