@@ -7,17 +7,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet18_Weights, VGG16_Weights
+from torchvision.models import ResNet18_Weights, ResNet50_Weights, VGG16_Weights
 
 from ..checkpoint.snapshot import read_weights
 from ..config.errors import UserError
 from ..data.color import MEAN, STD
+from ..layers.backbones import IMAGENET
 
 logger = logging.getLogger(__name__)
 
-# Mean and deviation of RGB in 0..1 that torchvision's networks were trained with.
-_RGB_MEAN = torch.tensor([0.485, 0.456, 0.406])
-_RGB_STD = torch.tensor([0.229, 0.224, 0.225])
+_COUNT = ".num_batches_tracked"  # end of the key of a batch norm's count of batches
 
 
 @dataclass(frozen=True)
@@ -80,29 +79,84 @@ def load_imagenet_weights_(network: nn.Module, path: str, where: str, source: So
     Raises:
         UserError: no such file, or its weights are not those of this backbone.
     """
-    origin = f"torchvision's {source.weights}, at {source.weights.url}"
-    if not Path(path).is_file():
-        raise UserError(
-            f"{where}: there is no file {path}; nothing is downloaded here: get {origin}, or set "
-            "model.backbone_weights to null to train from scratch"
-        )
-    own, given = network.state_dict(), read_weights(path)
-    taken: dict[str, Tensor] = {}
-    for prefix, theirs in source.prefixes.items():
-        for key in own:
-            if key.startswith(prefix) and not key.endswith(".num_batches_tracked"):
-                value = given.get(theirs + key.removeprefix(prefix))
-                if value is None or value.shape != own[key].shape or not value.isfinite().all():
-                    raise UserError(
-                        f"{where}: {path} has no weights for {key} {list(own[key].shape)}; get "
-                        f"{origin}{source.besides}"
-                    )
-                taken[key] = value
+    origin = origin_of(source.weights)
+    own = network.state_dict()
+    taken, _ = matching_weights(own, Path(path), source.prefixes, where, origin, source.besides)
     sign = -1 if source.subtracted else 1
     weight, bias = for_normalized_bgr(taken[source.first], sign * taken[source.bias])
     taken |= {source.first: weight, source.bias: sign * bias}
     network.load_state_dict({**own, **taken})
     logger.info("backbone: %s", path)
+
+
+def origin_of(weights: ResNet18_Weights | ResNet50_Weights | VGG16_Weights) -> str:
+    """Says where to get a file of torchvision's weights, for messages."""
+    return f"torchvision's {weights}, at {weights.url}"
+
+
+def require_file(path: Path, where: str, origin: str) -> None:
+    """Checks that there is a file of weights.
+
+    Args:
+        path: the file.
+        where: file, section and key that name it, for messages.
+        origin: where to get it.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"{where}: there is no file {path}; nothing is downloaded here: get {origin}, or set "
+            "model.backbone_weights to null to train from scratch"
+        )
+
+
+def matching_weights(
+    own: Mapping[str, Tensor],
+    path: Path,
+    prefixes: Mapping[str, str],
+    where: str,
+    origin: str,
+    besides: str = "",
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Reads the weights of parts of a network from a file that has other names for the parts.
+
+    Batch norms' counts of batches are left out, as many published files have none.
+
+    Args:
+        own: the network's state dict.
+        path: the file.
+        prefixes: prefixes of our keys, and those that the file's keys have instead.
+        where: file, section and key that name the file, for messages.
+        origin: where to get a file that fits.
+        besides: end of the hint for weights that do not fit.
+
+    Returns:
+        The file's tensors for all keys of ``own`` with one of the prefixes, by our key; and its
+        other tensors, by its key.
+
+    Raises:
+        UserError: there is no such file; or a tensor is missing, has another shape, or is not
+            finite.
+    """
+    require_file(path, where, origin)
+    given = read_weights(path)
+    taken: dict[str, Tensor] = {}
+    left = {key: value for key, value in given.items() if not key.endswith(_COUNT)}
+    for prefix, theirs in prefixes.items():
+        for key in own:
+            if key.startswith(prefix) and not key.endswith(_COUNT):
+                their_key = theirs + key.removeprefix(prefix)
+                value = given.get(their_key)
+                if value is None or value.shape != own[key].shape or not value.isfinite().all():
+                    raise UserError(
+                        f"{where}: {path} has no weights for {key} {list(own[key].shape)}; get "
+                        f"{origin}{besides}"
+                    )
+                taken[key] = value
+                del left[their_key]
+    return taken, left
 
 
 def for_normalized_bgr(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,6 +173,7 @@ def for_normalized_bgr(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         Weight and bias for BGR with :data:`core.data.color.MEAN` and ``STD``.
     """
     mean, std = torch.from_numpy(MEAN).flip(0), torch.from_numpy(STD).flip(0)  # RGB
-    shift = (mean - _RGB_MEAN) / _RGB_STD
+    their_mean, their_std = map(torch.tensor, IMAGENET)
+    shift = (mean - their_mean) / their_std
     shifted = bias + (weight.sum((2, 3)) * shift).sum(1)  # [channels]
-    return (weight * (std / _RGB_STD)[:, None, None]).flip(1), shifted
+    return (weight * (std / their_std)[:, None, None]).flip(1), shifted
