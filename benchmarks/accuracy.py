@@ -1,4 +1,4 @@
-"""Compares accuracy after the same minutes of training on a dataset, from scratch: ours and peers.
+"""Compares accuracy after the same minutes of training on a dataset: ours and peers.
 
     python -m benchmarks.accuracy --data data/mine --minutes 20 [--ours-only] [--seeds 0 1 2]
                                   [--yolo PYTHON] [--out FILE]
@@ -12,10 +12,12 @@ The contestants train in turn, each on the same cores, for the same time:
 - ``yolo11n``: Ultralytics, from its environment's Python (see accuracy_yolo.py);
 - ``fasterrcnn_resnet50_fpn``: torchvision (see accuracy_torchvision.py).
 
-Nothing is pretrained, and no weights are chosen by the validation split. Preparation is not
-counted (files in a peer's own layout, starting it, the choice of a config); training is, wholly,
-for ours with the start of its processes. One scorer judges all. Prints a JSON line a run and a
-Markdown table at the end; ``--out`` appends the lines to a file.
+Peers start from scratch. So does ours with ``--detectors CornerNet``; where the extra "pretrained"
+is installed, ``cornerkit new`` chooses CornerNet_Lite0, which starts from ImageNet weights. No
+weights are chosen by the validation split. Preparation is not counted (files in a peer's own
+layout, starting it, the choice of a config); training is, wholly, for ours with the start of its
+processes. One scorer judges all. Prints a JSON line a run and a Markdown table at the end;
+``--out`` appends the lines to a file.
 """
 
 import argparse

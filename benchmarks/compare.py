@@ -104,7 +104,7 @@ def learn(config: Config, trained: bool) -> list[str]:
 def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=models.MODELS, default=list(models.MODELS))
+    parser.add_argument("--models", nargs="+", choices=models.MODELS, default=list(PUBLISHED))
     parser.add_argument("--trained", action="store_true", help="evaluate the newest snapshots")
     options = parser.parse_args(argv)
     rows = {}

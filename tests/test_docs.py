@@ -93,7 +93,7 @@ def configs(tmp_path_factory) -> Path:
     content = json.loads((folder / "CornerNet_Squeeze.json").read_text())
     content["system"].update(dataset_dir="mine", train_split="train", val_split="val")
     del content["db"]["categories"]
-    for detector in ("CornerNet", "CornerNet_Squeeze"):
+    for detector in ("CornerNet", "CornerNet_Lite0", "CornerNet_Squeeze"):
         (folder / f"{detector}-mine.json").write_text(json.dumps(content))
     shutil.copyfile(folder / "CornerNet_Squeeze-shapes.json", folder / "Yours-shapes.json")
     return folder

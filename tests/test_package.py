@@ -162,7 +162,9 @@ def test_metadata(wheel: Path) -> None:
     assert metadata["Name"] == "cornerkit" and metadata["Version"] == core.__version__
     assert metadata["License-Expression"] == "BSD-3-Clause"
     assert metadata["Requires-Python"] == ">=3.10"
-    assert set(metadata.get_all("Provides-Extra", [])) == {"plot", "tensorboard", "dev"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {
+        *("plot", "tensorboard", "pretrained", "timm", "dev")
+    }
     needed = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert len(needed) == 6 and all(">=" in line for line in needed)
     for name in ("LICENSE", "NOTICE"):

@@ -37,6 +37,14 @@ class System:
     weight_decay: float | None = None
     # decay per iteration of an average of the weights, which is kept beside them; null: none
     ema: float | None = None
+    # of a network with a backbone: factor on the learning rate of the backbone's parameters
+    backbone_lr: float = 1.0
+    # number of the backbone's first stages, those up to strides 4, 8, 16 and 32, which do not train
+    frozen_stages: int = 0
+    frozen_steps: int | None = None  # iterations after which these train too; null: they never do
+    # the backbone's batch norms compute with their statistics and leave them as they are, in all
+    # iterations; their weights and biases train like those of other layers
+    frozen_norm: bool = False
     snapshot: int = 5000  # iterations between two snapshots
     keep: int = 3  # newest snapshots that keep the state of the training beside the weights
     val_iter: int = 100  # iterations between two validation losses; 0: never
@@ -183,6 +191,23 @@ def _recipe_problems(system: System) -> Iterator[str]:
         yield f"system.ema {system.ema} is a decay and must be above 0 and below 1, or null"
     if min(system.warmup, system.patience) < 0:
         yield "system.warmup and system.patience (0: none) must be 0 or more"
+    if not 0 < system.backbone_lr < float("inf"):
+        yield (
+            f"system.backbone_lr {system.backbone_lr} must be above 0; system.frozen_stages keeps "
+            "parts of a backbone as they are"
+        )
+    if not 0 <= system.frozen_stages <= 4:
+        yield f"system.frozen_stages {system.frozen_stages} must be from 0 to 4"
+    if system.frozen_steps is not None and system.frozen_steps < 1:
+        yield (
+            f"system.frozen_steps {system.frozen_steps} must be at least 1, or null; "
+            "system.frozen_stages 0 freezes nothing"
+        )
+    if system.frozen_steps is not None and system.frozen_stages == 0:
+        yield (
+            f"system.frozen_steps {system.frozen_steps} says how long stages are frozen, and none "
+            "are: set system.frozen_stages, or system.frozen_steps to null"
+        )
     if system.patience > 0 and system.eval_iter == 0:
         yield (
             f"system.patience {system.patience} counts evaluations, and there are none: set "

@@ -8,6 +8,7 @@ from . import (
     centernet,
     centripetalnet,
     cornernet,
+    cornernet_lite0,
     cornernet_saccade,
     cornernet_squeeze,
     faster_rcnn,
@@ -21,6 +22,7 @@ MODELS: dict[str, ModuleType] = {
     "CenterNet": centernet,
     "CentripetalNet": centripetalnet,
     "FasterRCNN": faster_rcnn,
+    "CornerNet_Lite0": cornernet_lite0,  # of no paper
 }
 
 

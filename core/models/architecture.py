@@ -1,17 +1,19 @@
 """The ``model`` section of a config, read and checked; ``db`` settings that a model cannot use."""
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Protocol, TypeVar
 
 from ..config.errors import UserError
 from ..config.loading import Config
-from ..config.parsing import parse_section
+from ..config.parsing import nearest, parse_section
 from ..config.schema import Db
+from ..layers.backbones import NAMES, STRIDES, TIMM
 
 logger = logging.getLogger(__name__)
 
+HOURGLASS = "hourglass"  # the ``model.backbone`` of networks without a pyramid
 TEST_SIDE = 128  # pixels; hourglasses' test images are padded to multiples, so none may halve more
 
 # Settings that only CornerNet-Saccade has.
@@ -61,6 +63,7 @@ class HourglassArchitecture:
     """Stacked hourglasses; by default hourglass-104 (CornerNet, section 3.6).
 
     Attributes:
+        backbone: the ``model.backbone`` that chooses this section.
         stacks: number of hourglasses, one after the other.
         stem_channels: channels of the layers before them; each halves the size, so their number
             determines the stride.
@@ -71,6 +74,7 @@ class HourglassArchitecture:
         head_channels: channels of a stack's features and of the layers that read them.
     """
 
+    backbone: str = HOURGLASS
     stacks: int = 2
     stem_channels: tuple[int, ...] = (128, 256)
     channels: tuple[int, ...] = (256, 256, 384, 384, 384, 512)
@@ -116,6 +120,60 @@ class HourglassArchitecture:
             )
 
 
+@dataclass(frozen=True)
+class PyramidArchitecture:
+    """A pyramid over a backbone (:mod:`core.layers.pyramid`), which is as deep as it is published.
+
+    Attributes:
+        backbone: a name that :func:`core.layers.backbones.make_backbone` takes.
+        backbone_weights: ImageNet weights that training starts from, as
+            :func:`.pretrained.load_backbone_` takes them: a file, or ``package``; None: training
+            starts from scratch. A trained detector has its weights, and needs neither.
+        stride: pixels per cell of the heatmaps.
+        head_channels: channels of the merged map and of the layers that read it.
+    """
+
+    backbone: str = "efficientnet_lite0"
+    backbone_weights: str | None = None
+    stride: Literal[4, 8] = 8
+    head_channels: int = 256
+
+    @property
+    def stacks(self) -> int:
+        """Number of stacks with heads of their own."""
+        return 1
+
+    @property
+    def coarsest_stride(self) -> int:
+        """Pixels per cell of the backbone's coarsest map."""
+        return STRIDES[-1]
+
+    def check(self, where: str) -> None:
+        """Refuses counts below 1, and backbones that there are not.
+
+        Args:
+            where: file and section, for messages.
+        """
+        require_counts(self, where)
+        require_backbone(self.backbone, (HOURGLASS, *NAMES), where)
+
+
+def require_backbone(name: str, names: Iterable[str], where: str) -> None:
+    """Refuses a ``model.backbone`` that is neither one of ``names`` nor a network of timm.
+
+    Args:
+        name: the backbone.
+        names: what else the detector takes.
+        where: file and section, for messages.
+    """
+    names = tuple(names)
+    if name not in names and not name.startswith(TIMM):
+        raise UserError(
+            f"{where}.backbone: {name!r} must be one of {', '.join(names)}, or {TIMM}NAME for a "
+            f"network of timm{nearest(name, names)}"
+        )
+
+
 def require_counts(architecture: Architecture, where: str) -> None:
     """Refuses numbers of channels, blocks and so on below 1, and empty lists of them.
 
@@ -127,6 +185,11 @@ def require_counts(architecture: Architecture, where: str) -> None:
         counts = value if isinstance(value, tuple) else (value,)
         if not counts or any(isinstance(count, int) and count < 1 for count in counts):
             raise UserError(f"{where}.{name} must hold numbers of at least 1")
+
+
+def on_hourglasses(config: Config) -> bool:
+    """True if a config's ``model.backbone`` chooses hourglasses, as it does by default."""
+    return bool(config.model.get("backbone", HOURGLASS) == HOURGLASS)
 
 
 def read_architecture(schema: type[AnyArchitecture], config: Config) -> AnyArchitecture:
@@ -141,10 +204,35 @@ def read_architecture(schema: type[AnyArchitecture], config: Config) -> AnyArchi
             ``db`` that don't fit the network.
     """
     where = f"{config.path}: model"
+    if issubclass(schema, HourglassArchitecture) and not on_hourglasses(config):
+        raise UserError(
+            f"{where}.backbone: {config.model_name} is made of hourglasses alone, not of "
+            f"{config.model['backbone']!r}; leave that out, or take CornerNet, CenterNet or "
+            "FasterRCNN"
+        )
+    _refuse_keys_of_others(schema, config.model, where)
     architecture = parse_section(schema, config.model, where)
     architecture.check(where)
     _check_sizes(config, architecture.stride, architecture.coarsest_stride)
     return architecture
+
+
+def _refuse_keys_of_others(
+    schema: type[Architecture], section: Mapping[str, Any], where: str
+) -> None:
+    """Refuses keys that a section has with another ``model.backbone``, and says with which."""
+    known = {field.name for field in fields(schema)}  # type: ignore[arg-type]
+    for key in section:
+        for other, owner in (
+            (HourglassArchitecture, f"{HOURGLASS!r} has"),
+            (PyramidArchitecture, "other backbones have"),
+        ):
+            if key not in known and key in {field.name for field in fields(other)}:
+                backbone = section.get("backbone", HOURGLASS)
+                raise UserError(
+                    f"{where}: unknown key {key!r} with model.backbone {backbone!r}; leave it out: "
+                    f"{owner} it"
+                )
 
 
 def _check_sizes(config: Config, stride: int, coarsest_stride: int) -> None:

@@ -1,26 +1,27 @@
 """CenterNet: objects as the centres of their boxes (Zhou et al. 2019, arXiv:1904.07850).
 
-Two backbones: the stacked hourglasses of CornerNet, and ResNet-18 with transposed convolutions.
+Backbones: the stacked hourglasses of CornerNet, and ResNet-18 with transposed convolutions, both as
+published; every other one has a pyramid on it, also the other ResNets.
 
 Weights published for hourglass-104 load as they are: every key of the network on hourglasses is the
 published one.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from ..config.errors import UserError
 from ..config.loading import Config
 from ..data.samples.centers import sample_centers
 from ..data.samples.fit import choose_sample
 from ..decode.centers import center_cells, decode_image
 from ..inference.centers import CenterSettings, Geometry, detect_centers
+from ..layers.backbones import Backbone
 from ..layers.heads import HEATMAP_BIAS, Cells, Head, cells_in
 from ..layers.hourglass import StackedHourglass
+from ..layers.pyramid import PyramidFeatures, pad_to_cells
 from ..layers.resnet import UpsampledResNet18
 from ..losses.centers import center_losses
 from ..structures import CenterMaps
@@ -29,27 +30,15 @@ from .architecture import (
     SACCADE_SETTINGS,
     UNUSED_WITH,
     HourglassArchitecture,
+    PyramidArchitecture,
+    on_hourglasses,
     read_architecture,
     refuse_unused,
     require_counts,
 )
 from .detector import Detector
 from .imagenet import RESNET18, load_imagenet_weights_
-
-
-@dataclass(frozen=True)
-class OnHourglass(HourglassArchitecture):
-    """The ``model`` section of a config on hourglasses.
-
-    Attributes:
-        backbone: the key of :data:`BACKBONES` that chooses this section.
-    """
-
-    backbone: str = "hourglass"
-
-    @property
-    def backbone_weights(self) -> None:
-        """File of weights to start from: none."""
+from .pyramid import backbone_of, on_backbone
 
 
 @dataclass(frozen=True)
@@ -57,7 +46,7 @@ class OnResNet18:
     """The ``model`` section of a config on ResNet-18.
 
     Attributes:
-        backbone: the key of :data:`BACKBONES` that chooses this section.
+        backbone: the ``model.backbone`` that chooses this section.
         up_channels: channels of the transposed convolutions, each of which doubles the size.
         head_channels: channels between the two convolutions of a head.
         backbone_weights: file of torchvision's ResNet-18 weights; None: training starts from
@@ -104,7 +93,7 @@ class CenterHourglass(StackedHourglass):
         architecture: widths and depths.
     """
 
-    def __init__(self, num_classes: int, architecture: OnHourglass):
+    def __init__(self, num_classes: int, architecture: HourglassArchitecture):
         width, stacks = architecture.head_channels, architecture.stacks
         super().__init__(
             architecture.stem_channels,
@@ -151,6 +140,28 @@ class CenterResNet18(nn.Module):
         return [center_maps(self, self.backbone(images), 0, cells)]
 
 
+class CenterPyramid(nn.Module):
+    """A pyramid over a backbone, and heads for centres.
+
+    Args:
+        num_classes: number of object classes C.
+        architecture: widths.
+        backbone: the backbone.
+    """
+
+    def __init__(self, num_classes: int, architecture: PyramidArchitecture, backbone: Backbone):
+        super().__init__()
+        width = architecture.head_channels
+        self.backbone = backbone
+        self.pyramid = PyramidFeatures(backbone.channels, architecture.stride, width)
+        self.hm, self.wh, self.reg = center_heads(width, width, num_classes, architecture.stacks)
+
+    def forward(self, images: Tensor, cells: Cells | None = None) -> list[CenterMaps]:
+        """Computes the maps of its one stack; arguments as for :meth:`CenterHourglass.forward`."""
+        (stack,) = self.pyramid(self.backbone(pad_to_cells(images)))
+        return [center_maps(self, stack.features, 0, cells)]
+
+
 def center_heads(
     channels: int, hidden_channels: int, num_classes: int, stacks: int
 ) -> list[nn.ModuleList]:
@@ -165,20 +176,16 @@ def center_heads(
 
 
 def center_maps(
-    network: CenterHourglass | CenterResNet18, features: Tensor, stack: int, cells: Cells | None
+    network: CenterHourglass | CenterResNet18 | CenterPyramid,
+    features: Tensor,
+    stack: int,
+    cells: Cells | None,
 ) -> CenterMaps:
     """Computes the maps of a stack from its features [B, channels, H, W]."""
     heatmap = network.hm[stack](features)
     read = cells_in(heatmap, cells)
     size, offset = (head[stack](features, read) for head in (network.wh, network.reg))
     return CenterMaps(heatmap, size, offset)
-
-
-# The ``model`` section and the network of each ``model.backbone``.
-BACKBONES: dict[str, tuple[type[OnHourglass | OnResNet18], Callable[[int, Any], nn.Module]]] = {
-    "hourglass": (OnHourglass, CenterHourglass),
-    "resnet18": (OnResNet18, CenterResNet18),
-}
 
 
 def build(config: Config, num_classes: int) -> Detector:
@@ -189,26 +196,44 @@ def build(config: Config, num_classes: int) -> Detector:
     if sampling == "fit":
         refused.append("test_resolution")  # images are tested as they are trained
     refuse_unused(config, refused, idle)
-    backbone = str(config.model.get("backbone", "hourglass"))
-    if backbone not in BACKBONES:
-        raise UserError(
-            f"{config.path}: model.backbone: {backbone!r} must be one of "
-            f"{', '.join(map(repr, BACKBONES))}"
-        )
-    section, network_class = BACKBONES[backbone]
-    architecture = read_architecture(section, config)
-    network = network_class(num_classes, architecture)
-    detector = _detector(config, num_classes, network, architecture)
+    if config.model.get("backbone") == "resnet18":
+        return _on_resnet18(config, num_classes)
+    if on_hourglasses(config):
+        hourglasses = read_architecture(HourglassArchitecture, config)
+        network = CenterHourglass(num_classes, hourglasses)
+        return _detector(config, num_classes, network, hourglasses)
+    architecture = read_architecture(PyramidArchitecture, config)
+    backbone = backbone_of(config, architecture)
+    on_pyramid = CenterPyramid(num_classes, architecture, backbone)
+    detector = _detector(config, num_classes, on_pyramid, architecture)
+    return on_backbone(detector, config, architecture, backbone)
+
+
+def _on_resnet18(config: Config, num_classes: int) -> Detector:
+    """Builds CenterNet on ResNet-18 with transposed convolutions."""
+    architecture = read_architecture(OnResNet18, config)
+    network, load = CenterResNet18(num_classes, architecture), None
     weights = architecture.backbone_weights
-    if weights is None:
-        return detector
-    where = f"{config.path}: model.backbone_weights"
-    load = partial(load_imagenet_weights_, network, weights, where, RESNET18)
-    return replace(detector, load_pretrained_=load)
+    if weights is not None:
+        where = f"{config.path}: model.backbone_weights"
+        load = partial(load_imagenet_weights_, network, weights, where, RESNET18)
+    detector = _detector(config, num_classes, network, architecture)
+    return replace(
+        detector, stages=partial(_resnet_stages, network.backbone.body), load_pretrained_=load
+    )
+
+
+def _resnet_stages(body: nn.Sequential) -> tuple[nn.Module, ...]:
+    """The layers of a ResNet up to its stride 4, and those of its strides 8, 16 and 32."""
+    layers = list(body)
+    return (nn.Sequential(*layers[:-3]), *layers[-3:])
 
 
 def _detector(
-    config: Config, num_classes: int, network: nn.Module, architecture: OnHourglass | OnResNet18
+    config: Config,
+    num_classes: int,
+    network: nn.Module,
+    architecture: HourglassArchitecture | OnResNet18 | PyramidArchitecture,
 ) -> Detector:
     """Builds a detector of centres around its network."""
     db = config.db

@@ -1,38 +1,41 @@
 """CornerNet: objects as pairs of corners (Law and Deng 2018, arXiv:1808.01244)."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from ..config.loading import Config
+from ..layers.backbones import Backbone
 from ..layers.blocks import Block, Residual
 from ..layers.corner_pooling import BOTTOM_RIGHT, TOP_LEFT, Corner, CornerPooling
 from ..layers.distribution import VALUES
 from ..layers.heads import HEATMAP_BIAS, Cells, Head, cells_in
-from ..layers.hourglass import StackedHourglass, Upsample, nearest_upsample
+from ..layers.hourglass import StackedHourglass, StackMaps, Upsample, nearest_upsample
+from ..layers.pyramid import PyramidFeatures, pad_to_cells
 from ..structures import CentripetalMaps, CornerMaps
-from .architecture import read_architecture
-from .corners import CornerArchitecture, corner_detector, read_pairing
+from .architecture import on_hourglasses, read_architecture
+from .corners import CornerArchitecture, CornerPyramid, corner_detector, read_pairing
 from .detector import Detector
+from .pyramid import backbone_of, on_backbone
 
 
-class CornerNet(nn.Module):
-    """Stacked hourglasses, and on each of them modules and heads for the two corners of a box.
+class CornerHeads(nn.Module):
+    """Modules and heads for the two corners of a box, on the features of each stack.
 
     Attribute names are frozen: weights of the reference depend on them.
 
     Args:
+        features: parts of the network below the heads, by their attributes' names.
         num_classes: number of object classes C.
-        architecture: widths and depths.
-        block: makes a block of the hourglasses.
-        upsample: makes a module that doubles a map in the hourglasses.
+        architecture: widths.
         head_kernel: side of the kernel of the heads' first convolution.
     """
 
     def __init__(
         self,
+        features: Mapping[str, nn.Module],
         num_classes: int,
-        architecture: CornerArchitecture,
-        block: Block = Residual,
-        upsample: Upsample = nearest_upsample,
+        architecture: CornerArchitecture | CornerPyramid,
         head_kernel: int = 3,
     ):
         super().__init__()
@@ -46,15 +49,8 @@ class CornerNet(nn.Module):
             pooled = architecture.pooling_channels
             return nn.ModuleList(CornerPooling(width, pooled, corner) for _ in stacks)
 
-        self.hg = StackedHourglass(
-            architecture.stem_channels,
-            architecture.channels,
-            architecture.blocks,
-            architecture.stacks,
-            width,
-            block,
-            upsample,
-        )
+        for name, module in features.items():
+            self.add_module(name, module)
         self.tl_modules, self.br_modules = poolings(TOP_LEFT), poolings(BOTTOM_RIGHT)
         self.tl_heats = heads(num_classes, HEATMAP_BIAS)
         self.br_heats = heads(num_classes, HEATMAP_BIAS)
@@ -67,6 +63,10 @@ class CornerNet(nn.Module):
             self.tl_offset_bins, self.br_offset_bins = heads(2 * VALUES), heads(2 * VALUES)
             self.center_heats = heads(num_classes, HEATMAP_BIAS)
 
+    def stack_maps(self, images: Tensor) -> list[StackMaps]:
+        """Computes the features of every stack from normalised images [B, 3, height, width]."""
+        raise NotImplementedError
+
     def forward(
         self, images: Tensor, tl_cells: Cells | None = None, br_cells: Cells | None = None
     ) -> list[CornerMaps | CentripetalMaps]:
@@ -77,7 +77,7 @@ class CornerNet(nn.Module):
             tl_cells, br_cells: cells of either corner whose embeddings or shifts, and offsets, are
                 computed; None: all.
         """
-        outputs = self.hg(images)
+        outputs = self.stack_maps(images)
         stacks = range(0 if self.training else len(outputs) - 1, len(outputs))
         return [
             self.corner_maps(outputs[stack].features, stack, tl_cells, br_cells) for stack in stacks
@@ -111,9 +111,93 @@ class CornerNet(nn.Module):
         )
 
 
+class CornerNet(CornerHeads):
+    """Stacked hourglasses, and on each of them modules and heads for the two corners of a box.
+
+    Args:
+        num_classes: number of object classes C.
+        architecture: widths and depths.
+        block: makes a block of the hourglasses.
+        upsample: makes a module that doubles a map in the hourglasses.
+        head_kernel: side of the kernel of the heads' first convolution.
+    """
+
+    hg: StackedHourglass
+
+    def __init__(
+        self,
+        num_classes: int,
+        architecture: CornerArchitecture,
+        block: Block = Residual,
+        upsample: Upsample = nearest_upsample,
+        head_kernel: int = 3,
+    ):
+        hourglasses = StackedHourglass(
+            architecture.stem_channels,
+            architecture.channels,
+            architecture.blocks,
+            architecture.stacks,
+            architecture.head_channels,
+            block,
+            upsample,
+        )
+        super().__init__({"hg": hourglasses}, num_classes, architecture, head_kernel)
+
+    def stack_maps(self, images: Tensor) -> list[StackMaps]:
+        """Computes the features of every hourglass from images [B, 3, height, width]."""
+        stacks: list[StackMaps] = self.hg(images)
+        return stacks
+
+
+class PyramidCornerNet(CornerHeads):
+    """A pyramid over a backbone, and on it modules and heads for the two corners of a box.
+
+    Args:
+        num_classes: number of object classes C.
+        architecture: widths.
+        backbone: the backbone.
+    """
+
+    backbone: Backbone
+    pyramid: PyramidFeatures
+
+    def __init__(self, num_classes: int, architecture: CornerPyramid, backbone: Backbone):
+        pyramid = PyramidFeatures(
+            backbone.channels, architecture.stride, architecture.head_channels
+        )
+        features = {"backbone": backbone, "pyramid": pyramid}
+        super().__init__(features, num_classes, architecture)
+
+    def stack_maps(self, images: Tensor) -> list[StackMaps]:
+        """Computes the features of its one stack from images [B, 3, height, width]."""
+        stacks: list[StackMaps] = self.pyramid(self.backbone(pad_to_cells(images)))
+        return stacks
+
+
 def build(config: Config, num_classes: int) -> Detector:
-    """Builds CornerNet with fresh weights; errors as :func:`core.models.build`."""
+    """Builds CornerNet with fresh weights; errors as :func:`core.models.build`.
+
+    With ``model.backbone`` "hourglass", the default, it is the published network.
+    """
+    if not on_hourglasses(config):
+        return build_on_pyramid(CornerPyramid, config, num_classes)
     architecture = read_architecture(CornerArchitecture, config)
     network = CornerNet(num_classes, architecture)
     pairing = read_pairing(config, num_classes, architecture.pairing, no_border=False)
     return corner_detector(config, network, architecture, pairing)
+
+
+def build_on_pyramid(schema: type[CornerPyramid], config: Config, num_classes: int) -> Detector:
+    """Builds CornerNet on a pyramid with fresh weights; errors as :func:`core.models.build`.
+
+    Args:
+        schema: the ``model`` section with its defaults.
+        config: the config.
+        num_classes: number of object classes C.
+    """
+    architecture = read_architecture(schema, config)
+    backbone = backbone_of(config, architecture)
+    network = PyramidCornerNet(num_classes, architecture, backbone)
+    pairing = read_pairing(config, num_classes, architecture.pairing, no_border=False)
+    detector = corner_detector(config, network, architecture, pairing)
+    return on_backbone(detector, config, architecture, backbone)

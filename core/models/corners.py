@@ -22,7 +22,13 @@ from ..losses.guided import guided_losses
 from ..structures import Batch
 from ..targets.centripetal import centripetal_targets
 from ..targets.corners import corner_targets
-from .architecture import SACCADE_SETTINGS, UNUSED_WITH, HourglassArchitecture, refuse_unused
+from .architecture import (
+    SACCADE_SETTINGS,
+    UNUSED_WITH,
+    HourglassArchitecture,
+    PyramidArchitecture,
+    refuse_unused,
+)
 from .detector import Detector
 
 # Prefixes of the state-dict keys of the heads that only one pairing has.
@@ -33,8 +39,8 @@ PAIRING_HEAD_KEYS = (
 
 
 @dataclass(frozen=True)
-class CornerArchitecture(HourglassArchitecture):
-    """The ``model`` section of a detector of corners: hourglasses, and corner pooling modules.
+class CornerModules:
+    """What the ``model`` section of a detector of corners has beside its backbone.
 
     Attributes:
         pooling_channels: channels of the maps that are pooled.
@@ -48,8 +54,21 @@ class CornerArchitecture(HourglassArchitecture):
     pairing: Literal["embedding", "centripetal"] = "embedding"
 
 
+@dataclass(frozen=True)
+class CornerArchitecture(CornerModules, HourglassArchitecture):
+    """The ``model`` section of a detector of corners on hourglasses."""
+
+
+@dataclass(frozen=True)
+class CornerPyramid(CornerModules, PyramidArchitecture):
+    """The ``model`` section of a detector of corners on a pyramid over a backbone."""
+
+
 def corner_detector(
-    config: Config, network: nn.Module, architecture: HourglassArchitecture, pairing: "Pairing"
+    config: Config,
+    network: nn.Module,
+    architecture: HourglassArchitecture | PyramidArchitecture,
+    pairing: "Pairing",
 ) -> Detector:
     """Builds a detector of corners around its network.
 

@@ -1,6 +1,6 @@
 """A detector: a network, and the plain functions that train it and detect with it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -35,6 +35,11 @@ def no_inputs(targets: Any) -> tuple[Any, ...]:
     return ()
 
 
+def no_stages() -> Sequence[nn.Module]:
+    """Stages of the backbone of a network that has none."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Detector:
     """A detector as a network and the plain functions around it.
@@ -60,6 +65,9 @@ class Detector:
         decode_inputs: inputs of the network besides the images, for ``decode``, by name.
         load_pretrained_: ``load_pretrained_()`` loads pretrained weights into parts of the network;
             called if a run starts from no other weights. None: there are none.
+        stages: ``stages()`` -> parts of the backbone, in order from the image, with all of its
+            parameters; settings of fine-tuning freeze the first of them, or make all of them learn
+            more slowly. Empty: the network has no backbone that could be pretrained.
         compilable: the part of the network that can be compiled without graph breaks; None: all.
     """
 
@@ -74,6 +82,7 @@ class Detector:
     network_inputs: Callable[[Any], tuple[Any, ...]] = no_inputs
     decode_inputs: Mapping[str, Any] = field(default_factory=dict)
     load_pretrained_: Callable[[], None] | None = None
+    stages: Callable[[], Sequence[nn.Module]] = no_stages
     compilable: nn.Module | None = None
 
     def predict(self, device: torch.device, half: bool = False) -> Predict:

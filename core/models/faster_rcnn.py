@@ -1,4 +1,6 @@
-"""Faster R-CNN on VGG16 (Ren et al. 2015, arXiv:1506.01497), from torchvision's parts.
+"""Faster R-CNN (Ren et al. 2015, arXiv:1506.01497), from torchvision's parts.
+
+It is on the convolutions of VGG16, as published, or on one map of a pyramid over another backbone.
 
 torchvision's parts draw their training samples from PyTorch's global random numbers, which the
 training loop seeds before every chunk of a step.
@@ -6,9 +8,9 @@ training loop seeds before every chunk of a step.
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,8 @@ from ..data.samples import sample_unchanged
 from ..data.samples.whole import sample_whole
 from ..inference.regions import decode_regions, detect_regions
 from ..layers.anchors import AnchorGrid
+from ..layers.backbones import NAMES, Backbone
+from ..layers.pyramid import PyramidFeatures, pad_to_cells
 from ..layers.regions import (
     RegionHead,
     RegionPooling,
@@ -32,10 +36,12 @@ from ..layers.regions import (
 )
 from ..layers.vgg import vgg_features
 from ..targets.regions import region_targets
-from .architecture import SACCADE_SETTINGS, UNUSED_WITH, refuse_unused
+from .architecture import SACCADE_SETTINGS, UNUSED_WITH, refuse_unused, require_backbone
 from .detector import Detector
 from .imagenet import VGG16, load_imagenet_weights_
+from .pyramid import backbone_of, on_backbone
 
+_VGG = "vgg"  # the ``model.backbone`` without a pyramid
 _MAP = "0"  # torchvision's name for the only map of a backbone
 
 # ``db`` settings of detectors of keypoints: sizes, crops, heatmaps and inference.
@@ -53,15 +59,14 @@ _IDLE = (
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """The ``model`` section of a config; by default VGG16 and the paper's numbers.
+class Regions:
+    """What the ``model`` section of a config has with any backbone; by default the paper's numbers.
 
     Attributes:
-        channels: channels of the backbone's convolutions, block by block; each block but the first
-            halves the size, so their number determines the stride.
-        batch_norm: True: a batch norm follows each convolution.
-        backbone_weights: file of torchvision's VGG16 weights, for the convolutions and the two
-            linear layers; None: training starts from scratch.
+        backbone: the ``model.backbone`` that chooses the section.
+        backbone_weights: ImageNet weights that training starts from; None: from scratch. With
+            ``vgg`` a file of torchvision's VGG16 weights, for the convolutions and the two linear
+            layers; else as :func:`.pretrained.load_backbone_` takes them, for the backbone alone.
         shorter_side: length to which an image's shorter side is scaled, in pixels.
         longer_side: largest length of its longer side, in pixels; a longer image is scaled to it.
         anchor_scales: square roots of the anchors' areas, in strides.
@@ -85,14 +90,7 @@ class Architecture:
         min_score: lowest score of a detection.
     """
 
-    channels: tuple[tuple[int, ...], ...] = (
-        (64, 64),
-        (128, 128),
-        (256, 256, 256),
-        (512, 512, 512),
-        (512, 512, 512),
-    )
-    batch_norm: bool = False
+    backbone: str = "vgg"
     backbone_weights: str | None = None
     shorter_side: int = 600
     longer_side: int = 1000
@@ -119,7 +117,7 @@ class Architecture:
     @property
     def stride(self) -> int:
         """Pixels per cell of the map."""
-        return int(2 ** (len(self.channels) - 1))
+        raise NotImplementedError
 
     def check(self, where: str) -> None:
         """Refuses numbers from which no network can be made.
@@ -133,8 +131,8 @@ class Architecture:
         for name in _FRACTIONS:
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{where}.{name} {getattr(self, name)} must be from 0 to 1")
-        for name in _NUMBERS:
-            if _least(getattr(self, name)) <= 0:
+        for name, value in vars(self).items():
+            if name not in (*_FRACTIONS, *_OTHERS) and _least(value) <= 0:
                 raise UserError(f"{where}.{name} must hold numbers above 0")
         if self.rpn_negative_iou > self.rpn_positive_iou:
             raise UserError(
@@ -148,16 +146,55 @@ class Architecture:
             )
 
 
-# Fields from 0 to 1, and fields above 0; the others are not numbers.
+@dataclass(frozen=True)
+class Architecture(Regions):
+    """The ``model`` section of a config on the convolutions of a VGG; by default VGG16.
+
+    Attributes:
+        channels: channels of the backbone's convolutions, block by block; each block but the first
+            halves the size, so their number determines the stride.
+        batch_norm: True: a batch norm follows each convolution.
+    """
+
+    channels: tuple[tuple[int, ...], ...] = (
+        (64, 64),
+        (128, 128),
+        (256, 256, 256),
+        (512, 512, 512),
+        (512, 512, 512),
+    )
+    batch_norm: bool = False
+
+    @property
+    def stride(self) -> int:
+        """Pixels per cell of the map."""
+        return int(2 ** (len(self.channels) - 1))
+
+
+@dataclass(frozen=True)
+class RegionPyramid(Regions):
+    """The ``model`` section of a config on a pyramid over another backbone.
+
+    Attributes:
+        stride: pixels per cell of the map. The anchors' sizes are in strides.
+        pyramid_channels: channels of the map.
+    """
+
+    stride: Literal[8, 16] = 16
+    pyramid_channels: int = 256
+
+    def check(self, where: str) -> None:
+        """Refuses numbers as :meth:`Regions.check`, and backbones that there are not."""
+        super().check(where)
+        require_backbone(self.backbone, (_VGG, *NAMES), where)
+
+
+# Fields from 0 to 1; those of numbers are above 0.
 _FRACTIONS = (
     *("rpn_positive_iou", "rpn_negative_iou", "rpn_positive_fraction", "rpn_nms_threshold"),
     *("roi_iou", "roi_positive_fraction", "min_score"),
 )
-_NUMBERS = tuple(
-    name
-    for name in vars(Architecture())
-    if name not in {*_FRACTIONS, "batch_norm", "backbone_weights"}
-)
+_OTHERS = ("backbone", "backbone_weights", "batch_norm")  # fields that are not numbers
 
 
 def _least(value: float | Sequence[Any]) -> float:
@@ -166,7 +203,7 @@ def _least(value: float | Sequence[Any]) -> float:
 
 
 class FasterRCNN(nn.Module):
-    """VGG's convolutions, a network that proposes regions, and heads that classify them.
+    """A backbone, a network that proposes regions, and heads that classify them.
 
     State-dict keys are those of torchvision's ``FasterRCNN`` around the same backbone.
 
@@ -174,13 +211,28 @@ class FasterRCNN(nn.Module):
         num_classes: number of object classes C.
         architecture: widths, anchors and numbers of samples.
         db: section with ``nms_threshold`` and ``max_per_image``, for the detections.
+        backbone: the backbone below the pyramid; None: VGG's convolutions, without a pyramid.
     """
 
-    def __init__(self, num_classes: int, architecture: Architecture, db: Db) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        architecture: Architecture | RegionPyramid,
+        db: Db,
+        backbone: Backbone | None = None,
+    ) -> None:
         super().__init__()
-        channels = architecture.channels[-1][-1]
         shapes = len(architecture.anchor_scales) * len(architecture.anchor_ratios)
-        self.backbone = vgg_features(architecture.channels, architecture.batch_norm)
+        self.backbone: nn.Module
+        self.pyramid: PyramidFeatures | None = None
+        if isinstance(architecture, RegionPyramid):
+            assert backbone is not None
+            channels = architecture.pyramid_channels
+            self.backbone = backbone
+            self.pyramid = PyramidFeatures(backbone.channels, architecture.stride, channels)
+        else:
+            channels = architecture.channels[-1][-1]
+            self.backbone = vgg_features(architecture.channels, architecture.batch_norm)
         self.rpn = RegionProposals(
             AnchorGrid(architecture.stride, architecture.anchor_scales, architecture.anchor_ratios),
             RegionHead(channels, shapes),
@@ -235,7 +287,7 @@ class FasterRCNN(nn.Module):
             sizes = [target["size"] for target in targets]
             height, width = (max(sides) for sides in zip(*sizes, strict=True))
             images = without_padding(images[:, :, :height, :width], sizes)
-        features = {_MAP: self.backbone(images).float()}
+        features = {_MAP: self.feature_map(images).float()}
         image_list = ImageList(images, sizes)
         if targets is None:
             regions, _ = self.rpn(image_list, features)
@@ -244,6 +296,15 @@ class FasterRCNN(nn.Module):
             regions, losses = self.rpn(image_list, features, targets)
             regions = at_least_one_region(regions, sizes)
             return {**losses, **self.roi_heads(features, regions, sizes, targets)[1]}
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Computes the map [B, channels, H, W] of images [B, 3, height, width]."""
+        if self.pyramid is None:
+            features: Tensor = self.backbone(images)
+            return features
+        (stack,) = self.pyramid(self.backbone(pad_to_cells(images)))
+        merged: Tensor = stack.features
+        return merged
 
     @contextlib.contextmanager
     def _sampling(self, device: torch.device) -> Iterator[None]:
@@ -291,17 +352,23 @@ def build(config: Config, num_classes: int) -> Detector:
     """
     refuse_unused(config, _REFUSED, _IDLE)
     where, db = f"{config.path}: model", config.db
-    architecture = parse_section(Architecture, config.model, where)
+    architecture: Architecture | RegionPyramid
+    if config.model.get("backbone", _VGG) == _VGG:
+        architecture = parse_section(Architecture, config.model, where)
+    else:
+        architecture = parse_section(RegionPyramid, config.model, where)
     architecture.check(where)
-    network = FasterRCNN(num_classes, architecture, db)
     sides: dict[str, Any] = {
         "shorter_side": architecture.shorter_side,
         "longer_side": architecture.longer_side,
         "least_side": architecture.stride,
     }
     sample = partial(sample_whole, **sides, color=db.rand_color, lighting=db.lighting)
-    weights = architecture.backbone_weights
-    return Detector(
+    backbone = None
+    if isinstance(architecture, RegionPyramid):
+        backbone = backbone_of(config, architecture)
+    network = FasterRCNN(num_classes, architecture, db, backbone)
+    detector = Detector(
         network=network,
         sample=sample if db.data_aug else partial(sample_unchanged, sample),
         targets=region_targets,
@@ -310,10 +377,13 @@ def build(config: Config, num_classes: int) -> Detector:
         infer=partial(detect_regions, **sides),
         class_head_keys=("roi_heads.box_predictor.",),
         network_inputs=lambda targets: (targets,),
-        load_pretrained_=(
-            partial(load_imagenet_weights_, network, weights, f"{where}.backbone_weights", VGG16)
-            if weights is not None
-            else None
-        ),
         compilable=network.backbone,
     )
+    if backbone is not None:
+        return on_backbone(detector, config, architecture, backbone)
+    weights = architecture.backbone_weights
+    if weights is None:
+        return detector
+    key = f"{where}.backbone_weights"
+    load = partial(load_imagenet_weights_, network, weights, key, VGG16)
+    return replace(detector, load_pretrained_=load)

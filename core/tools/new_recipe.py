@@ -72,6 +72,10 @@ OPTIMIZER: Section = {
     "ema": 0.998,
 }
 WARMUP, WARMUP_PART = 50, 0.1  # steps, and their largest part of all
+# --- Detectors that start from ImageNet weights: how these are trained on.
+FINE_TUNING: Mapping[str, Section] = {
+    "CornerNet_Lite0": {"backbone_lr": 0.5, "frozen_stages": 1, "frozen_norm": True},
+}
 SNAPSHOTS = 4  # of a run without evaluations, after each of which there is one
 
 
@@ -303,6 +307,19 @@ def center_sections(summary: Summary, layout: Layout) -> tuple[Section, Section]
     return db, {"stacks": 1, **hourglass, "head_channels": HEAD_CHANNELS}
 
 
+def lite_sections(summary: Summary, layout: Layout) -> tuple[Section, Section]:
+    """The sections of CornerNet on EfficientNet-Lite0, which starts from ImageNet weights."""
+    model = {
+        "backbone": "efficientnet_lite0",
+        "backbone_weights": "package",
+        "stride": layout.stride,
+        "pairing": "centripetal",
+        "head_channels": HEAD_CHANNELS,
+        "pooling_channels": POOLING_CHANNELS,
+    }
+    return {**_maps(layout), **SAMPLES, **_corners(summary)}, model
+
+
 def saccade_sections(summary: Summary, layout: Layout) -> tuple[Section, Section]:
     """The sections of CornerNet-Saccade, which sees squares of its images instead of the whole."""
     side = min(256, min(layout.input_size))
@@ -345,6 +362,7 @@ def region_sections(summary: Summary, layout: Layout) -> tuple[Section, Section]
 # CenterNet's centres of neighbouring objects need cells of their own.
 SECTIONS: Mapping[str, Callable[[Summary, Layout], tuple[Section, Section]]] = {
     "CornerNet": corner_sections,
+    "CornerNet_Lite0": lite_sections,
     "CornerNet_Squeeze": corner_sections,
     "CornerNet_Saccade": saccade_sections,
     "CenterNet": center_sections,

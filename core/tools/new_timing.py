@@ -28,6 +28,7 @@ from ..data.splits import open_split
 from ..distributed import join_ranks
 from ..models.device import choose_device, make_current
 from ..structures import Batch
+from ..train.freezing import thawed
 from ..train.run import TrainingRun, prepare
 from ..train.step import train_step
 from .new_choice import Content, Speed
@@ -98,7 +99,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device")
     options = parser.parse_args(argv)
     with join_ranks() as ranks:
-        config = load_config(options.config)
+        config = thawed(load_config(options.config))
         device = choose_device(options.device)
         make_current(device)
         ranks = ranks.with_step_group(config.system.dist_timeout, device, None)

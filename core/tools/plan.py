@@ -6,7 +6,8 @@
 
 Computes a chunk of the config's step on the device a few times. Where that would take too long, or
 would not fit, it computes one image, multiplies, and says so. Without the dataset, it computes
-images of noise, which cost the same.
+images of noise, which cost the same. Stages that are frozen for some steps train in all that it
+computes.
 """
 
 import os
@@ -34,6 +35,7 @@ from ..structures import Batch, collate
 from ..torch_compat import tensors_in
 from ..train.build import TrainingState, build_for_training
 from ..train.chunks import chunk_sizes, rank_chunks
+from ..train.freezing import thawed
 from ..train.memory_use import Peak, memory_use
 from ..train.step import train_step
 
@@ -97,6 +99,7 @@ def plan(config: Config, device: torch.device, seconds: float) -> Iterator[str]:
     Raises:
         UserError: the dataset is there and broken, or a setting does not fit.
     """
+    config = thawed(config)
     system = config.system
     process_bytes = memory_use().get("resident", 0)
     sizes = chunk_sizes(system, 1)

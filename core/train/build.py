@@ -16,6 +16,7 @@ from ..torch_compat import COMPILES_RECOMPUTATION
 from .averaging import AveragedWeights
 from .chunks import RankChunks, chunk_counts, rank_chunks
 from .compilation import compile_
+from .freezing import freeze_, require_backbone
 from .optimizer import build_optimizer
 from .recomputation import recompute_
 
@@ -47,6 +48,19 @@ class TrainingState:
         """This rank's chunks of every step."""
         return rank_chunks(self.config.system, self.ranks)
 
+    def wrap_(self, iteration: int) -> None:
+        """Makes ``network`` average the gradients of the parameters that train from a step on.
+
+        All ranks call this together.
+
+        Args:
+            iteration: number of the step, from 1.
+        """
+        freeze_(self.detector.stages(), iteration, self.config.system)
+        self.optimizer.zero_grad(set_to_none=True)  # lets go of the wrapper before, which has them
+        self.network = self.detector.network
+        self.network = self.ranks.parallel(self.detector.network)
+
     def autocast(self) -> torch.autocast:
         """Context in which the network runs in ``system.precision``."""
         half = self.config.system.precision == "bfloat16"
@@ -73,6 +87,7 @@ def build_for_training(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(system.seed)
         detector = models.build(config, num_classes)
+    require_backbone(config, detector)
     network = detector.network
     move_to_device_(network, device, system.channels_last, training=True)
     if system.sync_batchnorm:
@@ -86,8 +101,14 @@ def build_for_training(
         recompute_(network, system.checkpointing)
     if system.compile:
         compile_(detector.compilable or network, warn=ranks.is_main)
-    optimizer = build_optimizer(
-        network.parameters(), system.opt_algo, system.learning_rate, system.weight_decay
+    backbone = [parameter for stage in detector.stages() for parameter in stage.parameters()]
+    optimizer = build_optimizer(  # nothing is frozen yet, so it has all parameters in any case
+        network.parameters(),
+        system.opt_algo,
+        system.learning_rate,
+        system.weight_decay,
+        backbone,
+        system.backbone_lr,
     )
     return TrainingState(config, detector, network, optimizer, device, ranks)
 

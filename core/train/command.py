@@ -36,6 +36,7 @@ from ..distributed import (
 from ..models.device import choose_device, make_current, slow_in_bfloat16
 from .chunks import chunk_counts
 from .failures import NonFiniteLoss, out_of_memory
+from .freezing import describe_backbone
 from .log import RunLog
 from .loop import train
 from .run import TrainingRun, prepare
@@ -99,6 +100,9 @@ def describe(run: TrainingRun) -> list[str]:
         f"a snapshot every {system.snapshot}",
         f"snapshots and log: {run.directory.path}",
     ]
+    backbone = describe_backbone(system)
+    if backbone is not None:
+        lines.append(backbone)
     if system.precision == "bfloat16" and slow_in_bfloat16(run.device):
         lines.append(
             "note: this processor has no instructions for bfloat16 (AVX-512 or AMX); "

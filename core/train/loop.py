@@ -7,6 +7,7 @@ from ..config.errors import UserError
 from ..distributed import Signals, Stopped, Stream
 from .evaluations import Evaluations
 from .failures import NonFiniteLoss
+from .freezing import thaws_at
 from .late_report import LateReport
 from .log import RunLog
 from .optimizer import set_learning_rate_
@@ -51,8 +52,11 @@ def train(run: TrainingRun, log: RunLog | None = None) -> None:
                     break
                 with report.waiting_for_data():
                     batch = batches.take()
-                if system.compile and iteration == run.start + 1:
-                    warm_up(run, batch)
+                starts, thaws = iteration == run.start + 1, thaws_at(iteration, system)
+                if thaws and not starts:
+                    run.wrap_(iteration)
+                if system.compile and (starts or thaws):
+                    warm_up(run, batch, iteration)
                 learning_rate = set_learning_rate_(run.optimizer, iteration, system)
                 terms, gradient_norm = train_step(run, batch, iteration)
                 report.step(iteration, terms, gradient_norm, learning_rate, batch.index)

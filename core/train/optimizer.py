@@ -1,7 +1,7 @@
 """The optimizer and its learning rate, by step."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -11,6 +11,7 @@ from ..config.schema import System
 
 _MOMENTUM = 0.9  # of SGD
 _WEIGHT_DECAY: dict[str, float] = {"adam": 0, "sgd": 0.0001, "adamw": 0.05}
+_FACTOR = "lr_factor"  # key of a group: factor on the learning rate; without it, 1
 _FLOOR = 0.01  # of the learning rate, at the end of the cosine schedule
 
 
@@ -19,6 +20,8 @@ def build_optimizer(
     algorithm: Literal["adam", "sgd", "adamw"],
     learning_rate: float,
     weight_decay: float | None = None,
+    backbone: Iterable[nn.Parameter] = (),
+    backbone_lr: float = 1.0,
 ) -> torch.optim.Optimizer:
     """Makes one of the reference's optimizers, or AdamW.
 
@@ -31,32 +34,52 @@ def build_optimizer(
             ``adamw`` makes each weight smaller by this times the learning rate times the weight,
             but decays no biases, and no weights of batch norms. None: 0 for ``adam``, 0.0001 for
             ``sgd``, 0.05 for ``adamw``.
+        backbone: those of the parameters that are the backbone's.
+        backbone_lr: factor on their learning rate. With 1, they are in the groups of the others.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     decay = _WEIGHT_DECAY[algorithm] if weight_decay is None else weight_decay
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in trained)
     options: dict[str, Any] = {"lr": learning_rate, "weight_decay": decay, "fused": fused}
+    slow = set() if backbone_lr == 1 else {id(parameter) for parameter in backbone}
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in trained if id(parameter) not in slow]}
+    ]
+    if slow:
+        params = [parameter for parameter in trained if id(parameter) in slow]
+        groups.append({"params": params, _FACTOR: backbone_lr, "lr": learning_rate * backbone_lr})
     if algorithm == "adam":
-        return torch.optim.Adam(trained, **options)
+        return torch.optim.Adam(groups, **options)
     if algorithm == "sgd":
-        return torch.optim.SGD(trained, momentum=_MOMENTUM, **options)
-    weights = [parameter for parameter in trained if parameter.ndim > 1]
-    others = [parameter for parameter in trained if parameter.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, **options)
+        return torch.optim.SGD(groups, momentum=_MOMENTUM, **options)
+    return torch.optim.AdamW(list(_without_decay_of_vectors(groups)), **options)
+
+
+def _without_decay_of_vectors(groups: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Splits each group in two, of which the second, with biases and batch norms, has no decay."""
+    for group in groups:
+        params = group["params"]
+        yield {**group, "params": [parameter for parameter in params if parameter.ndim > 1]}
+        vectors = [parameter for parameter in params if parameter.ndim <= 1]
+        yield {**group, "params": vectors, "weight_decay": 0.0}
 
 
 def load_optimizer_state_(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Loads the state of an optimizer of the same kind; the weight decay stays that of the config.
+    """Loads the state of an optimizer of the same kind.
+
+    Weight decay and the factor on the backbone's learning rate stay those of the config.
 
     Args:
         optimizer: optimizer that :func:`build_optimizer` made.
         state: ``state_dict()`` of one that was made for the same parameters.
     """
-    decays = [group["weight_decay"] for group in optimizer.param_groups]
+    configured = [
+        {key: group[key] for key in ("weight_decay", _FACTOR) if key in group}
+        for group in optimizer.param_groups
+    ]
     optimizer.load_state_dict(dict(state))
-    for group, decay in zip(optimizer.param_groups, decays, strict=True):
-        group["weight_decay"] = decay
+    for group, own in zip(optimizer.param_groups, configured, strict=True):
+        group.update(own)
 
 
 def learning_rate_at(iteration: int, system: System) -> float:
@@ -84,8 +107,12 @@ def learning_rate_at(iteration: int, system: System) -> float:
 
 
 def set_learning_rate_(optimizer: torch.optim.Optimizer, iteration: int, system: System) -> float:
-    """Sets the optimizer's learning rate to that of a step, and returns it."""
+    """Sets the optimizer's learning rates to those of a step.
+
+    Returns:
+        The learning rate without the factor on that of the backbone.
+    """
     learning_rate = learning_rate_at(iteration, system)
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get(_FACTOR, 1)
     return learning_rate

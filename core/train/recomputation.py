@@ -13,9 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.models.resnet import BasicBlock
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ..config.errors import UserError
+from ..layers.backbones import InvertedResidual
 from ..layers.blocks import Residual
 from ..layers.corner_pooling import CornerPooling
 from ..layers.fire import Fire
@@ -27,7 +28,7 @@ Part = Literal["stack", "residual"]
 
 _PARTS: dict[Part, tuple[type[nn.Module], ...]] = {
     "stack": (Hourglass,),
-    "residual": (Residual, Fire, BasicBlock),
+    "residual": (Residual, Fire, BasicBlock, Bottleneck, InvertedResidual),
 }
 _BEHIND = (CornerPooling, Head)  # they keep as much as the hourglasses, at 128 x 128 cells
 

@@ -99,6 +99,7 @@ class TrainingRun(TrainingState):
             "chunks": list(chunk_sizes(system, self.ranks.world_size)),
             "seed": system.seed,
             "opt_algo": system.opt_algo,
+            "backbone_lr": system.backbone_lr,
             "optimizer": self.optimizer.state_dict(),
         }
         averages = None if self.average is None else self.average.state_dict()
@@ -161,7 +162,8 @@ def prepare(
     optimizer_state = ranks.broadcast(optimizer_state)
     if optimizer_state is not None:
         load_optimizer_state_(state.optimizer, optimizer_state)
-    state.network = ranks.parallel(state.detector.network)
+    ranks.broadcast_(state.detector.network.buffers())  # frozen batch norms compute with them
+    state.wrap_((iteration or 0) + 1)
     snapshots = SnapshotWriter(directory, system.keep, saved=iteration)
     return TrainingRun(
         **vars(state),

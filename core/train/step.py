@@ -22,6 +22,7 @@ from ..structures import Batch
 from ..torch_compat import BatchNorm
 from .build import TrainingState
 from .chunks import RankChunks
+from .freezing import freeze_
 
 
 def train_step(
@@ -44,6 +45,7 @@ def train_step(
     chunks = run.chunks
     if update:
         run.optimizer.zero_grad(set_to_none=True)
+    freeze_(detector.stages(), iteration, system)
     batch = batch.to(run.device, non_blocking=True)
     every_terms = []
     for number, chunk in chunks.split(batch):
@@ -71,10 +73,13 @@ def train_step(
     return _mean(every_terms, chunks, run.ranks), norm
 
 
-def warm_up(run: TrainingState, batch: Batch) -> None:
+def warm_up(run: TrainingState, batch: Batch, iteration: int = 1) -> None:
     """Computes a step without an update, so that each of several ranks compiles in its own time.
 
     A patient collective: ranks that wait in a step would end the run after ``system.dist_timeout``.
+
+    Args:
+        run, batch, iteration: as for :func:`train_step`.
     """
     if run.ranks.world_size == 1:
         return
@@ -82,7 +87,7 @@ def warm_up(run: TrainingState, batch: Batch) -> None:
     sizes = run.chunks.sizes
     system = replace(run.config.system, chunk_sizes=sizes, batch_size=sum(sizes))
     alone = replace(run, config=replace(run.config, system=system), ranks=ONE_PROCESS)
-    train_step(alone, batch, update=False)
+    train_step(alone, batch, iteration, update=False)
     for buffer, before in buffers:
         buffer.copy_(before)
     run.ranks.barrier()

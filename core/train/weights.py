@@ -73,6 +73,13 @@ def load_snapshot_(
             f"{path} was trained with {state.get('opt_algo')} and system.opt_algo is "
             f"{system.opt_algo}; --weights {path} starts from its weights alone"
         )
+    before = state.get("backbone_lr", 1.0)
+    if (before == 1) != (system.backbone_lr == 1):  # then the optimizer has other groups
+        raise UserError(
+            f"{path} was trained with system.backbone_lr {before:g}, and it is "
+            f"{system.backbone_lr:g}: a run cannot change from or to 1; --weights {path} starts "
+            "from its weights alone"
+        )
     _warn_of_changes(state, system, chunks)
     optimizer_state: dict[str, Any] = state["optimizer"]
     return optimizer_state

@@ -60,9 +60,13 @@ def test_a_model_without_a_published_ap_has_a_row(monkeypatch, capsys):
     assert "at 511x511 | - | 3.0 |" in row
 
 
-@pytest.mark.parametrize("model", sorted(MODELS))
-def test_every_model_has_configs_and_a_published_ap(model):
-    assert model in compare.PUBLISHED and model in SMALL
+def test_every_model_of_a_paper_is_compared():
+    assert MODELS.keys() - compare.PUBLISHED.keys() == {"CornerNet_Lite0"}
+
+
+@pytest.mark.parametrize("model", sorted(compare.PUBLISHED))
+def test_every_model_that_is_compared_has_configs(model):
+    assert model in SMALL
     assert (compare.load_config(f"{model}-shapes").system.train_split) == "train"
 
 

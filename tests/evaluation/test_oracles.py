@@ -294,4 +294,5 @@ def test_detectors_of_corners_have_oracles(root, tmp_path):
     assert {name for name, detector in build.items() if has_oracles(detector)} == {
         "CornerNet-shapes",
         "CornerNet_Squeeze-shapes",
+        tiny_models.LITE,
     }

@@ -14,7 +14,7 @@ from core.tools.plan import noise_batch
 from core.train.optimizer import build_optimizer
 from core.train.step import train_step, validate
 from tests.support.engine_stand_in import state
-from tests.support.model_builders import SMALL, small_detector
+from tests.support.model_builders import PYRAMIDS, SMALL, small_detector
 from tests.support.other_device import OTHER, OtherDevice
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def no_autocast(monkeypatch):
 def detector_that_finds(name):
     """A detector with fresh weights whose attention and sizes are large enough to detect."""
     settings = {"att_thresholds": [0.05]} if "Saccade" in name else {}
-    if name == "CentripetalNet":
+    if name == "CentripetalNet" or (name in PYRAMIDS and name.startswith("Corner")):
         settings = {"top_k": 60}  # few pairs have one size
     detector = small_detector(name, seed=2, **settings)
     with torch.no_grad():
@@ -39,7 +39,7 @@ def detector_that_finds(name):
             if re.fullmatch(r"wh\..*1\.bias", key):
                 value.fill_(3)
             elif re.fullmatch(r"(tl|br)_shifts\..*1\.bias", key):
-                value.fill_(1)
+                value.fill_(1.8 if name in PYRAMIDS else 1)
     return detector
 
 
@@ -76,7 +76,7 @@ def test_another_device_gives_the_same(name):
     for kind in ("boxes", "scores", "labels"):
         one, other = getattr(found, kind), getattr(other_found, kind)
         np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-3)
-    if name != "FasterRCNN":  # torchvision itself waits often
+    if not name.startswith("FasterRCNN"):  # torchvision itself waits often
         assert len(waits) == 2 * SETS_OF_MAPS.get(name, 1), waits
 
 

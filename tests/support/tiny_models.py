@@ -1,4 +1,4 @@
-"""Configs of CenterNet and Faster R-CNN for :mod:`tiny_training`: whole runs in seconds."""
+"""Configs of CenterNet, Faster R-CNN and a pyramid for :mod:`tiny_training`: runs in seconds."""
 
 import json
 
@@ -7,7 +7,12 @@ from core.train.log import read_log
 from tests.support.tiny_training import DB, MODEL, argv, write_training
 
 CENTERS = {key: value for key, value in DB.items() if key != "num_dets"}
+LITE = "CornerNet_Lite0-tiny"
 TINY = {
+    LITE: {
+        "db": {**DB, "input_size": [63, 63], "output_sizes": [[8, 8]], "regression_window": 3},
+        "model": {"head_channels": 8, "pooling_channels": 4},
+    },
     "CenterNet-tiny": {
         "db": {**CENTERS, "test_resolution": "fix"},
         "model": {key: value for key, value in MODEL.items() if key != "pooling_channels"},
@@ -39,10 +44,14 @@ TINY = {
 
 
 def write(root, name, model=None, **system):
-    """Writes images and the config ``name``; ``model`` and ``system`` replace settings."""
+    """Writes images and the config ``name``; ``model`` and ``system`` replace settings.
+
+    The name may be longer than one in ``TINY``, as those of several runs of a config.
+    """
     write_training(root, name, **system)
     file = root / "configs" / f"{name}.json"
-    content = {**json.loads(file.read_text()), **TINY[name]}
+    tiny = TINY[next(known for known in TINY if name.startswith(known))]
+    content = {**json.loads(file.read_text()), **tiny}
     content["model"] = {**content["model"], **(model or {})}
     file.write_text(json.dumps(content))
 

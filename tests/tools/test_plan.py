@@ -11,9 +11,11 @@ from core.tools import plan
 from core.tools.plan import StepCost, measure_step, noise_batch
 from core.train.memory_use import Peak
 from core.train.step import train_step
+from tests.support import tiny_models
 from tests.support.engine_stand_in import SIDE, make_batch, state, system
 from tests.support.model_builders import SMALL, small_detector
 from tests.support.own_process import in_own_process, needs_account
+from tests.support.tiny_models import LITE
 from tests.support.tiny_training import NAME, write_config, write_training
 
 GIB = 2**30
@@ -110,6 +112,23 @@ def test_the_command_on_a_dataset(tmp_path, capsys):
     assert starting(lines, "a step").startswith("a step 3 images in 2 chunks")
     assert [line.split()[:2] for line in lines[-3:-1]] == [["1", "2"], ["2", "1"]]
     assert float(starting(lines, "a chunk").split()[-2]) > 0
+
+
+@pytest.mark.parametrize(("steps", "trains"), [(2, True), (None, False)])
+def test_stages_that_are_frozen_for_some_steps_train(tmp_path, monkeypatch, steps, trains):
+    """The steps after them are more, and take more memory."""
+    found = []
+
+    def note(state, batch, *_):
+        train_step(state, batch, update=False)
+        found.extend({x.grad is not None for x in s.parameters()} for s in state.detector.stages())
+        return PUBLISHED
+
+    monkeypatch.setattr(plan, "measure_step", note)
+    tiny_models.write(tmp_path, LITE, frozen_stages=3, frozen_steps=steps)
+    argv = [LITE, "--config-dir", str(tmp_path / "configs"), "--device", "cpu"]
+    assert plan.main(argv) == 0
+    assert found == [{trains}] * 3 + [{True}]
 
 
 def test_without_a_dataset(tmp_path, capsys):

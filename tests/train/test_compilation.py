@@ -18,7 +18,7 @@ from core.models import MODELS
 from core.torch_compat import COMPILES_RECOMPUTATION, compile_backward_ahead
 from core.train.compilation import compile_
 from core.train.recomputation import recompute_
-from tests.support.model_builders import small_detector
+from tests.support.model_builders import PYRAMIDS, small_detector
 from tests.support.network_steps import assert_same_gradients, compute_chunks_
 
 # Compiling takes a time for each of the layers.
@@ -30,6 +30,8 @@ def compilable(name, model=SHALLOW):
     """The part of a small network that is compiled."""
     if name == "FasterRCNN":
         model = {"batch_norm": True}
+    elif name in PYRAMIDS:
+        model = {}
     detector = small_detector(name, model=model)
     return detector.compilable or detector.network
 
@@ -60,7 +62,7 @@ def every_kind_once():
 def cells(name, count, images=2):
     """Cells that a network is given to read, of ``count`` objects an image."""
     index = torch.randint(12, (images, count), generator=torch.Generator().manual_seed(count))
-    return {"FasterRCNN": (), "CenterNet": (index,)}.get(name, (index, index))
+    return {"FasterRCNN": (), "CenterNet": (index,)}.get(name.split("-")[0], (index, index))
 
 
 def images(dtype=torch.float32, count=2):
@@ -86,7 +88,7 @@ def failing(graph, inputs):
 failing_backward = aot_autograd(fw_compiler=lambda graph, _: graph, bw_compiler=failing)
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", sorted({*MODELS, *PYRAMIDS}))
 def test_no_graph_breaks(name):
     network = compilable(name)
     inputs = images(), *cells(name, 3)

@@ -19,7 +19,7 @@ from tests.support.network_steps import assert_same_gradients, compute_chunks_
 HOURGLASSES = ["CornerNet", "CornerNet_Squeeze", "CornerNet_Saccade", "CenterNet"]
 RESNET = "CenterNet-resnet18"
 CASES = [*((name, part) for name in HOURGLASSES for part in ("stack", "residual"))]
-CASES.append((RESNET, "residual"))
+CASES += ((name, "residual") for name in (RESNET, "CornerNet-lite", "CornerNet-resnet18"))
 
 
 def new_network(name):
