@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves
 from tests.support.model_builders import PYRAMIDS, SMALL, small_config, small_detector
 from tests.support.model_losses import gradients, image_batch, losses
 
-NAMES = sorted(SMALL)
+# One detector of each kind on each backbone; test_pyramid has the others.
+NAMES = sorted(SMALL.keys() - {"CornerNet-lite", "CornerNet-resnet18", "FasterRCNN-lite"})
 # Networks that make maps of images; their number of stacks, where it is not two.
 MAPS = [name for name in NAMES if not name.startswith("FasterRCNN")]
 STACKS = {"CenterNet-resnet18": 1, **dict.fromkeys(PYRAMIDS, 1)}
@@ -103,7 +104,7 @@ def test_channels_last_gives_the_same(name):
 
 @pytest.mark.parametrize(
     ("name", "training"),
-    [*((name, True) for name in NAMES), ("FasterRCNN", False), ("FasterRCNN-lite", False)],
+    [*((name, True) for name in NAMES), ("FasterRCNN", False), ("FasterRCNN-resnet18", False)],
 )
 def test_bfloat16_autocast_is_near_float32(name, training):
     detector = small_detector(name)
