@@ -54,6 +54,19 @@ class PyramidFeatures(nn.Module):
         return [StackMaps(self.out(merged[-1]), merged)]
 
 
+def pyramid_maps(backbone: nn.Module, pyramid: PyramidFeatures, images: Tensor) -> list[StackMaps]:
+    """Computes the features of one stack from images [B, 3, height, width], normalised.
+
+    Args:
+        backbone: a :class:`.backbones.Backbone`.
+        pyramid: the pyramid over its maps.
+        images: images of any size; the maps have its sides over the stride, rounded up to whole
+            cells of the coarsest map.
+    """
+    stacks: list[StackMaps] = pyramid(backbone(pad_to_cells(images)))
+    return stacks
+
+
 def pad_to_cells(images: Tensor) -> Tensor:
     """Pads images to whole cells of the coarsest map, at the right and at the bottom.
 

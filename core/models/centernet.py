@@ -21,7 +21,7 @@ from ..inference.centers import CenterSettings, Geometry, detect_centers
 from ..layers.backbones import Backbone
 from ..layers.heads import HEATMAP_BIAS, Cells, Head, cells_in
 from ..layers.hourglass import StackedHourglass
-from ..layers.pyramid import PyramidFeatures, pad_to_cells
+from ..layers.pyramid import PyramidFeatures, pyramid_maps
 from ..layers.resnet import UpsampledResNet18
 from ..losses.centers import center_losses
 from ..structures import CenterMaps
@@ -158,7 +158,7 @@ class CenterPyramid(nn.Module):
 
     def forward(self, images: Tensor, cells: Cells | None = None) -> list[CenterMaps]:
         """Computes the maps of its one stack; arguments as for :meth:`CenterHourglass.forward`."""
-        (stack,) = self.pyramid(self.backbone(pad_to_cells(images)))
+        (stack,) = pyramid_maps(self.backbone, self.pyramid, images)
         return [center_maps(self, stack.features, 0, cells)]
 
 

@@ -1,5 +1,6 @@
 """CornerNet: objects as pairs of corners (Law and Deng 2018, arXiv:1808.01244)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from ..layers.corner_pooling import BOTTOM_RIGHT, TOP_LEFT, Corner, CornerPoolin
 from ..layers.distribution import VALUES
 from ..layers.heads import HEATMAP_BIAS, Cells, Head, cells_in
 from ..layers.hourglass import StackedHourglass, StackMaps, Upsample, nearest_upsample
-from ..layers.pyramid import PyramidFeatures, pad_to_cells
+from ..layers.pyramid import PyramidFeatures, pyramid_maps
 from ..structures import CentripetalMaps, CornerMaps
 from .architecture import on_hourglasses, read_architecture
 from .corners import CornerArchitecture, CornerPyramid, corner_detector, read_pairing
@@ -19,7 +20,7 @@ from .detector import Detector
 from .pyramid import backbone_of, on_backbone
 
 
-class CornerHeads(nn.Module):
+class CornerHeads(nn.Module, ABC):
     """Modules and heads for the two corners of a box, on the features of each stack.
 
     Attribute names are frozen: weights of the reference depend on them.
@@ -63,9 +64,9 @@ class CornerHeads(nn.Module):
             self.tl_offset_bins, self.br_offset_bins = heads(2 * VALUES), heads(2 * VALUES)
             self.center_heats = heads(num_classes, HEATMAP_BIAS)
 
+    @abstractmethod
     def stack_maps(self, images: Tensor) -> list[StackMaps]:
         """Computes the features of every stack from normalised images [B, 3, height, width]."""
-        raise NotImplementedError
 
     def forward(
         self, images: Tensor, tl_cells: Cells | None = None, br_cells: Cells | None = None
@@ -170,8 +171,7 @@ class PyramidCornerNet(CornerHeads):
 
     def stack_maps(self, images: Tensor) -> list[StackMaps]:
         """Computes the features of its one stack from images [B, 3, height, width]."""
-        stacks: list[StackMaps] = self.pyramid(self.backbone(pad_to_cells(images)))
-        return stacks
+        return pyramid_maps(self.backbone, self.pyramid, images)
 
 
 def build(config: Config, num_classes: int) -> Detector:

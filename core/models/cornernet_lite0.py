@@ -1,7 +1,7 @@
 """CornerNet on a pyramid over EfficientNet-Lite0: a small detector for one's own data.
 
 No paper has it: it is :mod:`.cornernet` with other defaults. Its corners are paired by the size of
-the box that each of them predicts.
+the box that each of them predicts, and by its centre.
 """
 
 from dataclasses import dataclass

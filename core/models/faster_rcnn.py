@@ -7,6 +7,7 @@ training loop seeds before every chunk of a step.
 """
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +27,7 @@ from ..data.samples.whole import sample_whole
 from ..inference.regions import decode_regions, detect_regions
 from ..layers.anchors import AnchorGrid
 from ..layers.backbones import NAMES, Backbone
-from ..layers.pyramid import PyramidFeatures, pad_to_cells
+from ..layers.pyramid import PyramidFeatures, pyramid_maps
 from ..layers.regions import (
     RegionHead,
     RegionPooling,
@@ -59,7 +60,7 @@ _IDLE = (
 
 
 @dataclass(frozen=True)
-class Regions:
+class Regions(ABC):
     """What the ``model`` section of a config has with any backbone; by default the paper's numbers.
 
     Attributes:
@@ -90,7 +91,7 @@ class Regions:
         min_score: lowest score of a detection.
     """
 
-    backbone: str = "vgg"
+    backbone: str = _VGG
     backbone_weights: str | None = None
     shorter_side: int = 600
     longer_side: int = 1000
@@ -115,9 +116,9 @@ class Regions:
     min_score: float = 0.05
 
     @property
+    @abstractmethod
     def stride(self) -> int:
         """Pixels per cell of the map."""
-        raise NotImplementedError
 
     def check(self, where: str) -> None:
         """Refuses numbers from which no network can be made.
@@ -302,9 +303,8 @@ class FasterRCNN(nn.Module):
         if self.pyramid is None:
             features: Tensor = self.backbone(images)
             return features
-        (stack,) = self.pyramid(self.backbone(pad_to_cells(images)))
-        merged: Tensor = stack.features
-        return merged
+        (stack,) = pyramid_maps(self.backbone, self.pyramid, images)
+        return stack.features
 
     @contextlib.contextmanager
     def _sampling(self, device: torch.device) -> Iterator[None]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 # Half of the region's width and height, relative to those of its box, and the least in cells: some
 # cell of every box is trained.
@@ -47,7 +48,7 @@ def center_regions(
     """
     middle, half = (boxes[..., 2:] + boxes[..., :2]) / 2, (boxes[..., 2:] - boxes[..., :2]) / 2
     reach = (2 * _PART * half).clamp(min=_LEAST)
-    classes = torch.nn.functional.one_hot(labels, num_classes) * trained[..., None]  # [B, M, C]
+    classes = F.one_hot(labels, num_classes) * trained[..., None]  # [B, M, C]
     inside = _any(classes, *_spans(middle, reach, output_size))
     covered = _any(present[..., None], *_spans(middle, half, output_size))
     return CenterRegions(inside, ~covered | inside.any(1, keepdim=True))

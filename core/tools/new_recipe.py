@@ -28,8 +28,8 @@ COARSEST = 32
 # --- Large objects. Longer side, in the median, from which on the input shrinks: few objects give
 # little to learn from, and small images give many of them in the same time.
 TYPICAL_SIDE = 112
-# Where the boxes' longer sides are more than this part of the images', by the
-# median, the hourglass gets a level more, as a corner must see the whole object to know its size.
+# Where the boxes' longer sides are more than this part of the images', by the median, the hourglass
+# gets a level more, as a corner must see the whole object to know its size.
 LARGE_PART = 1 / 3
 LARGE_SIDE = 128  # pixels of the image; of smaller boxes a corner sees the whole anyway
 DEEPER = (256, 2)  # channels and blocks of that level
@@ -58,8 +58,18 @@ NUM_DETS_PER_CORNER = 10  # pairs of corners
 
 # --- Networks, by pixels per cell of the heatmaps. At stride 4 there is one level more.
 HOURGLASS: Mapping[int, Section] = {
-    8: {"stem_channels": [32, 64, 96], "channels": [96, 128, 192], "blocks": [1, 1, 2]},
-    4: {"stem_channels": [32, 64], "channels": [64, 96, 128, 192], "blocks": [1, 1, 1, 2]},
+    8: {
+        "stacks": 1,
+        "stem_channels": [32, 64, 96],
+        "channels": [96, 128, 192],
+        "blocks": [1, 1, 2],
+    },
+    4: {
+        "stacks": 1,
+        "stem_channels": [32, 64],
+        "channels": [64, 96, 128, 192],
+        "blocks": [1, 1, 1, 2],
+    },
 }
 HEAD_CHANNELS, POOLING_CHANNELS = 96, 64
 VGG = [[32], [64], [96, 96], [128, 128], [192, 192]]  # the last block only at stride 16
@@ -72,11 +82,12 @@ OPTIMIZER: Section = {
     "ema": 0.998,
 }
 WARMUP, WARMUP_PART = 50, 0.1  # steps, and their largest part of all
-# --- Detectors that start from ImageNet weights: how these are trained on.
+SNAPSHOTS = 4  # of a run without evaluations, after each of which there is one
+
+# --- How detectors that start from ImageNet weights train these on.
 FINE_TUNING: Mapping[str, Section] = {
     "CornerNet_Lite0": {"backbone_lr": 0.5, "frozen_stages": 1, "frozen_norm": True},
 }
-SNAPSHOTS = 4  # of a run without evaluations, after each of which there is one
 
 
 @dataclass(frozen=True)
@@ -303,21 +314,14 @@ def centripetal_sections(summary: Summary, layout: Layout) -> tuple[Section, Sec
 def center_sections(summary: Summary, layout: Layout) -> tuple[Section, Section]:
     """The sections of CenterNet, which has no corners to pair and no offsets beside a centre."""
     db = {**_maps(layout), **SAMPLES, **_detections(summary)}
-    hourglass = choose_hourglass(summary, layout)
-    return db, {"stacks": 1, **hourglass, "head_channels": HEAD_CHANNELS}
+    return db, {**choose_hourglass(summary, layout), "head_channels": HEAD_CHANNELS}
 
 
 def lite_sections(summary: Summary, layout: Layout) -> tuple[Section, Section]:
     """The sections of CornerNet on EfficientNet-Lite0, which starts from ImageNet weights."""
-    model = {
-        "backbone": "efficientnet_lite0",
-        "backbone_weights": "package",
-        "stride": layout.stride,
-        "pairing": "centripetal",
-        "head_channels": HEAD_CHANNELS,
-        "pooling_channels": POOLING_CHANNELS,
-    }
-    return {**_maps(layout), **SAMPLES, **_corners(summary)}, model
+    db, _ = corner_sections(summary, layout)
+    backbone = {"backbone": "efficientnet_lite0", "backbone_weights": "package"}
+    return db, _corner_model({**backbone, "stride": layout.stride})
 
 
 def saccade_sections(summary: Summary, layout: Layout) -> tuple[Section, Section]:
@@ -421,11 +425,10 @@ def _top_k(summary: Summary) -> int:
     return min(max(TOP_K, wanted), MOST_TOP_K)
 
 
-def _corner_model(hourglass: Section) -> Section:
+def _corner_model(below: Section) -> Section:
     return {
         "pairing": "centripetal",
-        "stacks": 1,
-        **hourglass,
+        **below,
         "head_channels": HEAD_CHANNELS,
         "pooling_channels": POOLING_CHANNELS,
     }

@@ -16,7 +16,7 @@ from ..torch_compat import COMPILES_RECOMPUTATION
 from .averaging import AveragedWeights
 from .chunks import RankChunks, chunk_counts, rank_chunks
 from .compilation import compile_
-from .freezing import freeze_, require_backbone
+from .freezing import freeze_, refuse_without_backbone
 from .optimizer import build_optimizer
 from .recomputation import recompute_
 
@@ -87,7 +87,7 @@ def build_for_training(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(system.seed)
         detector = models.build(config, num_classes)
-    require_backbone(config, detector)
+    refuse_without_backbone(config, detector)
     network = detector.network
     move_to_device_(network, device, system.channels_last, training=True)
     if system.sync_batchnorm:

@@ -14,7 +14,7 @@ from ..torch_compat import BatchNorm
 _SETTINGS = ("backbone_lr", "frozen_stages", "frozen_steps", "frozen_norm")
 
 
-def require_backbone(config: Config, detector: Detector) -> None:
+def refuse_without_backbone(config: Config, detector: Detector) -> None:
     """Refuses settings of the backbone in a run whose network has none.
 
     Args:

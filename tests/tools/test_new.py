@@ -292,29 +292,21 @@ def no_package(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "detector", "name"),
+    ("weights", "given", "detector", "name"),
     [
-        ("bccd", "CornerNet", "CornerNet-bccd"),
-        ("my-cells_2", "CornerNet", "CornerNet-my-cells_2"),
-        ("CenterNet-cells", "CenterNet", "CenterNet-cells"),
-        ("CornerNet_Squeeze-a-b", "CornerNet_Squeeze", "CornerNet_Squeeze-a-b"),
-        ("CornerNet_Lite0-cells", "CornerNet_Lite0", "CornerNet_Lite0-cells"),
+        ("no_package", "bccd", "CornerNet", "CornerNet-bccd"),
+        ("no_package", "my-cells_2", "CornerNet", "CornerNet-my-cells_2"),
+        ("no_package", "CenterNet-cells", "CenterNet", "CenterNet-cells"),
+        ("no_package", "CornerNet_Squeeze-a-b", "CornerNet_Squeeze", "CornerNet_Squeeze-a-b"),
+        ("no_package", "CornerNet_Lite0-cells", "CornerNet_Lite0", "CornerNet_Lite0-cells"),
+        ("package", "bccd", "CornerNet_Lite0", "CornerNet_Lite0-bccd"),
+        ("package", "CornerNet-bccd", "CornerNet", "CornerNet-bccd"),
+        ("package", "CornerNet_Lite0-cells", "CornerNet_Lite0", "CornerNet_Lite0-cells"),
+        ("package", "lite0", "CornerNet_Lite0", "CornerNet_Lite0-lite0"),
     ],
 )
-def test_names(given, detector, name, no_package):
-    assert new.split_name(given) == (detector, name)
-
-
-@pytest.mark.parametrize(
-    ("given", "detector", "name"),
-    [
-        ("bccd", "CornerNet_Lite0", "CornerNet_Lite0-bccd"),
-        ("CornerNet-bccd", "CornerNet", "CornerNet-bccd"),
-        ("CornerNet_Lite0-cells", "CornerNet_Lite0", "CornerNet_Lite0-cells"),
-        ("lite0", "CornerNet_Lite0", "CornerNet_Lite0-lite0"),
-    ],
-)
-def test_names_with_the_package_of_weights(given, detector, name, package):
+def test_names(weights, given, detector, name, request):
+    request.getfixturevalue(weights)
     assert new.split_name(given) == (detector, name)
 
 
