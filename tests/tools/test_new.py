@@ -154,6 +154,13 @@ def test_the_pretrained_detector(extents, stride, size):
     assert heatmap.shape == (1, 2, *config.db.output_size)
 
 
+def test_a_pretrained_backbone_is_trained_on_with_care():
+    _, config = made(summary(), "CornerNet_Lite0")
+    system = config.system
+    assert (system.backbone_lr, system.frozen_stages, system.frozen_norm) == (0.5, 1, True)
+    assert made(summary())[1].system.backbone_lr == 1
+
+
 def test_crowds_get_more_corners():
     _, config = made(summary(objects=66))
     assert (config.db.top_k, config.db.num_dets, config.db.max_per_image) == (100, 1000, 100)
