@@ -7,7 +7,8 @@ writes ``OUT/annotations/instances_{train,val}.json`` and ``OUT/images/{train,va
 split depends only on the seed, the size, the split and i. ``--size 383 --mostly-small`` makes small
 shapes in large images, for detectors that zoom in. ``--like`` makes a small dataset that is as hard
 as people's own: ``small`` objects of several classes, ``crowded`` objects that look the same and
-overlap, or one or two ``large`` objects in images of many sizes.
+overlap, one or two ``large`` objects in images of many sizes, or animals among leaves in textures
+that have the statistics of ``natural`` ones.
 """
 
 import argparse

@@ -104,6 +104,17 @@ def outlines(name: str, rng: np.random.Generator) -> list[np.ndarray]:
     return [(polygon - low) / (high - low) for polygon in turned]
 
 
+def blob(rng: np.random.Generator) -> np.ndarray:
+    """Makes the outline of a cell, a circle that is a little dented, in the unit square."""
+    angles = np.linspace(0, 2 * np.pi, 96, endpoint=False)
+    radius = np.ones_like(angles)
+    for waves in (2, 3, 4):
+        radius += rng.uniform(0, 0.2 / waves) * np.cos(waves * angles + rng.uniform(0, 2 * np.pi))
+    points = on_circle(angles) * radius[:, None]
+    low, high = points.min(axis=0), points.max(axis=0)
+    return (points - low) / (high - low)
+
+
 def on_circle(angles: np.ndarray) -> np.ndarray:
     """Returns the points of the unit circle at these angles: float64 [k, 2]."""
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)

@@ -1,4 +1,4 @@
-"""The three kinds of hard images: objects of the promised sizes, and boxes that fit them."""
+"""The kinds of hard images: objects of the promised sizes, and boxes that fit them."""
 
 import json
 
@@ -8,11 +8,13 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from core.config.errors import UserError
-from core.data import shapes, shapes_like
+from core.data import shapes, shapes_like, shapes_natural
 from core.data.coco import CocoDetection
 from core.data.shapes import main
 from core.data.shapes_drawing import rasterise
 from core.data.shapes_like import CROWD, KINDS, LARGE_SIDES, PHOTO, SMALL_SIDES
+from core.data.shapes_natural import ANIMAL_SIDES, pink_noise
+from core.data.shapes_scene import append_, blend_, leaves_visible, photograph
 from tests.data.test_shapes import assert_tight
 
 
@@ -49,6 +51,11 @@ def test_objects_of_a_kind_have_its_sizes_and_numbers(kind):
         assert sizes == {PHOTO} and counts.min() >= CROWD[0] and counts.max() <= CROWD[1]
         assert counts.max() - counts.min() > 15
         assert longer.min() > 25 and longer.max() < 130
+    elif name == "natural":
+        assert sizes == {PHOTO, PHOTO[::-1]} and {1, 2} == set(counts.tolist())
+        relative = np.concatenate([(box[:, 2:] - box[:, :2]).max(1) for box in boxes])
+        low, high = ANIMAL_SIDES
+        assert relative.min() >= low - 1e-4 and relative.max() <= high + 1e-4
     else:
         assert len(sizes) == len(images) and {1, 2} <= set(counts.tolist()) <= {0, 1, 2}
         ratios = np.array([width / height for height, width in sizes])
@@ -74,14 +81,13 @@ def test_objects_of_a_crowd_overlap_and_none_is_hidden():
 def record_drawn(monkeypatch):
     """Records boxes and covers of the objects, as the image is made of them."""
     recorded = []
-    photograph = shapes_like._photograph
-    monkeypatch.setattr(
-        shapes_like,
-        "_photograph",
-        lambda canvas, drawn, rng: (
-            recorded.append((canvas, drawn)) or photograph(canvas, drawn, rng)
-        ),
-    )
+
+    def record(canvas, drawn, rng):
+        recorded.append((canvas, drawn))
+        return photograph(canvas, drawn, rng)
+
+    for module in (shapes_like, shapes_natural):
+        monkeypatch.setattr(module, "photograph", record)
     return recorded
 
 
@@ -102,24 +108,45 @@ def test_boxes_of_a_kind_are_tight_around_what_is_drawn(name, monkeypatch):
 def test_what_is_drawn_lies_where_the_covers_say(name, monkeypatch):
     """Without any object the same background shows; it differs from the image in covers only."""
     recorded = record_drawn(monkeypatch)
-    blend = shapes_like._blend_
     lost = []
 
     def blend_and_note(canvas, cover, color, alpha):
         before = canvas.copy()
-        blend(canvas, cover, color, alpha)
+        blend_(canvas, cover, color, alpha)
         lost.append((before != canvas).any(axis=2))
 
-    monkeypatch.setattr(shapes_like, "_blend_", blend_and_note)
+    for module in (shapes_like, shapes_natural):
+        monkeypatch.setattr(module, "blend_", blend_and_note)
+    monkeypatch.setattr(shapes_natural, "_IN_FRONT", 0)  # of an animal, nothing is drawn
     image = KINDS[name].draw(np.random.default_rng(2))
     ((canvas, drawn),) = recorded
     assert len(drawn) == len(image.boxes) > 0
     last = drawn[-1]
     covered = np.zeros(canvas.shape[:2], bool)
     covered[last.cover.window] = last.cover.fraction > 0
-    steps = {"small": 1, "crowded": 2, "large": 11}[name]  # that draw the last object
+    steps = {"small": 1, "crowded": 2, "large": 11, "natural": 11}[
+        name
+    ]  # that draw the last object
     changed = np.any(lost[-steps:], axis=0)
     assert not (changed & ~covered).any() and changed.sum() > 0.95 * covered.sum()
+
+
+def test_leaves_hide_a_part_of_some_animals():
+    visible = np.concatenate(
+        [KINDS["natural"].draw(np.random.default_rng(index)).visible for index in range(12)]
+    )
+    assert visible.min() > 0.6 and 0.2 < (visible < 0.98).mean() < 0.9
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 1.4])
+def test_noise_has_the_spectrum_of_its_exponent(exponent):
+    texture = pink_noise((256, 320), exponent, np.random.default_rng(4))
+    amplitude = np.abs(np.fft.rfft2(texture))
+    frequency = np.hypot(np.fft.fftfreq(256)[:, None], np.fft.rfftfreq(320))
+    rings = [(frequency > low) & (frequency < 1.2 * low) for low in (0.02, 0.2)]
+    low, high = (amplitude[ring].mean() for ring in rings)
+    assert texture.dtype == np.float32 and abs(texture.std() - 1) < 1e-3
+    np.testing.assert_allclose(np.log10(low / high), exponent, atol=0.05)
 
 
 def test_the_visible_fraction_is_that_of_the_pixels():
@@ -128,13 +155,13 @@ def test_the_visible_fraction_is_that_of_the_pixels():
     drawn = []
     for box in ([2, 2, 12, 12], [7, 2, 17, 12], [2, 7, 12, 17], [40, 40, 50, 50]):
         cover = rasterise(square, np.array(box, float))
-        shapes_like._append_(drawn, np.array(box, float), 0, cover)
-    seen = shapes_like._photograph(np.zeros((60, 60, 3), np.float32), drawn, rng).visible
+        append_(drawn, np.array(box, float), 0, cover)
+    seen = photograph(np.zeros((60, 60, 3), np.float32), drawn, rng).visible
     np.testing.assert_allclose(seen, [0.25, 0.75, 1, 1], atol=0.02)
     one_more = rasterise(square, np.array([2, 2, 7, 7.0]))
-    assert shapes_like._leaves_visible(drawn[1:], one_more, 0.99)
-    assert not shapes_like._leaves_visible(drawn, one_more, 0.2)
-    assert shapes_like._leaves_visible([], one_more, 1)
+    assert leaves_visible(drawn[1:], one_more, 0.99)
+    assert not leaves_visible(drawn, one_more, 0.2)
+    assert leaves_visible([], one_more, 1)
 
 
 @pytest.mark.parametrize("name", KINDS)
