@@ -5,7 +5,6 @@ in quotes, a whole number with a decimal point, ``"false"``. Each function retur
 if it cannot be read, and a phrase about how it was read, None if it was as it should be.
 """
 
-import math
 import re
 import reprlib
 from typing import Any
@@ -104,7 +103,7 @@ def read_name(value: Any) -> tuple[str | None, str | None]:
     Control characters would break tables and logs, and lone surrogates cannot be written to a file
     at all.
     """
-    if type(value) is int and math.fabs(value) <= _EXACT:
+    if type(value) is int and -_INT64 <= value < _INT64:
         return str(value), FROM_NUMBER
     if not isinstance(value, str):
         return None, None
