@@ -2,8 +2,9 @@
 
     cornerkit check CornerNet-bccd [--split val] [--set system.data_dir=DIR]
 
-Without --split it reads the training and the validation split of the config. Exit codes: 0 if
-nothing is wrong, 1 if there are problems, 2 if the dataset cannot be opened at all.
+Without --split it reads the training and the validation split of the config. A problem would hurt a
+training; a note is about what is repaired when the dataset is opened. Exit codes: 0 if there are no
+problems, 1 if there are, 2 if the dataset cannot be opened at all.
 """
 
 import os
@@ -17,10 +18,14 @@ from tqdm import tqdm
 
 from ..cli import plain_parser
 from ..config.loading import Config, load_config
-from .coco import CocoDetection, repair_boxes
+from .coco import CocoDetection
+from .columns import counted
 from .images import image_problem
-from .records import Records, find_mistakes, read_records, without_mistakes
+from .plausibility import dominant_class
+from .record_values import shown
+from .records import Records, read_records
 from .splits import split_paths
+from .tables import read_tables
 
 # COCO's limits between small, medium and large boxes, in square pixels.
 _AREA_LIMITS = (32**2, 96**2)
@@ -42,7 +47,7 @@ def main(argv: list[str]) -> int:
 
 
 def check(config: Config, splits: list[str]) -> int:
-    """Checks splits of a config's dataset and writes the problems to standard output.
+    """Checks splits of a config's dataset and writes what it finds to standard output.
 
     Returns:
         Number of problems.
@@ -56,22 +61,26 @@ def check(config: Config, splits: list[str]) -> int:
     for split, (annotation_file, image_dir) in zip(splits, paths, strict=True):
         _write(f"{split}: {annotation_file}, images in {image_dir}")
         records = read_records(annotation_file)
-        mistakes = list(find_mistakes(records))
-        usable = without_mistakes(records, mistakes)
-        problems = [mistake.message for mistake in mistakes]
-        problems += _annotation_problems(usable)
+        tables = read_tables(records)
+        problems = [mistake.message for mistake in tables.mistakes]
+        notes = list(_id_notes(records))
         expected, found = config.db.categories, len(records["categories"])
         if expected not in (None, found):
             problems.append(f"db.categories says {expected}, the file holds {found} categories")
-        if usable["images"] and (usable["categories"] or usable["annotations"] is None):
-            dataset = CocoDetection(annotation_file, image_dir, config.db.use_crowd, None, usable)
-            problems += _image_problems(dataset)
+        if tables.images.names and (tables.categories.names or not tables.has_annotations):
+            dataset = CocoDetection(annotation_file, image_dir, config.db.use_crowd, None, tables)
+            problems += [*dataset.problems, *_image_problems(dataset)]
+            if dataset.has_annotations and not dataset.box_counts().any():
+                problems.append("there are no boxes to train on or to compare with")
+            notes += [*dataset.notes, *_class_notes(dataset)]
             names.setdefault(dataset.class_names, split)
             if len(names) > 1:
                 problems.append(f"other categories than in split {next(iter(names.values()))!r}")
             _write(summary(dataset))
         else:
             problems.append("no usable images or categories")
+        for note in notes:
+            _write(f"  note: {note}")
         for problem in problems:
             _write(f"  problem: {problem}")
         _write(f"{split}: problems found: {len(problems)}\n")
@@ -84,8 +93,8 @@ def summary(dataset: CocoDetection) -> str:
     counts = dataset.box_counts()
     lines = [
         f"  {len(dataset)} images, {int((counts == 0).sum())} of them without boxes, at most "
-        f"{counts.max()} boxes in one; {dataset.repaired} boxes clipped, {dataset.dropped} "
-        "dropped",
+        f"{counts.max()} boxes in one; {dataset.repaired} boxes clipped, "
+        f"{dataset.dropped + dataset.repeated} dropped",
         f"  {'class':24}{'images':>10}{'boxes':>10}{'small':>10}{'medium':>10}{'large':>10}",
     ]
     classes = len(dataset.class_names)
@@ -105,26 +114,28 @@ def summary(dataset: CocoDetection) -> str:
     return "\n".join(lines)
 
 
-def _annotation_problems(records: Records) -> Iterator[str]:
-    """Finds repeated annotation ids, and boxes that do not lie in their image."""
-    annotations = records["annotations"] or []
-    ids = Counter(str(annotation.get("id")) for annotation in annotations)
-    for identity, times in ids.items():
-        if times > 1 or identity == "None":
-            problem = "without an id" if identity == "None" else f"with id {identity}"
-            yield f"{times} annotations {problem}; evaluation needs one each"
-    images = {image["id"]: image for image in records["images"]}
-    owners = [images[annotation["image_id"]] for annotation in annotations]
-    sizes = np.array([(owner["height"], owner["width"]) for owner in owners]).reshape(-1, 2)
-    xywh = np.array([annotation["bbox"] for annotation in annotations], np.float64).reshape(-1, 4)
-    _, kept, repaired = repair_boxes(xywh, sizes)
-    for row in np.flatnonzero(~kept | repaired):
-        owner, box = owners[row], annotations[row]["bbox"]
-        verdict = "reaches out of" if kept[row] else "has no width or height inside"
+def _id_notes(records: Records) -> Iterator[str]:
+    """Counts annotations without an id, or with that of another; nothing here needs their ids."""
+    ids = Counter(shown(record.get("id")) for record in records["annotations"] or ())
+    missing = ids.pop(shown(None), 0)
+    repeated = [identity for identity, count in ids.items() if count > 1]
+    if missing:
+        yield f"{counted(missing, 'annotations')} without an id; other tools may need one"
+    if repeated:
         yield (
-            f"annotation {annotations[row].get('id', row)}: box [x, y, width, height] {box} "
-            f"{verdict} its image {owner['file_name']} of {owner['width']} x {owner['height']}"
+            f"{len(repeated)} ids are those of several annotations, such as {repeated[0]}; other "
+            "tools may need one for each"
         )
+
+
+def _class_notes(dataset: CocoDetection) -> Iterator[str]:
+    """Finds classes without boxes, and one that has nearly all of them."""
+    counts = np.bincount(dataset.truth().labels, minlength=len(dataset.class_names))
+    empty = [name for name, count in zip(dataset.class_names, counts, strict=True) if not count]
+    if empty and counts.any():
+        yield f"{counted(len(empty), 'categories')} without boxes, such as {shown(empty[0])}"
+    if (line := dominant_class(dataset.class_names, counts)) is not None:
+        yield line
 
 
 def _image_problems(dataset: CocoDetection) -> list[str]:
@@ -138,4 +149,6 @@ def _image_problems(dataset: CocoDetection) -> list[str]:
 
 
 def _write(line: str) -> None:
-    sys.stdout.write(line + "\n")
+    # A file name may hold characters that the terminal's encoding lacks.
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")

@@ -25,7 +25,7 @@ def open_split(system: System, db: Db, split: str) -> CocoDetection:
     Args:
         system: ``<data_dir>/<dataset_dir>`` holds ``annotations/instances_<split>.json`` (or
             ``image_info_<split>.json``, without annotations) and ``images/<split>/``.
-        db: settings for crowd boxes and for the expected number of categories.
+        db: settings for crowd boxes, for the expected number of categories, and for scoring.
         split: a key of :data:`REFERENCE_SPLITS`, or the split's own name.
 
     Raises:
@@ -33,7 +33,13 @@ def open_split(system: System, db: Db, split: str) -> CocoDetection:
             there is instead), or the annotation file cannot be used.
     """
     annotation_file, image_dir = split_paths(system, split)
-    dataset = CocoDetection(annotation_file, image_dir, db.use_crowd, db.categories)
+    dataset = CocoDetection(
+        annotation_file,
+        image_dir,
+        db.use_crowd,
+        db.categories,
+        reference_truth=db.reference_scoring,
+    )
     missing = missing_images(dataset)
     if missing:
         raise UserError(

@@ -5,10 +5,8 @@ Category ids and xywh boxes are used only here: everywhere else labels are 0 …
 
 import contextlib
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,6 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..data.coco import CocoDetection
-from ..data.records import read_records
 from ..structures import Detections
 
 # In the order of COCOeval.stats: AP over IoU 0.50:0.95, at one IoU, of small (below 32² pixels),
@@ -35,7 +32,7 @@ class CocoScores:
     Attributes:
         metrics: the twelve of :data:`METRICS`, by name.
         ap_by_class: AP of each class by name, in the order of the labels.
-        table: the twelve metrics in COCO's own format.
+        table: the twelve metrics in COCO's own format; ``-`` for those that are None.
     """
 
     metrics: dict[str, float | None]
@@ -90,11 +87,11 @@ def coco_results(
 
 
 def score_results(results: Sequence[Mapping[str, Any]], dataset: CocoDetection) -> CocoScores:
-    """Compares results with the annotation file of their dataset.
+    """Compares results with the objects of their dataset.
 
     Args:
         results: list from :func:`coco_results`; an empty one gives metrics of 0.
-        dataset: dataset with annotations.
+        dataset: dataset with annotations; without any object, all metrics are None.
     """
     evaluation = coco_evaluation(results, dataset)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -111,19 +108,19 @@ def score_results(results: Sequence[Mapping[str, Any]], dataset: CocoDetection) 
         ap_by_class={
             name: _metric(value) for name, value in zip(dataset.class_names, by_class, strict=True)
         },
-        table=table.getvalue().rstrip(),
+        table=table.getvalue().rstrip().replace("= -1.000", "=     -"),
     )
 
 
 def coco_evaluation(results: Sequence[Mapping[str, Any]], dataset: CocoDetection) -> COCOeval:
-    """Prepares pycocotools' comparison of results with the annotation file of their dataset.
+    """Prepares pycocotools' comparison of results with the objects of their dataset.
 
     Args:
         results: list from :func:`coco_results`; their ids are their positions in it, from 1 on.
         dataset: dataset with annotations; a crowd is an object that nobody must find.
     """
     return COCOeval(
-        _coco(_truth(dataset.annotation_file), dataset),
+        _coco(_truth(dataset), dataset),
         _coco(_found(results), dataset),
         "bbox",
     )
@@ -142,26 +139,23 @@ def _coco(annotations: list[dict[str, Any]], dataset: CocoDetection) -> COCO:
     return coco
 
 
-def _truth(annotation_file: Path) -> list[dict[str, Any]]:
-    """Annotations with the fields that COCOeval reads.
+def _truth(dataset: CocoDetection) -> list[dict[str, Any]]:
+    """Objects of a dataset with the fields that COCOeval reads.
 
-    They get new ids from 1 on, because COCOeval takes a match with an id of 0 for no match.
+    They get ids from 1 on, because COCOeval takes a match with an id of 0 for no match.
     """
-    truth: list[dict[str, Any]] = []
-    for record in read_records(annotation_file)["annotations"]:
-        if all(math.isfinite(side) for side in record["bbox"]):
-            area = record.get("area")
-            truth.append(
-                {
-                    "id": len(truth) + 1,
-                    "image_id": record["image_id"],
-                    "category_id": record["category_id"],
-                    "bbox": record["bbox"],
-                    "area": record["bbox"][2] * record["bbox"][3] if area is None else area,
-                    "iscrowd": int(record.get("iscrowd") or 0),
-                }
-            )
-    return truth
+    truth = dataset.truth()
+    columns = {
+        "image_id": dataset.image_ids[truth.images],
+        "category_id": dataset.category_ids[truth.labels],
+        "bbox": truth.boxes,
+        "area": truth.areas,
+        "iscrowd": truth.crowd.astype(int),
+    }
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [
+        {"id": number, **dict(zip(columns, row, strict=True))} for number, row in enumerate(rows, 1)
+    ]
 
 
 def _found(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -178,11 +178,11 @@ class Evaluations:
         ended = 0 < patience <= unimproved
         if ended:
             logger.info(
-                "training ends after step %d: %d evaluations in a row brought no AP above %.3f "
+                "training ends after step %d: %d evaluations in a row brought no AP above %s "
                 "(system.patience %d)",
                 iteration,
                 unimproved,
-                self._history.highest or 0,
+                _number(self._history.highest),
                 patience,
             )
         return self._run.ranks.broadcast(ended)
@@ -193,7 +193,8 @@ class _History:
 
     Attributes:
         highest: the highest AP; None before the first.
-        unimproved: number of evaluations since then, none of which had a higher AP.
+        unimproved: number of evaluations since then, none of which had a higher AP; those without
+            an object to find say nothing and do not count.
     """
 
     def __init__(self) -> None:
@@ -203,7 +204,8 @@ class _History:
     def add(self, ap: float | None) -> bool:
         """Adds an evaluation; returns True if its AP is above that of every earlier one."""
         better = self.raise_to(ap)
-        self.unimproved = 0 if better else self.unimproved + 1
+        if ap is not None:
+            self.unimproved = 0 if better else self.unimproved + 1
         return better
 
     def raise_to(self, ap: float | None) -> bool:
@@ -217,14 +219,18 @@ class _History:
 def _describe(evaluation: Evaluation, images: int) -> str:
     """Line about an evaluation."""
     values = evaluation.metrics
-    shown = ", ".join(f"{name} {values[name] or 0:.3f}" for name in _LOGGED)
+    shown = ", ".join(f"{name} {_number(values[name])}" for name in _LOGGED)
     for kind, other in evaluation.by_weights.items():
         if kind != evaluation.weights:
-            ap = f"{other['AP'] or 0:.3f}"
+            ap = _number(other["AP"])
             shown += f" with the {evaluation.weights} weights, AP {ap} with the {kind} ones"
     seconds = f"{images} images in {evaluation.seconds:.1f} s"
     end = "; the best so far" * evaluation.best
     return f"step {evaluation.iteration}: {shown}; {seconds}{end}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _logged_evaluations(run: TrainingRun) -> dict[int, float | None]:

@@ -7,6 +7,7 @@ import torch
 
 from ..checkpoint.run_directory import RunDirectory, SnapshotWriter
 from ..checkpoint.snapshot import Meta, require_snapshot, versions
+from ..config.errors import UserError
 from ..config.loading import Config
 from ..data.coco import CocoDetection
 from ..data.loader import batch_loader
@@ -178,6 +179,11 @@ def _open_datasets(config: Config) -> tuple[CocoDetection, CocoDetection | None]
     """Opens the training split and, if the run needs it, the validation split."""
     system = config.system
     dataset = open_split(system, config.db, system.train_split)
+    if not dataset.box_counts().any():
+        raise UserError(
+            f"{dataset.annotation_file} has no boxes to train on; is {system.train_split!r} the "
+            "right system.train_split? (`cornerkit check CONFIG` says what it holds)"
+        )
     if not system.val_iter and not system.eval_iter:
         return dataset, None
     validation = open_split(system, config.db, system.val_split)
