@@ -19,8 +19,8 @@ from ..cli import plain_parser
 from ..config.loading import Config, load_config
 from .coco import CocoDetection, repair_boxes
 from .images import image_problem
-from .records import Records, find_mistakes, read_records, without_mistakes
-from .splits import split_paths
+from .records import Records, find_mistakes, without_mistakes
+from .splits import read_source
 
 # COCO's limits between small, medium and large boxes, in square pixels.
 _AREA_LIMITS = (32**2, 96**2)
@@ -50,12 +50,14 @@ def check(config: Config, splits: list[str]) -> int:
     Raises:
         UserError: a folder or an annotation file is missing, or is not a COCO file.
     """
-    paths = [split_paths(config.system, split) for split in splits]
+    sources = [read_source(config.system, split) for split in splits]
     total = 0
     names: dict[tuple[str, ...], str] = {}
-    for split, (annotation_file, image_dir) in zip(splits, paths, strict=True):
+    for split, source in zip(splits, sources, strict=True):
+        records, image_dir, annotation_file, notes = source
         _write(f"{split}: {annotation_file}, images in {image_dir}")
-        records = read_records(annotation_file)
+        for note in notes:
+            _write(f"  note: {note}")
         mistakes = list(find_mistakes(records))
         usable = without_mistakes(records, mistakes)
         problems = [mistake.message for mistake in mistakes]
