@@ -24,6 +24,8 @@ REFERENCE_SPLITS = {
     "testdev": "testdev2017",
 }
 
+# Splits to take for one, in this order.
+_INSTEAD = {"train": ("train",), "val": ("val", "test"), "test": ("test", "val")}
 _COCO_KINDS = ("instances", "image_info")  # of annotation files; the second has no annotations
 _SHOWN = 8  # names in a message
 
@@ -101,7 +103,7 @@ def read_splits(root: Path, val_share: float) -> dict[str, Source]:
         name if kinds.count(kind) > 1 else kind or name: name
         for name, kind in zip(layout.splits, kinds, strict=True)
     }
-    if "val" in kinds or "test" in kinds or not ("train" in kinds or "" in layout.splits):
+    if "val" in kinds or "test" in kinds:
         return {name: _described(layout, own) for name, own in names.items()}
     return {split: choose_split(layout, split, val_share) for split in ("train", "val")}
 
@@ -132,20 +134,19 @@ def choose_split(layout: Layout, split: str, val_share: float) -> Source:
     Raises:
         UserError: there is no such split, or it cannot be read.
     """
-    word, kind = split_word(split), split_kind(split)
-    training = _first(layout, "train") if "" not in layout.splits else ""
-    validation = _first(layout, "val") or _first(layout, "test")
-    if word in layout.splits:
-        return _described(layout, str(word))
-    if kind == "train" and validation and training is not None:
-        return _described(layout, training)
-    if kind in ("val", "test") and validation:
-        return _described(layout, (kind == "test" and _first(layout, "test")) or validation)
-    if kind is None or training is None or validation:
-        names = ", ".join(name for name in layout.splits if name) or "no splits"
+    kind = split_kind(split)
+    by_kind = {kind: _names_of(layout, kind) for kind in SPLIT_WORDS}
+    names = [name for name in (split, split_word(split)) if name and name in layout.splits]
+    names += [name for other in _INSTEAD.get(kind or "", ()) for name in by_kind[other]]
+    is_divided = not by_kind["val"] and not by_kind["test"]
+    if names and not (is_divided and kind == "train"):
+        return _described(layout, names[0])
+    if not is_divided or kind is None or not by_kind["train"]:
+        there = ", ".join(name for name in layout.splits if name) or "no splits"
         raise UserError(
-            f"{layout.root}, {layout.description}, has no split {split!r}; there is {names}"
+            f"{layout.root}, {layout.description}, has no split {split!r}; there is {there}"
         )
+    training = (names or by_kind["train"])[0]
     source = _described(layout, training)
     parts = divide(source.records, val_share)
     counts = [len(part["images"]) for part in parts]
@@ -216,8 +217,14 @@ def _coco_paths(root: Path, split: str) -> tuple[Path, Path]:
     return annotation_file, image_dir
 
 
-def _first(layout: Layout, kind: str) -> str | None:
-    return next((word for word in SPLIT_WORDS[kind] if word in layout.splits), None)
+def _names_of(layout: Layout, kind: str) -> list[str]:
+    """Lists a folder's splits to train, validate or test with, the most usual name first.
+
+    All images of a folder without splits are to train with.
+    """
+    found = [(split_word(name) or "", name) for name in layout.splits if split_kind(name) == kind]
+    found.sort(key=lambda pair: SPLIT_WORDS[kind].index(pair[0]))
+    return [name for _, name in found] + [""] * (kind == "train" and "" in layout.splits)
 
 
 def _described(layout: Layout, name: str) -> Source:
@@ -246,8 +253,8 @@ def _require_folder(folder: Path, purpose: str) -> None:
     parent = next(parent for parent in folder.absolute().parents if parent.is_dir())
     raise UserError(
         f"there is no folder {folder} for {purpose}; {parent} holds {_listing(parent)} "
-        "(system.data_dir and system.dataset_dir say where the data is, in COCO's, YOLO's or Pascal "
-        "VOC's format)"
+        "(system.data_dir and system.dataset_dir say where the data is, in COCO's, YOLO's or "
+        "Pascal VOC's format)"
     )
 
 

@@ -89,8 +89,8 @@ def _require_images(source: Source) -> None:
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise UserError(
-            f"{len(missing)} of the {len(paths)} images of {source.label_path} are missing, such as "
-            f"{missing[0]}"
+            f"{len(missing)} of the {len(paths)} images of {source.label_path} are missing, such "
+            f"as {missing[0]}"
         )
 
 

@@ -58,9 +58,9 @@ def recognise_xml(root: Path, files: Sequence[Path]) -> Layout | None:
     found = _Files(root, images, xml)
     lists: dict[str, list[Path]] = {}
     for path in files:
-        if path.suffix == ".txt" and path.parts[-3:-1] == ("ImageSets", "Main"):
-            if any(path.stem in words for words in SPLIT_WORDS.values()):
-                lists.setdefault(path.stem, []).append(path)
+        is_list = path.suffix == ".txt" and path.parts[-3:-1] == ("ImageSets", "Main")
+        if is_list and any(path.stem in words for words in SPLIT_WORDS.values()):
+            lists.setdefault(path.stem, []).append(path)
     if lists:
         splits = {word: partial(_read_listed, found, paths) for word, paths in lists.items()}
         return Layout(root, "a Pascal VOC folder (ImageSets/Main)", splits)

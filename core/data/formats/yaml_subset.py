@@ -1,8 +1,8 @@
 """The part of YAML that files of datasets use, so that reading one needs no other package.
 
-Read are texts, lists (``[a, b]``, over several lines, too, or a ``- a`` a line), maps (``{0: a}``, or
-a ``0: a`` a line), quotes and comments. The rest of YAML is refused, with its line, in the entries
-that are asked for, and passed over in others.
+Read are texts, lists (``[a, b]``, over several lines, too, or a ``- a`` a line), maps (``{0: a}``,
+or a ``0: a`` a line), quotes and comments. The rest of YAML is refused, with its line, in the
+entries that are asked for, and passed over in others.
 """
 
 import re

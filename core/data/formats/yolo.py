@@ -212,8 +212,8 @@ def _find(file: Path, base: str | None, entry: str) -> Path | None:
     """Finds what an entry names; files are moved, so that the end of a path may have to do.
 
     Ultralytics takes it from ``path``, or from the folder of the file, and if it is not there,
-    without the ``../`` that it begins with. The same end of the path in the folder of the file comes
-    after that, for paths of another machine.
+    without the ``../`` that it begins with. After that comes the end of the path in the folder of
+    the file, for paths of another machine.
     """
     here = file.parent
     start = here if base is None else here / base

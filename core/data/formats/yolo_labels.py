@@ -31,8 +31,8 @@ class Label(NamedTuple):
 def label_file(image: Path) -> Path:
     """Returns the label file of an image, which need not exist.
 
-    As Ultralytics does it, the last folder ``images`` of the path becomes ``labels``; where there is
-    none, or no such folder of labels, the file is beside the image.
+    As Ultralytics does it, the last folder ``images`` of the path becomes ``labels``; where there
+    is none, or no such folder of labels, the file is beside the image.
     """
     parts = list(image.parts)
     for index in range(len(parts) - 2, -1, -1):
