@@ -201,6 +201,4 @@ def label_studio(root):
     write_coco_file(root / "result.json", BOTH, "C:\\data\\upload\\1\\")
 
 
-WITHOUT_SPLITS = {
-    layout.__name__: layout for layout in (flat_yolo, flat_voc, cvat, label_studio)
-}
+WITHOUT_SPLITS = {layout.__name__: layout for layout in (flat_yolo, flat_voc, cvat, label_studio)}

@@ -30,6 +30,7 @@ from .yolo_labels import is_label_file, label_file, read_labels
 
 _KEYS = ("path", "train", "val", "valid", "validation", "test", "names", "nc", "kpt_shape")
 _SPLITS = ("train", "val", "valid", "validation", "test")
+_MOST_NUMBERS = 9999  # a larger one without a name is rather a mistake
 # Files of names, a class a line, beside or above the labels.
 _NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")
 
@@ -150,11 +151,10 @@ def _read(dataset: _Dataset, search: Callable[[], Sequence[Path]]) -> Source:
     records = make_records(images, names, image_dir)
     if unlabelled == len(images):
         records["annotations"] = None
-    notes = list(_notes(labels, unreadable, polygons, unlabelled))
+    notes = _notes(labels, unreadable, polygons, unlabelled)
     if dataset.names is None:
-        notes.append(
-            f"no names of the classes were found; they are called {', '.join(names.values())}"
-        )
+        called = f"they are called {', '.join(names.values())}" if names else "there are none"
+        notes.append(f"no names of classes were found; {called}")
     return Source(records, image_dir, common_folder(labels), tuple(notes))
 
 
@@ -298,15 +298,17 @@ def _names_of_files(root: Path, files: Sequence[Path]) -> tuple[dict[int, str], 
 
 def _numbers(dataset: _Dataset) -> tuple[dict[int, str], Path]:
     """Names classes by their numbers, 0 to the largest in any label of any split."""
-    files = {label_file(path) for path in dataset.images()}
-    largest = -1
-    for file in sorted(files):
-        if file.is_file():
-            numbers = [label.category for label in read_labels(file, dataset.is_pose)]
-            largest = max(largest, *numbers) if numbers else largest
-    if largest > 9999:
-        raise UserError(f"class {largest} and no names of classes; write them into classes.txt")
-    return {number: f"class {number}" for number in range(largest + 1)}, Path("classes.txt")
+    largest, file = -1, Path()
+    for path in sorted({label_file(image) for image in dataset.images()}):
+        if path.is_file():
+            for label in read_labels(path, dataset.is_pose):
+                largest, file = max((largest, file), (label.category, path))
+    if largest > _MOST_NUMBERS:
+        raise UserError(
+            f"{file}: class {largest}, and there are no names of classes; write them into a "
+            "classes.txt beside the images, a name a line"
+        )
+    return {number: f"class {number}" for number in range(largest + 1)}, file
 
 
 def _range(names: dict[int, str]) -> str:
