@@ -42,7 +42,15 @@ def open_split(system: System, db: Db, split: str) -> CocoDetection:
         UserError: a folder, the annotation file or an image is missing (the message lists what
             there is instead), or the annotations cannot be used.
     """
-    source = read_source(system, split)
+    return open_source(read_source(system, split), db)
+
+
+def open_source(source: Source, db: Db) -> CocoDetection:
+    """Checks and packs the records of a split.
+
+    Raises:
+        UserError: an image is missing, or the records cannot be used.
+    """
     for note in source.notes:
         logger.info("%s: %s", source.label_path, note)
     for mistake in find_mistakes(source.records):

@@ -19,10 +19,9 @@ from pathlib import Path
 from ..checkpoint.files import write_together
 from ..cli import plain_parser
 from ..config.errors import UserError
-from ..config.schema import System
+from ..config.schema import Db, System
 from ..data.formats.source import Source, count_of
-from ..data.records import find_mistakes
-from ..data.splits import read_splits
+from ..data.splits import open_source, read_splits
 
 
 def main(argv: list[str]) -> int:
@@ -70,28 +69,14 @@ def convert(root: Path, out: Path, val_share: float, force: bool = False) -> Non
     if out.is_dir() and any(out.iterdir()) and not force:
         raise UserError(f"{out} is not empty; name a new folder, or give --force to write into it")
     splits = read_splits(root, val_share)
-    for split, found in splits.items():
-        for mistake in find_mistakes(found.records):
-            raise UserError(f"{found.label_path}, {split}: {mistake.message}")
-        _require_images(found)
+    for found in splits.values():
+        open_source(found, Db())  # what cannot be trained on is found before anything is written
     for split, found in splits.items():
         try:
             line = _write(split, found, out)
         except OSError as error:
             raise UserError(f"{out}: cannot be written: {error.strerror}") from None
-        for note in found.notes:
-            sys.stdout.write(f"{split}: {note}\n")
         sys.stdout.write(f"{split}: {line}\n")
-
-
-def _require_images(source: Source) -> None:
-    paths = [source.image_dir / image["file_name"] for image in source.records["images"]]
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of the {len(paths)} images of {source.label_path} are missing, such "
-            f"as {missing[0]}"
-        )
 
 
 def _write(split: str, source: Source, out: Path) -> str:
