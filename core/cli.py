@@ -29,6 +29,7 @@ COMMANDS = {
     "diagnose": "tools.diagnose",
     "detect": "tools.detect",
     "check": "data.check",
+    "convert": "tools.convert",
     "plan": "tools.plan",
     "plot": "tools.plot",
 }
@@ -40,6 +41,7 @@ _HELP = """usage: cornerkit COMMAND …
   diagnose   says what a detector loses AP to: duplicates, imprecise boxes, wrong classes …
   detect     draws what a detector finds in images, folders of images, and videos
   check      reads a whole dataset before a run and lists what is wrong with it
+  convert    writes a YOLO, Pascal VOC or other dataset in COCO's format
   plan       measures a training step and says what fits and how long a run takes
   plot       draws the curves of runs over each other
 

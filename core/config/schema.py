@@ -18,6 +18,8 @@ class System:
     train_split: str = "trainval"
     val_split: str = "minival"
     test_split: str = "testdev"
+    # fraction of the images to validate with, where the dataset has no splits (docs/data.md)
+    val_share: float = 0.2
     cache_dir: str = "./cache"
     result_dir: str = "./results"
     batch_size: int = 1
@@ -157,6 +159,8 @@ def problems(system: System, db: Db) -> Iterator[str]:
                 yield f"{'db' if section is db else 'system'}.{key} must be at least 1"
     if system.learning_rate <= 0 or system.decay_rate <= 0:
         yield "system.learning_rate and system.decay_rate must be above 0"
+    if not 0 < system.val_share < 1:
+        yield f"system.val_share {system.val_share} is a fraction and must be above 0 and below 1"
     if system.cpu_processes < 1:
         yield f"system.cpu_processes {system.cpu_processes} must be at least 1"
     if system.keep < 1 or (system.dist_timeout is not None and system.dist_timeout < 1):

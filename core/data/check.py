@@ -23,8 +23,8 @@ from .columns import counted
 from .images import image_problem
 from .plausibility import dominant_class
 from .record_values import shown
-from .records import Records, read_records
-from .splits import split_paths
+from .records import Records
+from .splits import read_source
 from .tables import read_tables
 
 # COCO's limits between small, medium and large boxes, in square pixels.
@@ -55,15 +55,15 @@ def check(config: Config, splits: list[str]) -> int:
     Raises:
         UserError: a folder or an annotation file is missing, or is not a COCO file.
     """
-    paths = [split_paths(config.system, split) for split in splits]
+    sources = [read_source(config.system, split) for split in splits]
     total = 0
     names: dict[tuple[str, ...], str] = {}
-    for split, (annotation_file, image_dir) in zip(splits, paths, strict=True):
+    for split, source in zip(splits, sources, strict=True):
+        records, image_dir, annotation_file, of_source = source
         _write(f"{split}: {annotation_file}, images in {image_dir}")
-        records = read_records(annotation_file)
         tables = read_tables(records)
         problems = [mistake.message for mistake in tables.mistakes]
-        notes = list(_id_notes(records))
+        notes = [*of_source, *_id_notes(records)]
         expected, found = config.db.categories, len(records["categories"])
         if expected not in (None, found):
             problems.append(f"db.categories says {expected}, the file holds {found} categories")

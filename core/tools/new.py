@@ -7,9 +7,9 @@
 Without the package of its ImageNet weights (the extra "pretrained"), a name alone stands for
 CornerNet, trained from scratch.
 
-The folder holds annotations/instances_train.json and instances_val.json in COCO's format, and the
-images in images/train and images/val. The command measures for half a minute how fast this machine
-trains the config, so that training ends when the minutes do, and prints how to start it.
+The folder is in COCO's, YOLO's or Pascal VOC's format; docs/data.md says how each may look. The
+command measures for half a minute how fast this machine trains the config, so that training ends
+when the minutes do, and prints how to start it.
 """
 
 import json
@@ -28,7 +28,8 @@ from ..config.errors import UserError
 from ..config.loading import CONFIG_DIR
 from ..config.schema import Db, System
 from ..data.coco import CocoDetection
-from ..data.splits import open_split
+from ..data.formats.source import split_kind
+from ..data.splits import coco_names, has_coco_folders, open_split
 from ..models import MODELS
 from ..models.device import choose_device, slow_in_bfloat16
 from ..models.pretrained import PACKAGE_NAME, packaged_file
@@ -124,18 +125,18 @@ def open_data(folder: Path) -> tuple[CocoDetection, CocoDetection]:
             evaluate with.
     """
     if not folder.is_dir():
-        raise UserError(f"--data {folder}: there is no such folder")
-    for split in _SPLITS:
-        file = folder / "annotations" / f"instances_{split}.json"
-        if not file.is_file():
-            hint = ""
-            if split == "val":
-                hint = "; set some images aside to validate with, such as every fifth one"
-            raise UserError(f"--data {folder}: there is no annotation file {file}{hint}")
-        if not (folder / "images" / split).is_dir():
-            raise UserError(f"--data {folder}: there is no folder {folder / 'images' / split}")
+        hint = "; give the folder of the dataset" if folder.is_file() else ""
+        raise UserError(f"--data {folder}: there is no such folder{hint}")
     resolved = folder.resolve()
     system = System(data_dir=str(resolved.parent), dataset_dir=resolved.name)
+    if has_coco_folders(folder) and not any(
+        split_kind(name) == "val" for name in coco_names(folder)
+    ):
+        raise UserError(
+            f"--data {folder}: there is no annotation file "
+            f"{folder / 'annotations' / 'instances_val.json'}; set some images aside to validate "
+            f"with, or let cornerkit convert {folder} OUT do it, and give OUT"
+        )
     training, validation = (open_split(system, Db(), split) for split in _SPLITS)
     for dataset in (training, validation):
         if not dataset.box_counts().sum():

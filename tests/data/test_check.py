@@ -10,6 +10,7 @@ import pytest
 
 from core.config.errors import UserError
 from core.data.check import main
+from tests.support import layouts
 from tests.support.dbs_files import annotation, coco_content, write_coco
 
 
@@ -184,6 +185,21 @@ def test_splits_with_other_categories_are_a_problem(checked, root):
     write_coco(root, "val", **things, annotations=[annotation(1, 30, 1, [1, 1, 9, 9])])
     code, problems, _ = checked()
     assert (code, problems) == (1, ["other categories than in split 'train'"])
+
+
+def test_other_formats_are_checked_too(checked, root):
+    layouts.roboflow_yolo(root)
+    (root / "train/labels/a.txt").unlink()
+    code, problems, lines = checked()
+    assert (code, problems) == (0, [])
+    assert f"train: {root}/train/labels, images in {root}/train/images" in lines
+    notes = [line.split("note: ")[1] for line in lines if "note: " in line]
+    assert [note for note in notes if "categories" not in note] == [
+        "read as a YOLO folder (data.yaml), its split 'train'",
+        "1 image without a label file, so without objects",
+        "read as a YOLO folder (data.yaml), its split 'val'",
+    ]
+    assert ["cat", "1", "2", "2", "0", "0"] in [line.split() for line in lines]
 
 
 def test_nothing_usable_is_a_problem_and_not_a_crash(checked, root):

@@ -1,10 +1,14 @@
 """Splits: the reference's names and folders, and messages about missing files."""
 
+from functools import partial
+from pathlib import Path
+
 import pytest
 
 from core.config.errors import UserError
 from core.config.loading import Db, System
-from core.data.splits import open_split
+from core.data.formats.source import Layout, Source
+from core.data.splits import choose_split, open_split
 from tests.support.dbs_files import write_coco
 
 
@@ -88,3 +92,73 @@ def test_long_lists_are_shortened(tmp_path):
     text = message(tmp_path)
     assert "which holds nothing" in text and "… (40 in all)" in text
     assert len(text) < 600
+
+
+def test_usual_names_find_splits_with_years(tmp_path):
+    for split in ("train2017", "val2017"):
+        write_coco(tmp_path / "coco", split)
+    for split in ("train", "val"):
+        found = open_split(system(tmp_path), Db(), split)
+        assert found.image_dir == tmp_path / "coco" / "images" / f"{split}2017"
+    write_coco(tmp_path / "coco", "train2014")
+    assert "holds instances_train2014.json, instances_train2017.json" in message(tmp_path)
+
+
+def layout_of(*names):
+    """A recognised folder with some splits of ten images, which notes the one that is read."""
+
+    def source(name):
+        images = [{"id": number, "file_name": f"{name}-{number}.jpg"} for number in range(10)]
+        records = {"images": images, "annotations": [], "categories": []}
+        return Source(records, Path("data"), Path("labels"))
+
+    return Layout(Path("data"), "a folder", {name: partial(source, name) for name in names})
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "found"),
+    [
+        (["train", "valid", "test"], "train", "train"),
+        (["train", "valid", "test"], "val", "valid"),
+        (["train", "valid", "test"], "minival", "valid"),
+        (["train", "valid", "test"], "validation2014", "valid"),
+        (["train", "valid", "test"], "testdev", "test"),
+        (["train", "valid"], "testdev", "valid"),
+        (["train", "test"], "val", "test"),
+        (["trainval", "test"], "train", "trainval"),
+        (["train", "val", "trainval"], "trainval", "trainval"),
+        (["train", "val", "trainval"], "train", "train"),
+        (["train", "val"], "trainval", "train"),
+    ],
+)
+def test_names_of_splits_in_other_formats(names, split, found):
+    records = choose_split(layout_of(*names), split, 0.2).records
+    assert len(records["images"]) == 10
+    assert records["images"][0]["file_name"] == f"{found}-0.jpg"
+
+
+@pytest.mark.parametrize("names", [["train"], [""], ["trainval"]])
+def test_images_without_validation_are_divided(names):
+    layout = layout_of(*names)
+    parts = [choose_split(layout, split, 0.3).records["images"] for split in ("train", "val")]
+    assert sorted(image["id"] for part in parts for image in part) == list(range(10))
+    assert all(parts)
+    assert choose_split(layout, "testdev", 0.3).records["images"] == parts[1]
+
+
+@pytest.mark.parametrize(
+    ("names", "split"), [(["train", "val"], "mine"), (["val"], "train"), ([""], "mine")]
+)
+def test_a_split_that_a_folder_does_not_have(names, split):
+    there = ", ".join(names) if names[0] else "no splits"
+    with pytest.raises(
+        UserError, match=f"data, a folder, has no split '{split}'; there is {there}"
+    ):
+        choose_split(layout_of(*names), split, 0.2)
+
+
+def test_a_folder_of_no_known_format(tmp_path):
+    (tmp_path / "coco" / "photos").mkdir(parents=True)
+    text = message(tmp_path)
+    assert f"no folder {tmp_path}/coco/annotations" in text and "holds photos" in text
+    assert "in COCO's, YOLO's or Pascal VOC's format" in text

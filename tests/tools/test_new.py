@@ -20,6 +20,7 @@ from core.tools import new, new_recipe, new_timing
 from core.tools.new_choice import Speed, choose, plan_steps
 from core.tools.new_recipe import SECTIONS, Layout, Machine, Summary, choose_layout
 from core.train.log import read_log
+from tests.support import layouts
 
 TWO_THREADS = Machine("cpu", 2, bfloat16=True)
 GPU = Machine("cuda", 8, bfloat16=True)
@@ -371,6 +372,17 @@ def test_the_summary_of_a_dataset(data):
     assert found.most_objects == max(map(owners.count, owners))
 
 
+@pytest.mark.parametrize("layout", [*layouts.WITH_SPLITS, "flat_voc"])
+def test_data_in_other_layouts(tmp_path, layout):
+    """The config that is written opens the same splits."""
+    folder = tmp_path / "mine"
+    {**layouts.WITH_SPLITS, **layouts.WITHOUT_SPLITS}[layout](folder)
+    training, validation = new.open_data(folder)
+    assert training.class_names == validation.class_names == layouts.NAMES
+    assert len(training) + len(validation) == len(layouts.BOTH)
+    assert Summary.of(training, validation).validation_images == len(validation)
+
+
 def argv(tmp_path, data, *more, name="cells"):
     return [name, "--data", str(data), "--config-dir", str(tmp_path / "configs"), *more]
 
@@ -467,13 +479,17 @@ def change(file, **changes):
 
 MISTAKES = {
     "no folder": (lambda data: data.rename(data.with_name("other")), "there is no such folder"),
+    "a file": (
+        lambda data: data.rename(data.with_name("other")) and data.write_text("names: [a]"),
+        "there is no such folder; give the folder of the dataset",
+    ),
     "no annotations": (
         lambda data: (data / "annotations" / "instances_train.json").unlink(),
         r"there is no annotation file .*annotations/instances_train.json",
     ),
     "no validation": (
         lambda data: (data / "annotations" / "instances_val.json").unlink(),
-        r"instances_val.json; set some images aside to validate with",
+        r"instances_val.json; set some images aside .* or let cornerkit convert .*shapes OUT do it",
     ),
     "no images": (
         lambda data: (data / "images" / "val").rename(data / "images" / "valid"),
