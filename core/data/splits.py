@@ -1,13 +1,20 @@
 """Splits of a dataset: the annotation file and the image folder of each."""
 
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ..config.errors import UserError
 from ..config.loading import Db, System
 from .coco import CocoDetection
+from .file_names import match_file_names_
+from .reconcile_sizes import reconcile_sizes_
+from .records import find_mistakes, read_records
+
+logger = logging.getLogger(__name__)
 
 # The reference's names of COCO's splits; any other name is used as it is.
 REFERENCE_SPLITS = {
@@ -33,7 +40,11 @@ def open_split(system: System, db: Db, split: str) -> CocoDetection:
             there is instead), or the annotation file cannot be used.
     """
     annotation_file, image_dir = split_paths(system, split)
-    dataset = CocoDetection(annotation_file, image_dir, db.use_crowd, db.categories)
+    records = read_records(annotation_file)
+    for mistake in find_mistakes(records):
+        raise UserError(f"{annotation_file}: {mistake.message}")
+    agree_with_images_(records, image_dir, annotation_file)
+    dataset = CocoDetection(annotation_file, image_dir, db.use_crowd, db.categories, records)
     missing = missing_images(dataset)
     if missing:
         raise UserError(
@@ -41,6 +52,20 @@ def open_split(system: System, db: Db, split: str) -> CocoDetection:
             f"in {image_dir}, which holds {_listing(image_dir)}; missing: {_some(missing)}"
         )
     return dataset
+
+
+def agree_with_images_(records: dict[str, Any], image_dir: Path, annotation_file: Path) -> None:
+    """Replaces names and sizes of images in records by those of the files, with a warning.
+
+    Raises:
+        UserError: as :func:`core.data.reconcile_sizes.reconcile_sizes_`.
+    """
+    notes = (
+        match_file_names_(records["images"], image_dir),
+        reconcile_sizes_(records, image_dir, annotation_file).note,
+    )
+    for note in filter(None, notes):
+        logger.warning("%s: %s", annotation_file, note)
 
 
 def split_paths(system: System, split: str) -> tuple[Path, Path]:

@@ -76,5 +76,5 @@ def test_demo_mistakes_have_one_line(root):
     assert "between 0 and 1" in message(good, more=("--threshold", "30"))
     assert not (root / "drawn").exists()
     bad = message(root / "text.jpg", root / "text.mp4", good)
-    assert "2 of 3 inputs could not be read" in bad and "text.mp4" in bad
+    assert "2 of 3 inputs were skipped" in bad and "text.mp4" in bad
     assert [file.name for file in (root / "drawn").iterdir()] == ["good.png"]
