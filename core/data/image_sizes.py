@@ -29,7 +29,7 @@ def read_size(path: Path) -> tuple[int, int] | None:
     """Reads (height, width) of an image as it is decoded, its EXIF rotation applied.
 
     Args:
-        path: the file, of which only the header is read.
+        path: the file, of which only the header is read: not EXIF data at the end of a PNG file.
 
     Returns:
         None if there is no such file, or its header cannot be read.
@@ -63,6 +63,9 @@ def header_of(data: bytes) -> Header | None:
 def _other_header(file: IO[bytes]) -> Header | None:
     try:
         with Image.open(file) as image:
-            return Header(image.height, image.width, image.getexif().get(_ORIENTATION, 1))
+            # Without such an entry, Pillow would decode a whole PNG file in search of it.
+            has_exif = image.format == "TIFF" or "exif" in image.info
+            orientation = image.getexif().get(_ORIENTATION, 1) if has_exif else 1
+            return Header(image.height, image.width, orientation)
     except Exception:  # of many kinds: a decoder's header parser met a damaged file
         return None

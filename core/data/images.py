@@ -18,11 +18,10 @@ from ..config.errors import UserError
 from .coco import CocoDetection
 from .image_memory import shared_copy
 from .image_sizes import header_of
-from .jpeg import CUT, END, START, jpeg_damage
+from .jpeg import CUT, START, is_cut, jpeg_damage
 
 _TIFF = (b"II*\0", b"MM\0*")
 _MOST_PIXELS = 2**30  # that OpenCV decodes by default
-_MARGIN = 2**16  # bytes at the end of a file in which a JPEG image must end
 _NOTHING = np.empty((0, 0, 3), np.uint8)
 
 
@@ -190,7 +189,7 @@ def _failure(data: bytes) -> Unreadable:
     if height * width > (int(setting) if setting.isdecimal() else _MOST_PIXELS):
         limit = "the environment variable OPENCV_IO_MAX_IMAGE_PIXELS raises the limit"
         return Unreadable(f"has {width} x {height} pixels, too many for OpenCV; {limit}", True)
-    if data.startswith(START) and END not in data[-_MARGIN:]:
+    if data.startswith(START) and is_cut(data):
         return Unreadable(CUT)
     try:
         np.empty((2, height, width, 3), np.uint8)

@@ -59,15 +59,12 @@ def jpeg_damage(data: bytes, image: np.ndarray, decode: Decode) -> str | None:
     end = _end(data, scan)
     if not _is_complete(data[:end], image, decode):
         return "is damaged: its JPEG data ends before the image does"
-    if not zeros:
-        return None
-    # Zeros are image data where an encoder's shortest codes meet a flat area, or they fill the
-    # file up. Otherwise the decoder is out of step, and does not finish exactly at the end.
-    filled = data[:end].rstrip(b"\0")
-    if len(filled) + _TAIL < end and _is_complete(filled + bytes(2), image, decode):
-        return None
-    if _is_complete(data[: end - _TAIL], image, decode):
-        return "is damaged: zeros replace a part of its JPEG data"
+    # Zeros are image data where an encoder's shortest codes meet a flat area; then the image needs
+    # all data up to the end. Or they fill the file up, and it needs nothing from there on.
+    if zeros and _is_complete(data[: end - _TAIL], image, decode):
+        last = data.rfind(_ZEROS, scan, end) + len(_ZEROS)
+        if not _is_complete(data[:last].rstrip(b"\0") + bytes(2), image, decode):
+            return "is damaged: zeros replace a part of its JPEG data"
     return None
 
 
@@ -83,6 +80,12 @@ def _first_scan(data: bytes) -> tuple[int, bool]:
         elif marker == _SCAN:
             return start, sequential
     return 0, sequential
+
+
+def is_cut(data: bytes) -> bool:
+    """True if the marker of the end is missing; thumbnails, which have one, come before a scan."""
+    scan, _ = _first_scan(data)
+    return not scan or data.find(END, scan) < 0
 
 
 def _is_complete(data: bytes, image: np.ndarray, decode: Decode) -> bool:

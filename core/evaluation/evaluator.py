@@ -6,7 +6,6 @@ One evaluator serves evaluate.py, evaluations while training, and the benchmarks
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from ..data.images import Unreadable, decoded_images
 from ..data.large_images import free_unused_memory, is_too_large, too_large
 from ..data.loader import LOST_WORKER, lost_worker_hint
 from ..distributed import ONE_PROCESS, Ranks
+from ..inference.predict import Predict
 from ..inference.saccade import SaccadeRound
 from ..models.detector import Detector
 from ..structures import Detections
@@ -97,7 +97,6 @@ def evaluate(
     images = decoded_images(dataset, config.system.workers, own)
     start = time.perf_counter()
     found: list[_Found] = []
-    infer = partial(detector.infer, predict=predict)
     bar = progress_bar(len(dataset), "image", show_progress and ranks.is_main)
     with torch.no_grad(), bar:
         for indices in _rounds(len(dataset), ranks.world_size):
@@ -109,7 +108,7 @@ def evaluate(
                         raise UserError(f"{signal} was received")
                     image = next(images)
                     drawn = debug_dir is not None and index < _DRAWN_IMAGES
-                    in_round.append(_detect(image, infer, dataset, index, drawn))
+                    in_round.append(_detect(image, detector, predict, dataset, index, drawn))
             except Exception as caught:
                 error = caught
             failure = None if error is None else _describe(error, index, dataset)
@@ -146,7 +145,8 @@ def _score(
 
 def _detect(
     image: np.ndarray | Unreadable,
-    infer: Callable[..., Detections],
+    detector: Detector,
+    predict: Predict,
     dataset: CocoDetection,
     index: int,
     drawn: bool,
@@ -156,7 +156,7 @@ def _detect(
     if isinstance(image, Unreadable):
         return _Found(_NO_DETECTIONS, {}, image.reason)
     try:
-        detections = infer(image, trace=trace)
+        detections = detector.infer(image, predict, trace)
     except Exception as error:
         if not is_too_large(error):
             raise

@@ -89,7 +89,7 @@ def test_every_problem_is_listed(checked, root):
         "annotation 53: box [x, y, width, height] [50, 1, 20, 2] reaches out of its image thirty",
         "annotation 54: box [x, y, width, height] [1, 1, 0, 2] has no width or height inside",
         "db.categories says 80, the file holds 3",
-        "missing.jpg: there is no such file",
+        "missing.jpg: does not exist",
         "text.jpg: cannot be decoded",
         "cut.jpg: is cut short",
         "turned.jpg: is 9 x 12 pixels, its annotation says 12 x 9 (turned",
