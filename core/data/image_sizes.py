@@ -1,6 +1,7 @@
 """Sizes of images from the headers of their files."""
 
 import io
+import threading
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -9,6 +10,7 @@ from PIL import Image
 from .jpeg import START, jpeg_header
 
 _ORIENTATION = 0x0112  # tag of EXIF
+_PILLOW_LIMIT = threading.Lock()  # held while Pillow's limit of pixels is lifted
 _HEADER = 2**16  # bytes that hold most headers
 
 
@@ -61,11 +63,15 @@ def header_of(data: bytes) -> Header | None:
 
 
 def _other_header(file: IO[bytes]) -> Header | None:
-    try:
-        with Image.open(file) as image:
-            # Without such an entry, Pillow would decode a whole PNG file in search of it.
-            has_exif = image.format == "TIFF" or "exif" in image.info
-            orientation = image.getexif().get(_ORIENTATION, 1) if has_exif else 1
-            return Header(image.height, image.width, orientation)
-    except Exception:  # of many kinds: a decoder's header parser met a damaged file
-        return None
+    with _PILLOW_LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # no pixels are decoded here
+        try:
+            with Image.open(file) as image:
+                # Without such an entry, Pillow would decode a whole PNG file in search of it.
+                has_exif = image.format == "TIFF" or "exif" in image.info
+                orientation = image.getexif().get(_ORIENTATION, 1) if has_exif else 1
+                return Header(image.height, image.width, orientation)
+        except Exception:  # of many kinds: the parser of a header met a damaged file
+            return None
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit

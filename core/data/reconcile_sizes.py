@@ -4,7 +4,6 @@ The pixels decide: sizes that differ are replaced, before boxes are clipped to t
 """
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..config.errors import UserError
 from .image_sizes import Header, read_header
@@ -110,8 +108,7 @@ def _read_headers(paths: Sequence[Path]) -> list[Header | None]:
         return [read_header(path) for path in chunk]
 
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
-    with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with ThreadPoolExecutor(_THREADS) as pool:
         return [header for part in pool.map(read, chunks) for header in part]
 
 
