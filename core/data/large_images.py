@@ -4,6 +4,7 @@ Detection and evaluation go on with the other images.
 """
 
 import cv2
+import numpy as np
 import torch
 
 # Parts of the messages of errors that have no class of their own.
@@ -20,14 +21,28 @@ def is_too_large(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(part in str(error) for part in _TORCH)
 
 
-def too_large(height: int, width: int) -> str:
-    """Describes an image that a detector cannot take, with a hint: goes after the file's name."""
-    return (
-        f"is too large for the memory ({width} x {height} pixels); smaller db.test_scales need less"
-    )
+class TooLargeImage:
+    """Suppresses, as a ``with`` block, the errors of a detector that an image is too large for.
 
+    Args:
+        image: uint8 [h, w, 3].
 
-def free_unused_memory() -> None:
-    """Returns memory to the GPU that a failed detection no longer uses."""
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    Attributes:
+        problem: after the block, what is wrong, to go after the name of the file; None if nothing.
+    """
+
+    def __init__(self, image: np.ndarray) -> None:
+        self.height, self.width = image.shape[:2]
+        self.problem: str | None = None
+
+    def __enter__(self) -> "TooLargeImage":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if error is None or not is_too_large(error):
+            return False
+        self.problem = (
+            f"is too large for the memory ({self.width} x {self.height} pixels); "
+            "smaller db.test_scales need less"
+        )
+        return True

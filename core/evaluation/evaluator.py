@@ -17,10 +17,9 @@ from ..config.loading import Config
 from ..data.coco import CocoDetection
 from ..data.file_names import output_name
 from ..data.images import Unreadable, decoded_images
-from ..data.large_images import free_unused_memory, is_too_large, too_large
+from ..data.large_images import TooLargeImage
 from ..data.loader import LOST_WORKER, lost_worker_hint
 from ..distributed import ONE_PROCESS, Ranks
-from ..inference.predict import Predict
 from ..inference.saccade import SaccadeRound
 from ..models.detector import Detector
 from ..structures import Detections
@@ -106,9 +105,16 @@ def evaluate(
                 for index in indices[ranks.rank :: ranks.world_size]:
                     if signal := asked_to_stop():
                         raise UserError(f"{signal} was received")
-                    image = next(images)
-                    drawn = debug_dir is not None and index < _DRAWN_IMAGES
-                    in_round.append(_detect(image, detector, predict, dataset, index, drawn))
+                    image, trace = next(images), list[SaccadeRound]()
+                    if isinstance(image, Unreadable):
+                        in_round.append(_Found(_NO_DETECTIONS, {}, image.reason))
+                        continue
+                    detections, drawings = _NO_DETECTIONS, {}
+                    with TooLargeImage(image) as attempt:
+                        detections = detector.infer(image, predict, trace)
+                    if debug_dir is not None and index < _DRAWN_IMAGES and not attempt.problem:
+                        drawings = _draw(image, detections, trace, dataset, index)
+                    in_round.append(_Found(detections, drawings, attempt.problem))
             except Exception as caught:
                 error = caught
             failure = None if error is None else _describe(error, index, dataset)
@@ -116,7 +122,7 @@ def evaluate(
                 if one.problem and ranks.is_main:
                     path = dataset.image_path(len(found))
                     logger.warning("skipped: %s %s", path, one.problem)
-                found.append(one._replace(drawings={}))
+                found.append(_Found(one.detections, {}, one.problem))
                 bar.update()
                 if debug_dir is not None and ranks.is_main:
                     _write(debug_dir, one.drawings)
@@ -141,30 +147,6 @@ def _score(
         results = coco_results(detections, dataset, config.db.reference_scoring)
         scores = score_results(results, dataset) if dataset.has_annotations else None
     return Metrics(len(dataset), seconds, ranks.broadcast(scores), results, skipped)
-
-
-def _detect(
-    image: np.ndarray | Unreadable,
-    detector: Detector,
-    predict: Predict,
-    dataset: CocoDetection,
-    index: int,
-    drawn: bool,
-) -> _Found:
-    """Detects the objects of one image, and draws them; an image that is too large has none."""
-    trace: list[SaccadeRound] = []
-    if isinstance(image, Unreadable):
-        return _Found(_NO_DETECTIONS, {}, image.reason)
-    try:
-        detections = detector.infer(image, predict, trace)
-    except Exception as error:
-        if not is_too_large(error):
-            raise
-    else:
-        drawings = _draw(image, detections, trace, dataset, index) if drawn else {}
-        return _Found(detections, drawings)
-    free_unused_memory()  # now that no frame of the error refers to it any more
-    return _Found(_NO_DETECTIONS, {}, too_large(*image.shape[:2]))
 
 
 def _rounds(images: int, world_size: int) -> Iterator[range]:

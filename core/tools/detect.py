@@ -18,7 +18,7 @@ from ..cli import add_snapshot_arguments, command_parser, load_chosen_detector
 from ..config.errors import UserError
 from ..data.file_names import is_system_file, output_name
 from ..data.images import load_image
-from ..data.large_images import free_unused_memory, is_too_large, too_large
+from ..data.large_images import TooLargeImage
 from ..evaluation.draw import draw_detections
 from ..evaluation.report import progress_bar
 from ..models.loading import LoadedDetector
@@ -168,13 +168,9 @@ def _detections(detector: LoadedDetector, image: np.ndarray, file: Path) -> Dete
     Raises:
         UserError: the image is too large for the memory.
     """
-    try:
+    with TooLargeImage(image) as attempt:
         return detector.detections(image)
-    except Exception as error:
-        if not is_too_large(error):
-            raise
-    free_unused_memory()  # now that no frame of the error refers to it any more
-    raise UserError(f"{file} {too_large(*image.shape[:2])}")
+    raise UserError(f"{file} {attempt.problem}")
 
 
 def _frames(video: cv2.VideoCapture) -> Iterator[np.ndarray]:
