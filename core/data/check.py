@@ -17,15 +17,17 @@ import numpy as np
 from tqdm import tqdm
 
 from ..cli import plain_parser
+from ..config.errors import UserError
 from ..config.loading import Config, load_config
 from .coco import CocoDetection
 from .columns import counted
+from .formats.source import Source
 from .images import image_problem
 from .plausibility import dominant_class
 from .record_values import shown
 from .records import Records
-from .splits import read_source
-from .tables import read_tables
+from .splits import agree_with_images, read_source
+from .tables import Tables, read_tables
 
 # COCO's limits between small, medium and large boxes, in square pixels.
 _AREA_LIMITS = (32**2, 96**2)
@@ -59,16 +61,15 @@ def check(config: Config, splits: list[str]) -> int:
     total = 0
     names: dict[tuple[str, ...], str] = {}
     for split, source in zip(splits, sources, strict=True):
-        records, image_dir, annotation_file, of_source = source
-        _write(f"{split}: {annotation_file}, images in {image_dir}")
-        tables = read_tables(records)
-        problems = [mistake.message for mistake in tables.mistakes]
-        notes = [*of_source, *_id_notes(records)]
-        expected, found = config.db.categories, len(records["categories"])
+        _write(f"{split}: {source.label_path}, images in {source.image_dir}")
+        tables, notes, problems = _read(source)
+        expected, found = config.db.categories, len(source.records["categories"])
         if expected not in (None, found):
             problems.append(f"db.categories says {expected}, the file holds {found} categories")
         if tables.images.names and (tables.categories.names or not tables.has_annotations):
-            dataset = CocoDetection(annotation_file, image_dir, config.db.use_crowd, None, tables)
+            dataset = CocoDetection(
+                source.label_path, source.image_dir, config.db.use_crowd, None, tables, strict=False
+            )
             problems += [*dataset.problems, *_image_problems(dataset)]
             if dataset.has_annotations and not dataset.box_counts().any():
                 problems.append("there are no boxes to train on or to compare with")
@@ -86,6 +87,19 @@ def check(config: Config, splits: list[str]) -> int:
         _write(f"{split}: problems found: {len(problems)}\n")
         total += len(problems)
     return total
+
+
+def _read(source: Source) -> tuple[Tables, list[str], list[str]]:
+    """Reads the records of a split as training does; returns notes and problems, too."""
+    tables = read_tables(source.records)
+    notes = [*source.notes, *_id_notes(source.records)]
+    problems = [mistake.message for mistake in tables.mistakes]
+    try:
+        tables, replaced = agree_with_images(tables, source)
+        notes += replaced
+    except UserError as error:
+        problems.append(str(error).removeprefix(f"{source.label_path}: "))
+    return tables, notes, problems
 
 
 def summary(dataset: CocoDetection) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..config.errors import UserError
 from .plausibility import impossible_boxes, repeated_files
-from .records import Records, read_records
+from .records import read_records
 from .tables import Annotations, Mistake, Tables, read_tables
 
 logger = logging.getLogger(__name__)
@@ -66,9 +66,10 @@ class CocoDetection:
         image_dir: the folder that the file's ``file_name`` entries are relative to.
         use_crowd: keep the boxes of crowds (``iscrowd``) as objects.
         categories: expected number of categories; None accepts any.
-        records: the content of ``annotation_file``, if it was read before. If it is tables, their
-            mistakes are left out, boxes that cannot be right are a problem, no error, and what is
-            wrong is not logged.
+        tables: the content of ``annotation_file``, if it was read before.
+        strict: refuse records that cannot be used, and boxes that cannot be right, and log what
+            was repaired. Otherwise those records are left out, and all of it is in ``problems`` and
+            ``notes`` alone.
         reference_truth: :meth:`truth` has the file's own boxes, as the reference's scoring takes
             them, not the repaired ones.
 
@@ -98,17 +99,16 @@ class CocoDetection:
         image_dir: Path,
         use_crowd: bool = True,
         categories: int | None = None,
-        records: Records | Tables | None = None,
+        tables: Tables | None = None,
+        strict: bool = True,
         reference_truth: bool = False,
     ) -> None:
         self.annotation_file, self.image_dir = Path(annotation_file), Path(image_dir)
         self._use_crowd = use_crowd
-        if records is None:
-            records = read_records(self.annotation_file)
-        tables = records if isinstance(records, Tables) else read_tables(records)
+        if tables is None:
+            tables = read_tables(read_records(self.annotation_file))
         impossible = impossible_boxes(tables.images, tables.annotations)
-        checked = tables is records
-        if not checked:
+        if strict:
             self._refuse(tables.mistakes, impossible)
         self.has_annotations = tables.has_annotations
         self._pack_categories(tables, categories)
@@ -118,7 +118,7 @@ class CocoDetection:
         self._pack_boxes(tables.annotations)
         self._reference_truth = _truth_of_file(tables.annotations) if reference_truth else None
         logger.info("%s: %s", self.annotation_file, self._summary())
-        if not checked:
+        if strict:
             for line in (*self.notes, *self.problems):
                 logger.info("%s: %s", self.annotation_file, line)
 

@@ -27,7 +27,7 @@ from .image_memory import (
     release,
     release_after_use,
 )
-from .images import read_image
+from .images import Unreadable, read_image
 from .samples import Labelled, SampleFunction
 from .unreadable import max_unreadable
 
@@ -97,7 +97,7 @@ class TrainingImages(Dataset[Item]):
         for step in range(min(max(max_unreadable(len(self)) + 1, 100), len(self))):
             number = (index + step) % len(self)
             image = read_image(self.dataset.image_path(number))
-            if image is not None:
+            if not isinstance(image, Unreadable):
                 boxes, labels = self.dataset.boxes(number), self.dataset.labels(number)
                 return (image, boxes, labels), number, unreadable
             unreadable.append(number)

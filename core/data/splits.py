@@ -4,6 +4,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,9 +12,12 @@ from ..config.errors import UserError
 from ..config.loading import Db, System
 from .coco import CocoDetection
 from .division import divide
+from .file_names import match_file_names
 from .formats.recognition import recognise
 from .formats.source import SPLIT_WORDS, Layout, Source, is_image, split_kind, split_word
+from .reconcile_sizes import reconcile_sizes
 from .records import read_records
+from .tables import Tables, read_tables
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +57,17 @@ def open_source(source: Source, db: Db) -> CocoDetection:
     """
     for note in source.notes:
         logger.info("%s: %s", source.label_path, note)
+    tables = read_tables(source.records)
+    if not tables.mistakes:
+        tables, notes = agree_with_images(tables, source)
+        for note in notes:
+            logger.warning("%s: %s", source.label_path, note)
     dataset = CocoDetection(
         source.label_path,
         source.image_dir,
         db.use_crowd,
         db.categories,
-        source.records,
+        tables,
         reference_truth=db.reference_scoring,
     )
     missing = missing_images(dataset)
@@ -69,6 +78,21 @@ def open_source(source: Source, db: Db) -> CocoDetection:
             f"{_some(missing)}"
         )
     return dataset
+
+
+def agree_with_images(tables: Tables, source: Source) -> tuple[Tables, list[str]]:
+    """Replaces names and sizes of images by those of the files, and turns boxes with images.
+
+    Returns:
+        The tables, and a line for each kind of replacement.
+
+    Raises:
+        UserError: as :func:`core.data.reconcile_sizes.reconcile_sizes`.
+    """
+    names, about_names = match_file_names(tables.images.names, source.image_dir)
+    tables = replace(tables, images=tables.images._replace(names=names))
+    tables, report = reconcile_sizes(tables, source.image_dir, source.label_path)
+    return tables, [note for note in (about_names, report.note) if note]
 
 
 def read_source(system: System, split: str) -> Source:

@@ -5,6 +5,7 @@ import logging
 from ..config.errors import UserError
 from ..structures import Batch
 from .coco import CocoDetection
+from .images import Unreadable, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,9 @@ class UnreadableImages:
             if not self.warn:
                 continue
             path = self.dataset.image_path(number)
-            problem = "cannot be decoded" if path.is_file() else "does not exist"
-            logger.warning("%s %s; the next image takes its place", path, problem)
+            image = read_image(path)  # once more, for the reason
+            reason = image.reason if isinstance(image, Unreadable) else "could not be read"
+            logger.warning("%s %s; the next image takes its place", path, reason)
         if len(self.numbers) > max_unreadable(len(self.dataset)):
             raise UserError(
                 f"{len(self.numbers)} of the {len(self.dataset)} images of "

@@ -49,12 +49,14 @@ class Metrics:
         seconds: time from the first image to the last.
         scores: COCO's metrics; None if there are no annotations to compare with.
         results: detections in COCO's format on the main process; empty on others.
+        skipped: number of images that were too large; they count as without detections.
     """
 
     images: int
     seconds: float
     scores: CocoScores | None
     results: Sequence[Mapping[str, Any]]
+    skipped: int = 0
 
 
 def coco_results(

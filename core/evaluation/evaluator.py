@@ -3,6 +3,7 @@
 One evaluator serves evaluate.py, evaluations while training, and the benchmarks.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,9 @@ import torch
 from ..config.errors import UserError
 from ..config.loading import Config
 from ..data.coco import CocoDetection
-from ..data.images import decoded_images
+from ..data.file_names import output_name
+from ..data.images import Unreadable, decoded_images
+from ..data.large_images import TooLargeImage
 from ..data.loader import LOST_WORKER, lost_worker_hint
 from ..distributed import ONE_PROCESS, Ranks
 from ..inference.saccade import SaccadeRound
@@ -24,7 +27,12 @@ from .coco import Metrics, coco_results, score_results
 from .draw import draw_detections, draw_saccades, jpeg, side_by_side
 from .report import progress_bar
 
+logger = logging.getLogger(__name__)
+
 _DRAWN_IMAGES, _DRAWN_SCORE = 200, 0.3  # first images, lowest score of a detection
+_NO_DETECTIONS = Detections(
+    np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
+)
 _ROUND = 16  # images of each rank between two exchanges of what was found
 
 
@@ -33,10 +41,14 @@ class ImageError(RuntimeError):
 
 
 class _Found(NamedTuple):
-    """Result of one image: its detections, and drawings as JPEG files, by file name."""
+    """Result of one image: its detections, and drawings as JPEG files, by file name.
+
+    ``problem`` says why an image that is too large was skipped.
+    """
 
     detections: Detections
     drawings: Mapping[str, bytes]
+    problem: str | None = None
 
 
 class _Failure(NamedTuple):
@@ -60,7 +72,8 @@ def evaluate(
     """Detects the objects of every image and scores them with COCO's metrics.
 
     Several ranks divide the images among them; the result is that of one process with the same
-    number of threads, which on CPUs changes a network's last digits.
+    number of threads, which on CPUs changes a network's last digits. An image that is too large
+    for the memory is skipped with a warning, and counts as without detections.
 
     Args:
         detector: detector with its weights; its network is in evaluation mode.
@@ -73,7 +86,8 @@ def evaluate(
         asked_to_stop: returns the name of a signal that asked for the end, or None.
 
     Raises:
-        UserError: an image cannot be decoded, or a signal asked for the end, on any rank.
+        UserError: an image is missing or damaged, every image is too large, or a signal asked for
+            the end, on any rank.
         ImageError: the detector failed on an image, or a worker was lost, on any rank.
     """
     device = next(detector.network.parameters()).device
@@ -81,7 +95,7 @@ def evaluate(
     own = range(ranks.rank, len(dataset), ranks.world_size)
     images = decoded_images(dataset, config.system.workers, own)
     start = time.perf_counter()
-    found: list[Detections] = []
+    found: list[_Found] = []
     bar = progress_bar(len(dataset), "image", show_progress and ranks.is_main)
     with torch.no_grad(), bar:
         for indices in _rounds(len(dataset), ranks.world_size):
@@ -91,18 +105,24 @@ def evaluate(
                 for index in indices[ranks.rank :: ranks.world_size]:
                     if signal := asked_to_stop():
                         raise UserError(f"{signal} was received")
-                    image = next(images)
-                    trace: list[SaccadeRound] = []
-                    detections = detector.infer(image, predict, trace)
-                    drawings = {}
-                    if debug_dir is not None and index < _DRAWN_IMAGES:
+                    image, trace = next(images), list[SaccadeRound]()
+                    if isinstance(image, Unreadable):
+                        in_round.append(_Found(_NO_DETECTIONS, {}, image.reason))
+                        continue
+                    detections, drawings = _NO_DETECTIONS, {}
+                    with TooLargeImage(image) as attempt:
+                        detections = detector.infer(image, predict, trace)
+                    if debug_dir is not None and index < _DRAWN_IMAGES and not attempt.problem:
                         drawings = _draw(image, detections, trace, dataset, index)
-                    in_round.append(_Found(detections, drawings))
+                    in_round.append(_Found(detections, drawings, attempt.problem))
             except Exception as caught:
                 error = caught
             failure = None if error is None else _describe(error, index, dataset)
             for one in _gather(in_round, failure, error, indices, ranks):
-                found.append(one.detections)
+                if one.problem and ranks.is_main:
+                    path = dataset.image_path(len(found))
+                    logger.warning("skipped: %s %s", path, one.problem)
+                found.append(_Found(one.detections, {}, one.problem))
                 bar.update()
                 if debug_dir is not None and ranks.is_main:
                     _write(debug_dir, one.drawings)
@@ -110,15 +130,23 @@ def evaluate(
 
 
 def _score(
-    found: list[Detections], dataset: CocoDetection, config: Config, ranks: Ranks, seconds: float
+    found: list[_Found], dataset: CocoDetection, config: Config, ranks: Ranks, seconds: float
 ) -> Metrics:
-    """Scores the detections of all images on the main process, and broadcasts the scores."""
+    """Scores the detections of all images on the main process, and broadcasts the scores.
+
+    Raises:
+        UserError: all images were skipped.
+    """
+    skipped = sum(one.problem is not None for one in found)
+    if skipped == len(found):
+        raise UserError(f"all {skipped} images were skipped; the first {found[0].problem}")
     results: list[dict[str, Any]] = []
     scores = None
     if ranks.is_main:
-        results = coco_results(found, dataset, config.db.reference_scoring)
+        detections = [one.detections for one in found]
+        results = coco_results(detections, dataset, config.db.reference_scoring)
         scores = score_results(results, dataset) if dataset.has_annotations else None
-    return Metrics(len(dataset), seconds, ranks.broadcast(scores), results)
+    return Metrics(len(dataset), seconds, ranks.broadcast(scores), results, skipped)
 
 
 def _rounds(images: int, world_size: int) -> Iterator[range]:
@@ -190,7 +218,7 @@ def _draw(
     drawings = {stem: side_by_side({"detections": detected, "ground truth": truth})}
     if trace:
         drawings[f"{stem}_saccades"] = draw_saccades(image, trace)
-    return {f"{name}.jpg": jpeg(drawing) for name, drawing in drawings.items()}
+    return {output_name(name, ".jpg"): jpeg(drawing) for name, drawing in drawings.items()}
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -23,12 +23,13 @@ def write_json(path: Path, content: Any, indent: int | None = None) -> None:
 
     Args:
         path: the file, replaced if it is there.
-        content: plain JSON values, all numbers finite.
+        content: plain JSON values, all numbers finite; lone surrogates are written as ``\\udc80``.
         indent: as in :func:`json.dumps`.
     """
     text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_together({path: lambda file: file.write(text.encode() + b"\n")})
+    data = text.encode(errors="backslashreplace") + b"\n"
+    write_together({path: lambda file: file.write(data)})
 
 
 def class_table(ap_by_class: Mapping[str, float | None], columns: int = 3) -> str:
@@ -82,6 +83,7 @@ def write_results(
     content = {
         **about,
         "images": metrics.images,
+        "skipped_images": metrics.skipped,
         "seconds": round(metrics.seconds, 2),
         "images_per_second": round(speed, 2),
         **scores.metrics,

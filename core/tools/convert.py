@@ -6,7 +6,8 @@
 The annotations become OUT/annotations/instances_<split>.json. The images appear in
 OUT/images/<split>/ as second names of the same files (hard links), or as copies where the file
 system has no links. Without a split to validate with, the images to train with are divided.
-Outlines and masks are left out; docs/data.md lists the formats.
+Boxes are written as training sees them, repaired and inside their images. Outlines and masks are
+left out; docs/data.md lists the formats.
 """
 
 import contextlib
@@ -14,14 +15,19 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ..checkpoint.files import write_together
 from ..cli import plain_parser
 from ..config.errors import UserError
 from ..config.schema import Db, System
-from ..data.formats.source import Source, count_of
+from ..data.coco import CocoDetection
+from ..data.formats.source import count_of
 from ..data.splits import open_source, read_splits
+
+_DECIMALS = 3  # of a pixel: boxes are kept in float32
 
 
 def main(argv: list[str]) -> int:
@@ -69,32 +75,58 @@ def convert(root: Path, out: Path, val_share: float, force: bool = False) -> Non
     if out.is_dir() and any(out.iterdir()) and not force:
         raise UserError(f"{out} is not empty; name a new folder, or give --force to write into it")
     splits = read_splits(root, val_share)
-    for found in splits.values():
-        open_source(found, Db())  # what cannot be trained on is found before anything is written
-    for split, found in splits.items():
+    # What cannot be trained on is found before anything is written.
+    datasets = {split: open_source(found, Db()) for split, found in splits.items()}
+    for split, dataset in datasets.items():
         try:
-            line = _write(split, found, out)
+            line = _write(split, dataset, out)
         except OSError as error:
             raise UserError(f"{out}: cannot be written: {error.strerror}") from None
         sys.stdout.write(f"{split}: {line}\n")
 
 
-def _write(split: str, source: Source, out: Path) -> str:
+def _write(split: str, dataset: CocoDetection, out: Path) -> str:
     """Writes a split, its annotation file last; returns a line about it."""
-    records = source.records
-    for image in records["images"]:
-        _link(source.image_dir / image["file_name"], out / "images" / split / image["file_name"])
-    kind = "image_info" if records["annotations"] is None else "instances"
+    names = [dataset.file_name(index) for index in range(len(dataset))]
+    for name in names:
+        _link(dataset.image_dir / name, out / "images" / split / name)
+    images = [
+        {"id": identity, "file_name": name, "height": height, "width": width}
+        for identity, name, (height, width) in zip(
+            dataset.image_ids.tolist(), names, dataset.sizes.tolist(), strict=True
+        )
+    ]
+    categories = [
+        {"id": identity, "name": name}
+        for identity, name in zip(dataset.category_ids.tolist(), dataset.class_names, strict=True)
+    ]
+    content: dict[str, Any] = {"images": images, "categories": categories}
+    if dataset.has_annotations:
+        content["annotations"] = list(_annotations(dataset))
+    kind = "instances" if dataset.has_annotations else "image_info"
     file = out / "annotations" / f"{kind}_{split}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    content = {key: rows for key, rows in records.items() if rows is not None}
     write_together({file: lambda opened: opened.write(json.dumps(content).encode("utf-8"))})
     counts = (
-        count_of(len(records["images"]), "image"),
-        count_of(len(records["annotations"] or ()), "box", "boxes"),
-        count_of(len(records["categories"]), "class", "classes"),
+        count_of(len(images), "image"),
+        count_of(len(content.get("annotations", ())), "box", "boxes"),
+        count_of(len(categories), "class", "classes"),
     )
     return f"{', '.join(counts)} in {file}"
+
+
+def _annotations(dataset: CocoDetection) -> Iterator[dict[str, Any]]:
+    """Yields the objects of a dataset as COCO's records, their repaired boxes in pixels."""
+    truth = dataset.truth()
+    image_ids = dataset.image_ids[truth.images].tolist()
+    category_ids = dataset.category_ids[truth.labels].tolist()
+    boxes = truth.boxes.round(_DECIMALS).tolist()
+    areas, crowd = truth.areas.round(_DECIMALS).tolist(), truth.crowd.astype(int).tolist()
+    for number, values in enumerate(
+        zip(image_ids, category_ids, boxes, areas, crowd, strict=True), 1
+    ):
+        keys = ("image_id", "category_id", "bbox", "area", "iscrowd")
+        yield {"id": number, **dict(zip(keys, values, strict=True))}
 
 
 def _link(path: Path, target: Path) -> None:

@@ -16,7 +16,9 @@ import numpy as np
 
 from ..cli import add_snapshot_arguments, command_parser, load_chosen_detector
 from ..config.errors import UserError
+from ..data.file_names import is_system_file, output_name
 from ..data.images import load_image
+from ..data.large_images import TooLargeImage
 from ..evaluation.draw import draw_detections
 from ..evaluation.report import progress_bar
 from ..models.loading import LoadedDetector
@@ -58,25 +60,24 @@ def draw_inputs(
 
     Raises:
         UserError: an input is missing or would be overwritten, before anything is drawn; or an
-            input cannot be read, after all others were drawn.
+            input cannot be read or is too large for the memory, after all others were drawn.
     """
     if not 0 <= threshold <= 1:
         raise UserError(f"the threshold {threshold} must be between 0 and 1")
     files = find_inputs(inputs)
     targets = _name_outputs(files, out)
     out.mkdir(parents=True, exist_ok=True)
-    unreadable = []
+    skipped = []
     for file, target in zip(files, targets, strict=True):
         draw = _draw_video if file.suffix.lower() in VIDEOS else _draw_image
         try:
             logger.info("%s: %s -> %s", file, draw(detector, file, target, threshold), target)
         except UserError as error:
             logger.warning("skipped: %s", error)
-            unreadable.append(file)
-    if unreadable:
+            skipped.append(file)
+    if skipped:
         raise UserError(
-            f"{len(unreadable)} of {len(files)} inputs could not be read: "
-            f"{', '.join(map(str, unreadable))}"
+            f"{len(skipped)} of {len(files)} inputs were skipped: {', '.join(map(str, skipped))}"
         )
 
 
@@ -89,7 +90,11 @@ def find_inputs(inputs: Iterable[str | Path]) -> list[Path]:
     files = []
     for path in map(Path, inputs):
         if path.is_dir():
-            inside = sorted(f for f in path.iterdir() if f.suffix.lower() in IMAGES | VIDEOS)
+            inside = sorted(
+                file
+                for file in path.iterdir()
+                if file.suffix.lower() in IMAGES | VIDEOS and not is_system_file(file.name)
+            )
             if not inside:
                 kinds = ", ".join(sorted(IMAGES | VIDEOS))
                 raise UserError(f"the folder {path} holds no image or video ({kinds})")
@@ -106,14 +111,16 @@ def _name_outputs(files: Sequence[Path], out: Path) -> list[Path]:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder")
     targets: list[Path] = []
+    taken: set[str] = set()
     for file in files:
         suffix = file.suffix.lower()
         suffix = ".mp4" if suffix in VIDEOS else suffix if suffix in IMAGES else ".jpg"
-        target, number = out / f"{file.stem}{suffix}", 1
-        while target in targets:
+        name, number = output_name(file.stem, suffix), 1
+        while name.casefold() in taken:
             number += 1
-            target = out / f"{file.stem}_{number}{suffix}"
-        targets.append(target)
+            name = output_name(file.stem, f"_{number}{suffix}")
+        taken.add(name.casefold())
+        targets.append(out / name)
     overwritten = {file.resolve() for file in files} & {target.resolve() for target in targets}
     if overwritten:
         raise UserError(f"{overwritten.pop()} would be overwritten; give another folder as --out")
@@ -123,9 +130,8 @@ def _name_outputs(files: Sequence[Path], out: Path) -> list[Path]:
 def _draw_image(detector: LoadedDetector, file: Path, target: Path, threshold: float) -> str:
     """Draws on an image; returns a description of what was found."""
     image = load_image(file)
-    found = _above(detector.detections(image), threshold)
-    if not cv2.imwrite(str(target), _drawn(image, found, detector)):
-        raise OSError(f"{target} could not be written")
+    found = _above(_detections(detector, image, file), threshold)
+    target.write_bytes(cv2.imencode(target.suffix, _drawn(image, found, detector))[1].tobytes())
     counts = Counter(detector.class_names[label] for label in found.labels.tolist())
     return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
 
@@ -138,7 +144,7 @@ def _draw_video(detector: LoadedDetector, file: Path, target: Path, threshold: f
     writer, frames, objects = None, 0, 0
     try:
         for image in progress_bar(max(total, 0) or None, "frame", items=_frames(video)):
-            found = _above(detector.detections(image), threshold)
+            found = _above(_detections(detector, image, file), threshold)
             drawn = _drawn(image, found, detector)
             if writer is None:
                 size = (drawn.shape[1], drawn.shape[0])
@@ -154,6 +160,17 @@ def _draw_video(detector: LoadedDetector, file: Path, target: Path, threshold: f
     if not frames:
         raise UserError(f"{file} is not a video that OpenCV can read")
     return f"{frames} frames, {objects / frames:.1f} objects a frame"
+
+
+def _detections(detector: LoadedDetector, image: np.ndarray, file: Path) -> Detections:
+    """Finds the objects of an image.
+
+    Raises:
+        UserError: the image is too large for the memory.
+    """
+    with TooLargeImage(image) as attempt:
+        return detector.detections(image)
+    raise UserError(f"{file} {attempt.problem}")
 
 
 def _frames(video: cv2.VideoCapture) -> Iterator[np.ndarray]:

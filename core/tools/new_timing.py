@@ -23,7 +23,7 @@ from torch import Tensor
 from ..cli import exit_codes
 from ..config.errors import UserError
 from ..config.loading import load_config
-from ..data.images import read_image
+from ..data.images import Unreadable, read_image
 from ..data.splits import open_split
 from ..distributed import join_ranks
 from ..models.device import choose_device, make_current
@@ -179,7 +179,7 @@ def _measure_detection(run: TrainingRun) -> float:
     for index in chosen:
         start = time.perf_counter()
         image = read_image(dataset.image_path(index))
-        if image is not None:
+        if not isinstance(image, Unreadable):
             run.detector.infer(image, predict)
         times.append(time.perf_counter() - start)
         if sum(times[1:]) > _IMAGE_SECONDS:

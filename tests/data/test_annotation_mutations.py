@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from core.config.errors import UserError
 from core.data.coco import CocoDetection
 from core.data.records import parse_records
+from core.data.tables import read_tables
 from tests.support.dbs_files import coco_content
 
 FILE = Path("instances_train.json")
@@ -53,7 +54,7 @@ def with_changes(changes):
 def opened_or_refused(data):
     """Opens a dataset; returns whether that worked, in which case its boxes are checked."""
     try:
-        dataset = CocoDetection(FILE, Path("images"), records=parse_records(data, FILE))
+        dataset = CocoDetection(FILE, Path("images"), tables=read_tables(parse_records(data, FILE)))
     except UserError as error:
         assert str(error).startswith(str(FILE)) and len(str(error).splitlines()) == 1
         return False

@@ -9,6 +9,7 @@ import pytest
 from core.config.errors import UserError
 from core.data.coco import CocoDetection
 from core.data.records import parse_records
+from core.data.tables import read_tables
 from tests.support.dbs_files import annotation, coco_content
 
 FILE = Path("instances_train.json")
@@ -17,7 +18,8 @@ FILE = Path("instances_train.json")
 def opened(content, **options):
     """Opens a dataset that is not on the disk, from the text of its annotation file."""
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
-    return CocoDetection(FILE, Path("images"), records=parse_records(data, FILE), **options)
+    tables = read_tables(parse_records(data, FILE))
+    return CocoDetection(FILE, Path("images"), tables=tables, **options)
 
 
 def changed(table, row, **fields):

@@ -17,6 +17,7 @@ import torch
 from core.data.coco import CocoDetection
 from core.data.image_memory import ImageMemory, release
 from core.data.loader import batch_loader
+from core.data.tables import read_tables
 from tests.data.test_loader import SAMPLE, Folder, batches, options, same
 from tests.support.own_process import in_own_process, needs_account, own_megabytes
 
@@ -123,7 +124,7 @@ def megabytes_of_a_worker(folder):
             for number in range(100_000)
         ],
     }
-    dataset = CocoDetection(folder / "none.json", folder, records=records)
+    dataset = CocoDetection(folder / "none.json", folder, tables=read_tables(records))
     records.clear()
     stream = iter(batch_loader(dataset, collect_and_sample, **options(workers=1)))
     for _ in range(20):
@@ -167,6 +168,7 @@ sys.path += sys.argv[2:]
 from tests.data.test_loader import LARGE, Folder, batches, options
 from core.data.coco import CocoDetection
 from core.data.loader import batch_loader
+from core.data.tables import read_tables
 changes = options(workers=1, prefetch=5, batch_size=16)
 found = batches(batch_loader(Folder(Path(sys.argv[1]), 10), LARGE, **changes), 7)
 print(sum(batch.images.nbytes for batch in found))

@@ -7,7 +7,15 @@ from numpy.testing import assert_array_equal
 
 from core.config.errors import UserError
 from core.data.coco import CocoDetection
-from core.data.images import decode_image, decoded_images, image_problem, load_image, read_image
+from core.data.images import (
+    Unreadable,
+    decode_image,
+    decoded_images,
+    image_problem,
+    load_image,
+    read_image,
+)
+from core.data.jpeg import CUT
 from tests.support.dbs_files import write_coco
 
 
@@ -36,7 +44,9 @@ def test_an_unreadable_image_ends_the_stream(dataset, workers, fault):
         path.write_bytes(content[fault])
     images = decoded_images(dataset, workers, range(3))
     next(images)
-    with pytest.raises(UserError, match=r"seven\.jpg cannot be decoded") as error:
+    reasons = {"cut short": "is cut short", "missing": "does not exist"}
+    reason = reasons.get(fault, "cannot be decoded")
+    with pytest.raises(UserError, match=rf"seven\.jpg {reason}.*; replace it, or") as error:
         next(images)
     assert "\n" not in str(error.value)
 
@@ -45,7 +55,7 @@ def test_load_image_says_what_is_wrong_with_a_file(dataset, tmp_path):
     path = dataset.image_path(0)
     assert_array_equal(load_image(str(path)), read_image(path))
     path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(UserError, match=r"thirty\.jpg is not an image, or is cut short"):
+    with pytest.raises(UserError, match=r"thirty\.jpg is cut short"):
         load_image(path)
     with pytest.raises(UserError, match=r"there is no image .*nothing\.jpg"):
         load_image(tmp_path / "nothing.jpg")
@@ -65,7 +75,7 @@ def test_a_thumbnail_is_not_the_end_of_a_jpeg_file(tmp_path):
     assert image_problem(path, (40, 50)) is None
     path.write_bytes(with_thumbnail[:-400])
     assert "cut short" in (image_problem(path, (40, 50)) or "")
-    assert decode_image(path.read_bytes()) is None
+    assert decode_image(path.read_bytes()) == Unreadable(CUT)
 
 
 @pytest.mark.parametrize("extension", [".png", ".bmp", ".webp"])

@@ -17,7 +17,7 @@ import torch
 
 from core.config.errors import UserError
 from core.config.loading import config_from_dict
-from core.data.images import read_image
+from core.data.images import Unreadable, read_image
 from core.data.loader import (
     ShuffledStream,
     TrainingImages,
@@ -303,7 +303,7 @@ def corrupt_image(dataset, number, kind):
 @pytest.mark.parametrize("kind", ["text", "empty", "cut", "missing"])
 def test_an_unreadable_image_is_replaced_by_the_next(dataset, kind):
     corrupt_image(dataset, 9, kind)
-    assert read_image(dataset.image_path(9)) is None
+    assert isinstance(read_image(dataset.image_path(9)), Unreadable)
     sample, number, unreadable = TrainingImages(dataset, SAMPLE, 0)[2, 9]
     assert (number, unreadable) == (0, [9])
     assert sample.image.shape == (3, 48, 64)
@@ -334,6 +334,7 @@ def note(watch, *numbers):
 
 
 def test_one_warning_per_image_and_the_end_above_one_percent(dataset, caplog):
+    corrupt_image(dataset, 7, "text")
     dataset.num_images = 300
     watch = UnreadableImages(dataset)
     with caplog.at_level(logging.WARNING):

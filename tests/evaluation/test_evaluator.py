@@ -18,13 +18,16 @@ import torch
 
 from core.config.errors import UserError
 from core.config.loading import load_config
+from core.data import images
 from core.data.coco import CocoDetection
-from core.data.images import ImageFiles
+from core.data.images import ImageFiles, Unreadable, read_image
 from core.data.shapes import write_shapes
 from core.distributed import ONE_PROCESS
 from core.evaluation import command, evaluator
 from core.evaluation.evaluator import ImageError, evaluate
+from core.evaluation.report import write_results
 from core.structures import Detections
+from tests.support.dbs_files import write_coco
 from tests.support.engine_stand_in import stand_in
 from tests.support.some_ranks import run_processes, run_ranks
 from tests.support.tiny_detector import write_config, write_snapshot
@@ -173,6 +176,78 @@ def test_a_rank_that_is_gone_is_noticed_as_in_a_step(data, slow, expected, monke
     """Except for the first images, for which workers have to start."""
     monkeypatch.setattr(evaluator, "_ROUND", 1)
     assert run_ranks(2, deserted, data, slow)[0] == expected
+
+
+def too_large_at(*images):
+    """Evaluates the split, with a detector that lacks memory for some images."""
+
+    def run(ranks, root, debug_dir=None):
+        numbers = itertools.count(ranks.rank, ranks.world_size)
+
+        def infer(image, predict, trace=None):
+            if next(numbers) in images:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB")
+            box = np.array([[0, 0, 9, 9]], np.float32)
+            return Detections(box, np.ones(1, np.float32), np.zeros(1, np.int64))
+
+        config = load_config("CornerNet-tiny", config_dir=root / "configs")
+        detector = dataclasses.replace(stand_in(), infer=infer)
+        try:
+            return evaluate(detector, val_split(root), config, ranks=ranks, debug_dir=debug_dir)
+        except UserError as error:
+            return str(error)
+
+    return run
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_images_too_large_for_the_memory_are_skipped(data, world_size, monkeypatch, caplog):
+    monkeypatch.setattr(evaluator, "_ROUND", 2)
+    metrics = run_ranks(world_size, too_large_at(2, 7), data)[0]
+    assert (metrics.images, metrics.skipped) == (IMAGES, 2)
+    ids = val_split(data).image_ids.tolist()
+    expected = [identity for number, identity in enumerate(ids) if number not in (2, 7)]
+    assert [row["image_id"] for row in metrics.results] == expected
+    assert metrics.scores is not None
+
+
+def test_a_skipped_image_is_one_line(data, tmp_path, caplog):
+    metrics = too_large_at(2)(ONE_PROCESS, data, tmp_path / "debug")
+    dataset = val_split(data)
+    (line,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert line == (
+        f"skipped: {dataset.image_path(2)} is too large for the memory (64 x 64 pixels); "
+        "smaller db.test_scales need less"
+    )
+    assert len(list((tmp_path / "debug").iterdir())) == IMAGES - 1
+    write_results(metrics, dataset, tmp_path, {})
+    assert json.loads((tmp_path / "metrics.json").read_text())["skipped_images"] == 1
+
+
+def test_nothing_but_skipped_images_is_no_result(data):
+    message = f"all {IMAGES} images were skipped; the first is too large for the memory"
+    for result in run_ranks(2, too_large_at(*range(IMAGES)), data):
+        assert result.startswith(message)
+
+
+def test_an_image_too_large_to_decode_is_skipped(data, monkeypatch):
+    large = val_split(data).image_path(3)
+
+    def read(path):
+        return Unreadable("is too large", True) if path == large else read_image(path)
+
+    monkeypatch.setattr(images, "read_image", read)
+    assert too_large_at(1)(ONE_PROCESS, data).skipped == 2
+
+
+def test_drawings_of_long_names_are_written(tmp_path):
+    write_config(tmp_path)
+    name = "n" * 247 + ".png"
+    rows = [{"id": 1, "file_name": name, "height": 30, "width": 30}]
+    write_coco(tmp_path / "data" / "coco", "val", images=rows, annotations=[])
+    too_large_at()(ONE_PROCESS, tmp_path, tmp_path / "debug")
+    (drawing,) = (tmp_path / "debug").iterdir()
+    assert drawing.name.startswith("00000_nnn") and drawing.suffix == ".jpg"
 
 
 def spoilt(argv):

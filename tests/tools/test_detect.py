@@ -9,6 +9,8 @@ import pytest
 
 import demo
 from core.config.errors import UserError
+from core.models.loading import LoadedDetector
+from core.tools.detect import find_inputs
 from tests.support.tiny_detector import write_config, write_snapshot
 
 
@@ -56,6 +58,45 @@ def test_demo_draws_images_folders_and_videos(root, caplog):
     np.testing.assert_array_equal(cv2.imread(str(out / "image.png")), image)
 
 
+def test_what_systems_leave_in_folders_is_passed_over(tmp_path):
+    for name in ("a.jpg", "._a.jpg", "Thumbs.db", ".DS_Store", ".b.png"):
+        (tmp_path / name).write_bytes(b"")
+    assert find_inputs([tmp_path]) == [tmp_path / ".b.png", tmp_path / "a.jpg"]
+    assert find_inputs([tmp_path / "._a.jpg"]) == [tmp_path / "._a.jpg"]  # named, so refused later
+
+
+def test_drawings_have_names_that_a_file_system_takes(root):
+    image = cv2.imencode(".png", np.zeros((60, 60, 3), np.uint8))[1].tobytes()
+    names = ["n" * 251 + ".png", "n" * 250 + "m.png", "b\udce9.png", "back\\slash.PNG", "B_.PNG"]
+    for name in names:
+        (root / name).write_bytes(image)
+    out = root / "drawn"
+    assert demo.main([*argv(root, *(str(root / name) for name in names)), "--out", str(out)]) == 0
+    written = sorted(file.name for file in out.iterdir())
+    assert len(written) == len(names)
+    assert written[:3] == ["B__2.png", "b_.png", "back_slash.png"]
+    assert all(len(name) == 200 and name.startswith("nnn") for name in written[3:])
+
+
+def test_an_image_too_large_for_the_memory_leaves_the_others(root, caplog, monkeypatch):
+    for name, size in {"a.png": (60, 60), "b.png": (64, 96), "c.png": (60, 60)}.items():
+        cv2.imwrite(str(root / name), np.zeros((*size, 3), np.uint8))
+    detections = LoadedDetector.detections
+
+    def full(self, image):
+        if image.shape[1] == 96:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried")
+        return detections(self, image)
+
+    monkeypatch.setattr(LoadedDetector, "detections", full)
+    inputs = [str(root / name) for name in ("a.png", "b.png", "c.png")]
+    with pytest.raises(UserError, match=r"1 of 3 inputs were skipped: .*b\.png"):
+        demo.main([*argv(root, *inputs), "--out", str(root / "drawn")])
+    assert sorted(file.name for file in (root / "drawn").iterdir()) == ["a.png", "c.png"]
+    line = f"skipped: {root / 'b.png'} is too large for the memory (96 x 64 pixels); smaller db"
+    assert any(message.startswith(line) for message in caplog.messages)
+
+
 def test_demo_mistakes_have_one_line(root):
     (root / "empty").mkdir()
     (root / "text.jpg").write_text("no image")
@@ -76,5 +117,5 @@ def test_demo_mistakes_have_one_line(root):
     assert "between 0 and 1" in message(good, more=("--threshold", "30"))
     assert not (root / "drawn").exists()
     bad = message(root / "text.jpg", root / "text.mp4", good)
-    assert "2 of 3 inputs could not be read" in bad and "text.mp4" in bad
+    assert "2 of 3 inputs were skipped" in bad and "text.mp4" in bad
     assert [file.name for file in (root / "drawn").iterdir()] == ["good.png"]

@@ -1,0 +1,48 @@
+"""Images that are too large for the memory or for a library's limits: the errors, and the message.
+
+Detection and evaluation go on with the other images.
+"""
+
+import cv2
+import numpy as np
+import torch
+
+# Parts of the messages of errors that have no class of their own.
+_TORCH = ("DefaultCPUAllocator", "not enough memory", "out of memory", "canUse32BitIndexMath")
+_OPENCV = ("Insufficient memory", "Failed to allocate", "SHRT_MAX")
+
+
+def is_too_large(error: BaseException) -> bool:
+    """True for an error that says that memory ran out, or that an image has too many pixels."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, cv2.error):
+        return any(part in str(error) for part in _OPENCV)
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in _TORCH)
+
+
+class TooLargeImage:
+    """Suppresses, as a ``with`` block, the errors of a detector that an image is too large for.
+
+    Args:
+        image: uint8 [h, w, 3].
+
+    Attributes:
+        problem: after the block, what is wrong, to go after the name of the file; None if nothing.
+    """
+
+    def __init__(self, image: np.ndarray) -> None:
+        self.height, self.width = image.shape[:2]
+        self.problem: str | None = None
+
+    def __enter__(self) -> "TooLargeImage":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if error is None or not is_too_large(error):
+            return False
+        self.problem = (
+            f"is too large for the memory ({self.width} x {self.height} pixels); "
+            "smaller db.test_scales need less"
+        )
+        return True
