@@ -129,6 +129,7 @@ def layout_of(*names):
         (["train", "val", "trainval"], "trainval", "trainval"),
         (["train", "val", "trainval"], "train", "train"),
         (["train", "val"], "trainval", "train"),
+        (["validation", "val", "train"], "minival", "val"),
     ],
 )
 def test_names_of_splits_in_other_formats(names, split, found):
