@@ -177,9 +177,9 @@ def choose_split(layout: Layout, split: str, val_share: float) -> Source:
     if names and not (is_divided and kind == "train"):
         return _described(layout, names[0])
     if not is_divided or kind is None or not by_kind["train"]:
-        there = ", ".join(name for name in layout.splits if name) or "no splits"
+        there = ", ".join(name for name in layout.splits if name) or "none"
         raise UserError(
-            f"{layout.root}, {layout.description}, has no split {split!r}; there is {there}"
+            f"{layout.root}, {layout.description}, has no split {split!r}; its splits: {there}"
         )
     training = (names or by_kind["train"])[0]
     source = _described(layout, training)
@@ -266,7 +266,7 @@ def _described(layout: Layout, name: str) -> Source:
     """Reads a split, and notes which format and split it was taken for."""
     source = layout.splits[name]()
     note = f"read as {layout.description}" + (f", its split {name!r}" if name else "")
-    return source._replace(notes=(note, *source.notes))
+    return source._replace(notes=(note, *layout.notes, *source.notes))
 
 
 def missing_images(dataset: CocoDetection) -> list[str]:

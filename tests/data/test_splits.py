@@ -129,6 +129,7 @@ def layout_of(*names):
         (["train", "val", "trainval"], "trainval", "trainval"),
         (["train", "val", "trainval"], "train", "train"),
         (["train", "val"], "trainval", "train"),
+        (["validation", "val", "train"], "minival", "val"),
     ],
 )
 def test_names_of_splits_in_other_formats(names, split, found):
@@ -150,9 +151,9 @@ def test_images_without_validation_are_divided(names):
     ("names", "split"), [(["train", "val"], "mine"), (["val"], "train"), ([""], "mine")]
 )
 def test_a_split_that_a_folder_does_not_have(names, split):
-    there = ", ".join(names) if names[0] else "no splits"
+    there = ", ".join(names) if names[0] else "none"
     with pytest.raises(
-        UserError, match=f"data, a folder, has no split '{split}'; there is {there}"
+        UserError, match=f"data, a folder, has no split '{split}'; its splits: {there}"
     ):
         choose_split(layout_of(*names), split, 0.2)
 

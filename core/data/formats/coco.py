@@ -9,14 +9,7 @@ from typing import Any
 
 from ...config.errors import UserError
 from ..records import read_records
-from .source import (
-    Layout,
-    Source,
-    count_of,
-    is_image,
-    split_of_folder,
-    split_word,
-)
+from .source import Layout, Source, count_of, is_image, split_of_folder, split_word
 
 _SAMPLE = 50  # names of images that are looked for in each folder
 
@@ -33,8 +26,7 @@ def recognise_coco(root: Path, files: Sequence[Path]) -> Layout | None:
     by_word: dict[str, list[Path]] = {}
     for path in found:
         by_word.setdefault(split_word(path.stem) or split_of_folder(path), []).append(path)
-    if len(by_word) > 1:
-        by_word.pop("", None)
+    unnamed = by_word.pop("", []) if len(by_word) > 1 else []
     for word, paths in by_word.items():
         if len(paths) > 1:
             names = ", ".join(path.as_posix() for path in paths)
@@ -45,8 +37,11 @@ def recognise_coco(root: Path, files: Sequence[Path]) -> Layout | None:
             )
     images = [path for path in files if is_image(path)]
     splits = {word: partial(_read, root, paths[0], images) for word, paths in by_word.items()}
-    names = ", ".join(path.as_posix() for path in found)
-    return Layout(root, f"images and COCO files ({names})", splits) if found else None
+    if not found:
+        return None
+    names = ", ".join(path.as_posix() for path in found if path not in unnamed)
+    notes = tuple(f"{path} names no split, passed over" for path in unnamed)
+    return Layout(root, f"images and COCO files ({names})", splits, notes)
 
 
 def _is_coco(file: Path) -> bool:
@@ -107,6 +102,5 @@ def _use_names_alone(records: Mapping[str, Any], images: Sequence[Path]) -> int:
 
 
 def _plain(name: str) -> str:
-    """Writes a path with / and in Unicode's composed form, to compare it."""
-    plain = unicodedata.normalize("NFC", name).replace("\\", "/")
-    return PurePosixPath(plain).as_posix()
+    """Writes a path without ``./`` and in Unicode's composed form, to compare it."""
+    return PurePosixPath(unicodedata.normalize("NFC", name)).as_posix()

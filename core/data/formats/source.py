@@ -46,11 +46,13 @@ class Layout:
         description: the format, for messages.
         splits: functions that read a split, by its name as the folder has it, one of
             :data:`SPLIT_WORDS`; the name is empty in a folder without splits.
+        notes: what was passed over while looking for them; a line each.
     """
 
     root: Path
     description: str
     splits: Mapping[str, Callable[[], Source]]
+    notes: tuple[str, ...] = ()
 
 
 class Box(NamedTuple):
@@ -97,17 +99,24 @@ def split_of_folder(path: Path) -> str:
     return next((word for word in words if word is not None), "")
 
 
-def by_split(paths: Iterable[Path]) -> dict[str, list[Path]]:
-    """Groups relative paths by the split that their folders name.
+def by_split(images: Iterable[Path]) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
+    """Groups images by the split that their folders name.
 
-    Where some are in folders of splits, those that are not are left out.
+    Args:
+        images: relative paths.
+
+    Returns:
+        The images of each split, and a note if there are some in no folder of a split; these are
+        left out if others are in one, and else all of them are of the split with the empty name.
     """
     groups: dict[str, list[Path]] = {}
-    for path in paths:
+    for path in images:
         groups.setdefault(split_of_folder(path), []).append(path)
-    if len(groups) > 1:
-        groups.pop("", None)
-    return groups
+    outside = groups.pop("", []) if len(groups) > 1 else []
+    if not outside:
+        return groups, ()
+    number = count_of(len(outside), "image")
+    return groups, (f"{number} in no folder of a split, passed over, such as {outside[0]}",)
 
 
 def list_files(root: Path) -> list[Path]:

@@ -64,9 +64,9 @@ def recognise_xml(root: Path, files: Sequence[Path]) -> Layout | None:
     if lists:
         splits = {word: partial(_read_listed, found, paths) for word, paths in lists.items()}
         return Layout(root, "a Pascal VOC folder (ImageSets/Main)", splits)
-    groups = by_split(images)
+    groups, notes = by_split(images)
     grouped = {word: partial(_read, found, paths, None) for word, paths in groups.items()}
-    return Layout(root, "a Pascal VOC folder (without ImageSets/Main)", grouped)
+    return Layout(root, "a Pascal VOC folder (without ImageSets/Main)", grouped, notes)
 
 
 def _read_listed(files: _Files, lists: Sequence[Path]) -> Source:

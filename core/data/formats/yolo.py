@@ -91,8 +91,9 @@ def recognise_yaml(root: Path, files: Sequence[Path], file: Path) -> Layout:
     # Exports name a test split whether they have one or not.
     if "test" in searches and not all(_find(file, base, entry) for entry in given["test"]):
         del searches["test"]
+    notes: tuple[str, ...] = ()
     if not searches:
-        groups = by_split(path for path in files if is_image(path))
+        groups, notes = by_split(path for path in files if is_image(path))
         searches = {word: partial(_under, root, paths) for word, paths in groups.items()}
 
     def all_images() -> list[Path]:
@@ -100,7 +101,7 @@ def recognise_yaml(root: Path, files: Sequence[Path], file: Path) -> Layout:
 
     dataset = _Dataset(names, content.get("kpt_shape") is not None, all_images)
     splits = {word: partial(_read, dataset, search) for word, search in searches.items()}
-    return Layout(root, f"a YOLO folder ({file.name})", splits)
+    return Layout(root, f"a YOLO folder ({file.name})", splits, notes)
 
 
 def recognise_labels(root: Path, files: Sequence[Path]) -> Layout | None:
@@ -109,7 +110,7 @@ def recognise_labels(root: Path, files: Sequence[Path]) -> Layout | None:
     Raises:
         UserError: files of names disagree.
     """
-    groups = by_split(path for path in files if is_image(path))
+    groups, notes = by_split(path for path in files if is_image(path))
     texts = {root / path for path in files if path.suffix == ".txt"}
     labels = (label_file(root / path) for paths in groups.values() for path in paths)
     if not any(file in texts and is_label_file(file) for file in labels):
@@ -118,7 +119,7 @@ def recognise_labels(root: Path, files: Sequence[Path]) -> Layout | None:
     images = [root / path for paths in groups.values() for path in paths]
     dataset = _Dataset(_names_of_files(root, files), False, lambda: images)
     splits = {word: partial(_read, dataset, search) for word, search in searches.items()}
-    return Layout(root, "a YOLO folder (without a data.yaml)", splits)
+    return Layout(root, "a YOLO folder (without a data.yaml)", splits, notes)
 
 
 def _read(dataset: _Dataset, search: Callable[[], Sequence[Path]]) -> Source:
@@ -218,10 +219,9 @@ def _find(file: Path, base: str | None, entry: str) -> Path | None:
     here = file.parent
     start = here if base is None else here / base
     parts = [part for part in Path(entry.replace("\\", "/")).parts if part not in ("..", ".")]
-    ends = [here / Path(*parts[index:]) for index in range(len(parts)) if index < len(parts) - 1]
-    single = [here / parts[0]] if len(parts) == 1 else []
-    shorter = start / entry[3:] if entry.startswith("../") else start / entry
-    candidates = (start / entry, shorter, *ends, *single)
+    # A last part alone, as images, is no proof.
+    ends = [here / Path(*parts[index:]) for index in range(max(1, len(parts) - 1))]
+    candidates = (start / entry, start / entry.removeprefix("../"), *ends)
     found = next((path for path in candidates if os.path.exists(path)), None)
     return None if found is None else Path(os.path.abspath(found))
 
@@ -288,7 +288,10 @@ def _names_of_files(root: Path, files: Sequence[Path]) -> tuple[dict[int, str], 
     for path in files:
         if path.name not in _NAME_FILES:
             continue
-        text = (root / path).read_bytes().decode("utf-8-sig", "replace")
+        try:
+            text = (root / path).read_bytes().decode("utf-8-sig", "replace")
+        except OSError as error:
+            raise UserError(f"{root / path}: cannot be read: {error.strerror}") from None
         names = {number: line.strip() for number, line in enumerate(text.strip().splitlines())}
         if found is not None and names != found[0]:
             raise UserError(f"{root / path} and {found[1]} have other classes; leave one of them")

@@ -321,6 +321,24 @@ REPAIRS = {
         "read as a YOLO folder",
         [1, 1, 0],
     ),
+    "an image in no split": (
+        layouts.darknet,
+        lambda root: layouts.write_images(root / "more", {"x": TRAIN["a"]}),
+        "1 image in no folder of a split, passed over, such as more/x.jpg",
+        [2, 1, 0],
+    ),
+    "an empty entry of a list": (
+        layouts.roboflow_yolo,
+        entries(train="[train/images, null]"),
+        "read as a YOLO folder",
+        [2, 1, 0],
+    ),
+    "a COCO file of no split": (
+        layouts.roboflow_coco,
+        lambda root: layouts.write_coco_file(root / "all.json", TRAIN),
+        "all.json names no split, passed over",
+        [2, 1, 0],
+    ),
     "no XML file": (
         layouts.voc,
         delete(XML),
