@@ -51,12 +51,15 @@ def jpeg_damage(data: bytes, image: np.ndarray, decode: Decode) -> str | None:
         end = len(data) - len(END) if ends else data.find(END, scan)
     if end < 0:
         return CUT
-    zeros = data.find(_ZEROS, scan, end) >= 0
     trailer = end + len(END) < len(data) and not sequential
     corners = image[:: max(1, len(image) - 1), :: max(1, image.shape[1] - 1)]
-    if not (zeros or trailer or (corners == _GREY).all(2).any()):
+    odd = trailer or (corners == _GREY).all(2).any()
+    if not odd and data.find(_ZEROS, scan, end) < 0:
         return None
     end = _end(data, scan)
+    zeros = data.find(_ZEROS, scan, end) >= 0
+    if not odd and not zeros:  # they come after the image
+        return None
     if not _is_complete(data[:end], image, decode):
         return "is damaged: its JPEG data ends before the image does"
     # Zeros are image data where an encoder's shortest codes meet a flat area; then the image needs

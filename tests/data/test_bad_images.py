@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from core.config.errors import UserError
+from core.data import images
 from core.data.coco import CocoDetection
 from core.data.image_sizes import read_size
 from core.data.images import (
@@ -94,6 +95,16 @@ def test_an_impossible_name_is_a_reason(tmp_path):
     assert read_image(tmp_path).reason.startswith("cannot be read: ")
     assert read_size(tmp_path / "\ud800.jpg") is None
     assert read_size(tmp_path / "gone.jpg") is None
+
+
+def test_most_files_are_decoded_once(monkeypatch):
+    """Also those of phones: another image after the end, and zeros between the two."""
+    whole, count = save(photo(), "JPEG", quality=90), []
+    decode = images._decode
+    monkeypatch.setattr(images, "_decode", lambda data: count.append(1) or decode(data))
+    for data in (whole, whole + bytes(300), whole + bytes(300) + whole):
+        count.clear()
+        assert isinstance(decode_image(data), np.ndarray) and len(count) == 1
 
 
 def test_more_pixels_than_opencv_takes_are_a_reason(tmp_path):
