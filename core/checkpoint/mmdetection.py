@@ -24,12 +24,14 @@ class _Network:
 
     Attributes:
         name: its name.
+        use: what it is here, for the log.
         mark: beginning of keys that it alone has.
         names: patterns of whole keys, and ours; the first that matches counts.
         first: our key of the first convolution's weight, and of the mean after it.
     """
 
     name: str
+    use: str
     mark: str
     names: Mapping[str, str]
     first: tuple[str, str]
@@ -38,6 +40,7 @@ class _Network:
 _HEADS = {"heat": "heats", "emb": "tags", "off": "offs"}
 _POOL = r"bbox_head\.(tl|br)_pool\.(\d+)\."
 _CORNERNET = _Network(
+    "CornerNet",
     "CornerNet",
     "backbone.hourglass_modules.",
     {
@@ -66,6 +69,7 @@ _CORNERNET = _Network(
 )
 _CENTERNET = _Network(
     "CenterNet on ResNet-18",
+    "CenterNet-resnet18 with model.up_convolutions true and up_channels [256, 128, 64]",
     "neck.deconv_layers.",
     {
         r"backbone\.(.*)": r"backbone.body.\1",
@@ -110,7 +114,8 @@ def from_mmdetection(weights: Mapping[str, Tensor], where: str) -> tuple[dict[st
         return dict(weights), ""
     for network in (_CORNERNET, _CENTERNET):
         if any(key.startswith(network.mark) for key in weights):
-            return _renamed(weights, network, where), f"mmdetection's {network.name}, renamed"
+            note = f"mmdetection's {network.name}, renamed for {network.use}"
+            return _renamed(weights, network, where), note
     raise UserError(
         f"{where} is of a detector of mmdetection that is not here: CornerNet on hourglasses and "
         "CenterNet on ResNet-18 load"

@@ -73,11 +73,11 @@ def test_the_published_networks_have_our_keys_and_shapes(monkeypatch):
         centers = mmdetection.CenterNet(80, [256, 128, 64], 64)
         ours = models.build(published, 80).network.state_dict()
     weights, note = from_mmdetection(corners.state_dict(), "a.pth")
-    assert note == "mmdetection's CornerNet, renamed"
+    assert note == "mmdetection's CornerNet, renamed for CornerNet"
     assert shapes(weights) == {k.removeprefix("module."): v for k, v in manifest("CornerNet")}
     assert len(weights) == len(corners.state_dict())
     weights, note = from_mmdetection(centers.state_dict(), "a.pth")
-    assert note == "mmdetection's CenterNet on ResNet-18, renamed"
+    assert note.startswith("mmdetection's CenterNet on ResNet-18, renamed for CenterNet-resnet18 w")
     assert shapes(weights) == shapes(ours)
     assert len(weights) == len(centers.state_dict())
 
