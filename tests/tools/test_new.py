@@ -1,5 +1,6 @@
 """`cornerkit new`: what it chooses for which data, its errors, and a config that trains."""
 
+import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ def summary(size=(480, 640), extents=((100.0, 90.0),), images=40, objects=4, val
     sizes = np.tile(np.array(size).reshape(-1, 2), (images, 1))[:images]
     owners = np.repeat(np.arange(images), objects)
     boxes = np.tile(np.array(extents), (images * objects, 1))[: images * objects]
-    return Summary(sizes, boxes, owners, validation)
+    return Summary(sizes, boxes, owners, np.zeros(len(owners), np.int64), validation)
 
 
 def made(data, detector="CornerNet", machine=TWO_THREADS, minutes=20.0, speed=FAST):
@@ -54,6 +55,27 @@ def test_photos():
     assert (system.opt_algo, system.schedule, system.precision) == ("adamw", "cosine", "bfloat16")
     assert system.chunk_sizes == (2, 2) and system.batch_size == 4
     assert config.model["pairing"] == "centripetal"
+
+
+@pytest.mark.parametrize(
+    ("extents", "classes", "zoom", "shift"),
+    [
+        ([(100, 90)], 1, (0.9, 1.11), 0.07),  # all of one size
+        ([(40, 50), (160, 200)], 2, (0.9, 1.11), 0.07),  # each class of its own
+        ([(40, 50), (160, 200)], 1, (0.8, 1.25), 0.15),
+        ([(100, 100), (130, 130)], 1, (0.88, 1.14), 0.09),
+    ],
+)
+def test_images_are_zoomed_as_far_as_the_sizes_of_a_class_differ(extents, classes, zoom, shift):
+    data = summary(extents=extents)
+    data = dataclasses.replace(data, labels=np.arange(len(data.owners)) % classes)
+    _, config = made(data)
+    assert (config.db.zoom, config.db.shift) == (zoom, shift)
+
+
+def test_a_few_boxes_do_not_say_how_sizes_differ():
+    _, config = made(summary(images=2, objects=10))
+    assert config.db.zoom == (0.8, 1.25)
 
 
 def test_photos_that_are_upright():
