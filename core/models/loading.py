@@ -24,7 +24,7 @@ from ..checkpoint.snapshot import (
     read_weights,
 )
 from ..config.errors import UserError
-from ..config.loading import CONFIG_DIR, Config, load_config
+from ..config.loading import Config, load_config
 from ..data.coco import COCO_CLASS_NAMES
 from ..data.images import load_image
 from ..inference.saccade import SaccadeRound
@@ -104,7 +104,7 @@ def load_detector(
     *,
     suffix: str | None = None,
     overrides: Sequence[str] = (),
-    config_dir: str | Path = CONFIG_DIR,
+    config_dir: str | Path | None = None,
 ) -> LoadedDetector:
     """Builds the detector of a config and loads trained weights into it.
 

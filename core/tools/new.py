@@ -25,7 +25,7 @@ import torch
 
 from ..cli import plain_parser
 from ..config.errors import UserError
-from ..config.loading import CONFIG_DIR
+from ..config.files import CONFIG_DIR
 from ..config.schema import Db, System
 from ..data.coco import CocoDetection
 from ..data.splits import open_split

@@ -13,7 +13,8 @@ from core import models
 from core.checkpoint.snapshot import read_weights
 from core.cli import main as cornerkit
 from core.config.errors import UserError
-from core.config.loading import CONFIG_DIR, config_from_dict, load_config
+from core.config.files import CONFIG_DIR
+from core.config.loading import config_from_dict, load_config
 from core.data.shapes import write_shapes
 from core.models import pretrained
 from core.tools import new, new_recipe, new_timing
