@@ -51,6 +51,8 @@ class Meta:
         weights: ``averaged`` or ``raw``: which weights these are; only for those with the highest
             AP, of a run that averages its weights.
         averaged_steps: number of steps in the averaged weights; None if there are none.
+        start_number: which start of the run wrote it, later ones have higher numbers; 0: unknown.
+        start_iteration: number of steps before that start.
         sha256: checksums of the snapshot's other files, by the end of their names.
     """
 
@@ -62,6 +64,8 @@ class Meta:
     metrics: dict[str, float | None] | None = None
     weights: str | None = None
     averaged_steps: int | None = None
+    start_number: int = 0
+    start_iteration: int = 0
     sha256: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
 
