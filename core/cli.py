@@ -101,7 +101,7 @@ def plain_parser(command: str, description: str | None) -> argparse.ArgumentPars
     script = Path(sys.argv[0]).name
     in_clone = script in _SCRIPTS
     if not in_clone:
-        description = _as_installed(description or "")
+        description = as_installed(description or "")
     return argparse.ArgumentParser(
         prog=script if in_clone else f"cornerkit {command}",
         description=description,
@@ -147,7 +147,7 @@ def add_snapshot_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _as_installed(description: str) -> str:
+def as_installed(description: str) -> str:
     """Replaces the scripts of a clone in examples by the commands that are installed."""
     for script, command in _SCRIPTS.items():
         description = description.replace(f"python {script}", f"cornerkit {command}")

@@ -58,7 +58,7 @@ def resolve(content: Any, where: str, config_dir: Path | str | None = None) -> R
         chain = [*files, file]
         if file.resolve() in [other.resolve() for other in files]:
             cycle = " -> ".join(map(str, chain))
-            raise UserError(f"{where}: its bases are a cycle: {cycle}; take one of them out")
+            raise UserError(f"{where}: its bases are a cycle: {cycle}; take one out")
         files = chain
         contents.append(_checked(read_json(file), str(file)))
     sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}

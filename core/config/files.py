@@ -87,6 +87,8 @@ def read_json(path: Path) -> Any:
         raise UserError(f'{path}: the file is empty; a config is {{"system": {{…}}, "db": {{…}}}}')
     try:
         return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+    except UserError:
+        raise
     except json.JSONDecodeError as error:
         hint = _hint(text, error.pos)
         place = f"{path}:{error.lineno}:{error.colno}"
@@ -105,16 +107,12 @@ def as_text(content: Mapping[str, Any]) -> str:
     """
     entries = []
     for name, value in content.items():
-        text = json.dumps(value, ensure_ascii=False)
+        text = json.dumps(value)
         if isinstance(value, Mapping) and value:
-            lines = [f"        {json.dumps(key)}: {_as_json(value[key])}" for key in value]
+            lines = [f"        {json.dumps(key)}: {json.dumps(value[key])}" for key in value]
             text = "{\n" + ",\n".join(lines) + "\n    }"
         entries.append(f"    {json.dumps(name)}: {text}")
     return "{\n" + ",\n".join(entries) + "\n}\n"
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _missing(stem: str, folders: Sequence[Path]) -> str:
@@ -127,7 +125,7 @@ def _missing(stem: str, folders: Sequence[Path]) -> str:
     listed = list(dict.fromkeys(others or names[folders[0]]))
     shown = ", ".join(listed[:_MOST_NAMES]) + ", …" * (len(listed) > _MOST_NAMES)
     where = ", ".join("the current folder" if x == Path() else str(x) for x in folders)
-    return f"there is no config {stem!r} in {where}; {hint}there are: {shown or 'none'}"
+    return f"there is no config {stem!r:.60} in {where}; {hint}there are: {shown or 'none'}"
 
 
 def _names_in(folder: Path) -> list[str]:

@@ -73,7 +73,7 @@ def parse_override(override: str, sections: Iterable[str]) -> tuple[str, str, An
     if not (equals and dot and key) or section not in sections:
         hint = "" if dot or not equals else suggest_section(target, sections)
         raise UserError(
-            f"--set {override}: write section.key=value, section one of {', '.join(sections)}{hint}"
+            f"--set {override:.100}: write section.key=value, section one of {', '.join(sections)}{hint}"
         )
     try:
         value = json.loads(text)
