@@ -72,9 +72,8 @@ def parse_override(override: str, sections: Iterable[str]) -> tuple[str, str, An
     section, dot, key = target.partition(".")
     if not (equals and dot and key) or section not in sections:
         hint = "" if dot or not equals else suggest_section(target, sections)
-        raise UserError(
-            f"--set {override:.100}: write section.key=value, section one of {', '.join(sections)}{hint}"
-        )
+        form = f"section.key=value, section one of {', '.join(sections)}"
+        raise UserError(f"--set {override:.100}: write {form}{hint}")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
