@@ -7,6 +7,7 @@ In a clone, train.py, evaluate.py and demo.py are thin calls of the same command
 import argparse
 import contextlib
 import importlib
+import io
 import logging
 import re
 import sys
@@ -77,8 +78,11 @@ def exit_codes() -> Iterator[None]:
     """Sets up logging, and turns errors of a command into exit codes.
 
     A :class:`UserError` is logged as one line, without a traceback, and ends the process with exit
-    code 2; Ctrl-C ends it with 1.
+    code 2; Ctrl-C ends it with 1. What the encoding of the output lacks, as files on Windows lack
+    most letters, is written as an escape.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         yield

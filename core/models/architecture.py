@@ -179,12 +179,12 @@ def require_counts(architecture: Architecture, where: str) -> None:
     """Refuses numbers of channels, blocks and so on below 1, and empty lists of them.
 
     Args:
-        architecture: a dataclass; its strings are ignored.
+        architecture: a dataclass; its strings and booleans are ignored.
         where: file and section, for messages.
     """
     for name, value in vars(architecture).items():
         counts = value if isinstance(value, tuple) else (value,)
-        if not counts or any(isinstance(count, int) and count < 1 for count in counts):
+        if not counts or any(type(count) is int and count < 1 for count in counts):
             raise UserError(f"{where}.{name} must hold numbers of at least 1")
 
 

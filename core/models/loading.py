@@ -7,21 +7,24 @@ detect(image)["person"]  # float32 [n, 5]: x0, y0, x1, y1, score
 """
 
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .. import models
 from ..checkpoint.run_directory import RunDirectory
 from ..checkpoint.snapshot import (
     averaged_path,
+    fit_weights_,
     has_averaged_weights,
     iteration_in_name,
-    load_weights,
     read_meta,
     read_weights,
+    require_unaltered,
 )
 from ..config.errors import UserError
 from ..config.loading import Config, load_config
@@ -128,17 +131,15 @@ def load_detector(
     path, iteration = _find_snapshot(config, run, snapshot)
     chosen = choose_device(device)
     meta = read_meta(path)
+    require_unaltered(path)
+    weights = read_weights(path)
     if meta is not None:
         class_names, iteration = meta.class_names, meta.iteration
     else:
-        class_names = _guess_class_names(_count_classes(config, path))
+        class_names = _guess_class_names(_count_classes(config, weights))
     detector = models.build(config, len(class_names))
-    load_weights(
-        detector.network,
-        path,
-        detector.class_head_keys,
-        pairing_head_keys=detector.pairing_head_keys,
-    )
+    keys, pairing = detector.class_head_keys, detector.pairing_head_keys
+    fit_weights_(detector.network, weights, path, keys, pairing_head_keys=pairing)
     move_to_device_(detector.network, chosen, config.system.channels_last, training=False)
     return LoadedDetector(detector, config, class_names, meta is not None, path, iteration, chosen)
 
@@ -203,7 +204,7 @@ def _find_best(directory: RunDirectory) -> Path:
 
 def _named(path: Path) -> Path:
     """Returns a file that was named, unless it can only be meant as another choice."""
-    if not path.exists() and path.name == str(path) and not path.suffix:
+    if not os.path.exists(path) and path.name == str(path) and not path.suffix:
         raise UserError(
             f"--snapshot {path}: there is no such file; it takes best, last, the number of an "
             "iteration, or a file"
@@ -211,11 +212,10 @@ def _named(path: Path) -> Path:
     return path
 
 
-def _count_classes(config: Config, path: Path) -> int:
+def _count_classes(config: Config, weights: Mapping[str, Tensor]) -> int:
     """Counts the classes of weights without a description, from the shape of their class heads."""
     with torch.device("meta"):
         one, two = (models.build(config, count).network.state_dict() for count in (1, 2))
-    weights = read_weights(path)
     for key, head in one.items():
         a_class = two[key].numel() - head.numel()  # entries a class; the background may have some
         if a_class and key in weights:
