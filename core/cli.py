@@ -32,7 +32,7 @@ COMMANDS = {
     "check": "data.check",
     "plan": "tools.plan",
     "plot": "tools.plot",
-    "config": "config.command",
+    "config": "tools.config",
 }
 # The scripts of a clone, and their commands.
 _SCRIPTS = {"train.py": "train", "evaluate.py": "evaluate", "demo.py": "detect"}

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks/README.md"])
 OTHER_PROGRAMS = ("ruff", "mypy", "pre-commit", "source")  # not ours to parse
 MARK_OF_SLURM = "#SBATCH"  # a block that needs a cluster: only its syntax is checked
-MADE_BY_THE_READER = re.compile(r"-mine|[yY]ours|/mine/")
+MADE_BY_THE_READER = re.compile(r"\bmine\b|[yY]ours")
 INLINE = re.compile(
     r"`((?:[A-Z_]+=\S+ )*(?:python -m|python \w+\.py|cornerkit|torchrun|make) [^`]+)`"
 )
@@ -100,6 +100,7 @@ def configs(tmp_path_factory) -> Path:
     del content["db"]["categories"]
     for detector in ("CornerNet", "CornerNet_Lite0", "CornerNet_Squeeze"):
         (folder / f"{detector}-mine.json").write_text(json.dumps(content))
+    (folder / "mine.json").write_text(json.dumps({"base": "CornerNet_Squeeze-mine"}))
     shutil.copyfile(folder / "CornerNet_Squeeze-shapes.json", folder / "Yours-shapes.json")
     return folder
 

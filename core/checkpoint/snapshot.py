@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config.errors import UserError
-from .differences import differences
+from .differences import differences, require_numbers
 from .files import read_torch_file, sha256_of, write_together
 from .mmdetection import from_mmdetection
 from .wrappers import unwrap
@@ -361,7 +361,7 @@ def fit_weights_(
         and f"{key.removesuffix(_COUNT)}.running_mean" in weights
     }
     weights = {**weights, **counts}
-    _require_numbers(weights, path)
+    require_numbers(weights, path)
     found = differences(own, weights)
     classes, pairing = tuple(class_head_keys), tuple(pairing_head_keys)
     left = [key for key in found.reshaped if key.startswith(classes)]
@@ -376,18 +376,6 @@ def fit_weights_(
     fitting = {key: weights[key] for key in own if key in weights and key not in left}
     network.load_state_dict({**own, **fitting})
     return left
-
-
-def _require_numbers(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Refuses tensors that no network computes with: sparse, quantized, complex, not finite."""
-    for key, value in weights.items():
-        plain = value.layout is torch.strided and not (value.is_quantized or value.is_meta)
-        if not plain or value.is_complex():
-            raise UserError(f"{path} has no plain numbers for {key}; save it as a dense tensor")
-        if not bool(value.isfinite().all()):
-            raise UserError(
-                f"{path} has NaN or infinite numbers in {key}; take an earlier snapshot"
-            )
 
 
 def _stem(path: Path) -> str:

@@ -150,7 +150,7 @@ class Db:
 
     @property
     def scale_count(self) -> float:
-        """Number of :attr:`scales`, which need not exist for it; infinite if they have no end."""
+        """Number of the ``scales``, without making them; infinite if they have no end."""
         if self.rand_scales is not None:
             return len(self.rand_scales)
         if self.rand_scale_step <= 0:

@@ -11,8 +11,8 @@ What it prints is a config itself. The defaults of "model" are in the model's mo
 import sys
 
 from ..cli import add_config_arguments, plain_parser
-from .files import as_text
-from .loading import load_config
+from ..config.files import as_text
+from ..config.loading import load_config
 
 
 def main(argv: list[str]) -> int:
