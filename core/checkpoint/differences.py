@@ -1,9 +1,13 @@
-"""Differences between weights and the network that they are for."""
+"""Weights that do not go into a network: their differences from it, and tensors without numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch
 from torch import Tensor
+
+from ..config.errors import UserError
 
 _SHOWN = 3  # keys of each kind that a message names
 
@@ -49,6 +53,26 @@ def differences(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Dif
             if key in weights and own[key].shape != weights[key].shape
         },
     )
+
+
+def require_numbers(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Refuses tensors that no network computes with: sparse, quantized, complex, not finite.
+
+    Args:
+        weights: a state dict.
+        path: the file that it is of, for messages.
+
+    Raises:
+        UserError: there is one; the message has its key.
+    """
+    for key, value in weights.items():
+        plain = value.layout is torch.strided and not (value.is_quantized or value.is_meta)
+        if not plain or value.is_complex():
+            raise UserError(f"{path} has no plain numbers for {key}; save it as a dense tensor")
+        if not bool(value.isfinite().all()):
+            raise UserError(
+                f"{path} has NaN or infinite numbers in {key}; take an earlier snapshot"
+            )
 
 
 def _some(kind: str, items: tuple[str, ...]) -> str:

@@ -18,6 +18,7 @@ Code in a file is never run: every file is read with ``weights_only=True``.
 import dataclasses
 import json
 import logging
+import os
 import platform
 import re
 from collections.abc import Iterable, Mapping
@@ -30,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config.errors import UserError
-from .differences import differences
+from .differences import differences, require_numbers
 from .files import read_torch_file, sha256_of, write_together
 from .mmdetection import from_mmdetection
 from .wrappers import unwrap
@@ -57,6 +58,8 @@ class Meta:
         weights: ``averaged`` or ``raw``: which weights these are; only for those with the highest
             AP, of a run that averages its weights.
         averaged_steps: number of steps in the averaged weights; None if there are none.
+        start_number: which start of the run wrote it, later ones have higher numbers; 0: unknown.
+        start_iteration: number of steps before that start.
         sha256: checksums of the snapshot's other files, by the end of their names.
     """
 
@@ -68,6 +71,8 @@ class Meta:
     metrics: dict[str, float | None] | None = None
     weights: str | None = None
     averaged_steps: int | None = None
+    start_number: int = 0
+    start_iteration: int = 0
     sha256: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
 
@@ -164,7 +169,9 @@ def require_snapshot(path: Path) -> None:
     Raises:
         UserError: there are none; the message lists those of the same run.
     """
-    if not path.is_file():
+    if os.path.isdir(path):
+        raise UserError(f"{path} is a folder; name a file of weights in it")
+    if not os.path.isfile(path):
         iterations = iterations_in(path.parent, _stem(path).rpartition("_")[0])
         there = ", ".join(map(str, iterations))
         raise UserError(
@@ -180,18 +187,38 @@ def read_meta(path: str | Path) -> Meta | None:
         UserError: the description cannot be read.
     """
     file = meta_path(Path(path))
-    if not file.is_file():
+    if not os.path.isfile(file):
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if "figures" in content:
-            content["metrics"] = content.pop("figures")
-        return Meta(**{**content, "class_names": tuple(content["class_names"])})
-    except (ValueError, TypeError, KeyError, OSError) as error:
+        return _meta_from(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
         raise UserError(
             f"{file} does not describe a snapshot ({type(error).__name__}: {error}); "
             "without that file, the weights are loaded alone"
         ) from None
+
+
+def _meta_from(content: dict[str, Any]) -> Meta:
+    """Makes a description from the content of its file; entries of later versions are left out.
+
+    Raises:
+        TypeError, KeyError: it is not that of a description.
+    """
+    if not isinstance(content, dict):
+        raise TypeError("it holds no entries")
+    if "figures" in content:
+        content["metrics"] = content.pop("figures")
+    known = {field.name for field in dataclasses.fields(Meta)}
+    meta = Meta(**{key: value for key, value in content.items() if key in known})
+    names = content["class_names"]
+    kinds: dict[str, type] = {"name": str, "config": dict, "sha256": dict}
+    kinds |= {"iteration": int, "start_number": int, "start_iteration": int}
+    for key, kind in kinds.items():
+        if not isinstance(getattr(meta, key), kind):
+            raise TypeError(f"{key} has another type")
+    if not isinstance(names, list) or not names or not all(isinstance(x, str) for x in names):
+        raise TypeError("class_names is no list of names")
+    return dataclasses.replace(meta, class_names=tuple(names))
 
 
 def corruption(path: Path) -> str | None:
@@ -334,6 +361,7 @@ def fit_weights_(
         and f"{key.removesuffix(_COUNT)}.running_mean" in weights
     }
     weights = {**weights, **counts}
+    require_numbers(weights, path)
     found = differences(own, weights)
     classes, pairing = tuple(class_head_keys), tuple(pairing_head_keys)
     left = [key for key in found.reshaped if key.startswith(classes)]

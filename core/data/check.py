@@ -1,6 +1,7 @@
 """Reads a whole dataset before a run and lists what is wrong with it.
 
-    cornerkit check CornerNet-bccd [--split val] [--set system.data_dir=DIR]
+    cornerkit check CornerNet-bccd
+    cornerkit check CornerNet-bccd --split val --set system.data_dir=photos
 
 Without --split it reads the training and the validation split of the config. A problem would hurt a
 training; a note is about what is repaired when the dataset is opened. Exit codes: 0 if there are no

@@ -7,8 +7,9 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from ..config.errors import UserError
 from ..config.loading import Config
-from ..config.parsing import nearest, parse_section
+from ..config.parsing import parse_section
 from ..config.schema import Db
+from ..config.suggestions import nearest
 from ..layers.backbones import NAMES, STRIDES, TIMM
 
 logger = logging.getLogger(__name__)
