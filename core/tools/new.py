@@ -16,6 +16,7 @@ when the minutes do, and prints how to start it.
 """
 
 import logging
+import math
 import re
 import shlex
 import sys
@@ -165,6 +166,8 @@ def describe(choice: Choice, summary: Summary, machine: Machine, detector: str) 
     """Yields lines about what was chosen, and why."""
     yield _line("data", ", ".join(_of_data(summary)))
     yield _line("input", "; ".join(_of_input(choice, summary)))
+    if "zoom" in choice.content["db"]:
+        yield _line("zoom", _of_zoom(choice, summary))
     small = f"{small_part(summary, choice.layout):.0%} of the boxes"
     cells = f"{small} have a side below {LEAST_CELLS:g} cells"
     yield _line("network", f"{detector}, cells of {choice.layout.stride} pixels: {cells}")
@@ -204,6 +207,15 @@ def _of_input(choice: Choice, summary: Summary) -> Iterator[str]:
         larger = height * width > height_before * width_before
         reason = "larger for small objects" if larger else "smaller for lack of time"
         yield f"{reason} than the usual {width_before} x {height_before}"
+
+
+def _of_zoom(choice: Choice, summary: Summary) -> str:
+    low, high = choice.content["db"]["zoom"]
+    spread = summary.size_spread
+    reason = "there are too few boxes to say how their sizes differ"
+    if spread is not None:
+        reason = f"sizes within a class differ by {math.expm1(spread):.0%}"
+    return f"{low:g} to {high:g} in training: {reason}"
 
 
 def _of_weights(detector: str) -> str:

@@ -423,16 +423,18 @@ def test_the_command(tmp_path, data, measured, no_package, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     config = load_config("cells", config_dir=tmp_path / "configs")
     assert config.model_name == "CornerNet"
-    assert [line.split()[0] for line in lines[:7]] == [
-        *("data", "input", "network", "weights", "images/s", "steps", "config")
+    assert [line.split()[0] for line in lines[:8]] == [
+        *("data", "input", "zoom", "network", "weights", "images/s", "steps", "config")
     ]
     assert "7 images to train and 3 to validate" in lines[0]
     assert "64 x 64 for the images, 64 x 64 in the median" in lines[1]
-    assert "1 process of" in lines[4] and " 40" in lines[4]
-    assert f"{config.system.max_iter:,} of 4 images at 0.1 s" in lines[5]
-    assert lines[6].endswith("/cells.json") and lines[7] == ""
+    low, high = config.db.zoom
+    assert lines[2].startswith(f"zoom       {low:g} to {high:g} in training: ")
+    assert "1 process of" in lines[5] and " 40" in lines[5]
+    assert f"{config.system.max_iter:,} of 4 images at 0.1 s" in lines[6]
+    assert lines[7].endswith("/cells.json") and lines[8] == ""
     folder = tmp_path / "configs"
-    assert lines[8:] == [f"cornerkit train cells --config-dir {folder} --device cpu"]
+    assert lines[9:] == [f"cornerkit train cells --config-dir {folder} --device cpu"]
     text = (folder / "cells.json").read_text()
     assert '        "input_size": [64, 64],\n' in text
     for content, name, *_, device in measured:
