@@ -35,9 +35,6 @@ class _There(torch.Tensor):
     def __torch_dispatch__(cls, operator, types, args=(), kwargs=None):
         return _computed(operator, args, kwargs or {})
 
-    def __reduce_ex__(self, protocol):
-        return _There, (self.numbers,)
-
 
 def _numbers(value):
     return value.numbers if isinstance(value, _There) else value
