@@ -19,7 +19,8 @@ import torch
 import core
 from core import models
 from core.checkpoint.run_directory import RunDirectory
-from core.config.loading import CONFIG_DIR, load_config
+from core.config.files import CONFIG_DIR
+from core.config.loading import load_config
 from core.data.coco import CocoDetection
 from core.models.device import choose_device
 

@@ -7,14 +7,15 @@ In a clone, train.py, evaluate.py and demo.py are thin calls of the same command
 import argparse
 import contextlib
 import importlib
+import io
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .config.errors import UserError
-from .config.loading import CONFIG_DIR
 
 if TYPE_CHECKING:
     from .models.loading import LoadedDetector
@@ -32,7 +33,10 @@ COMMANDS = {
     "convert": "tools.convert",
     "plan": "tools.plan",
     "plot": "tools.plot",
+    "config": "tools.config",
 }
+# The scripts of a clone, and their commands.
+_SCRIPTS = {"train.py": "train", "evaluate.py": "evaluate", "demo.py": "detect"}
 _HELP = """usage: cornerkit COMMAND …
 
   new        writes a config for one's own data, for so many minutes of training
@@ -44,6 +48,7 @@ _HELP = """usage: cornerkit COMMAND …
   convert    writes a YOLO, Pascal VOC or other dataset in COCO's format
   plan       measures a training step and says what fits and how long a run takes
   plot       draws the curves of runs over each other
+  config     prints a config with what its bases and overrides say
 
 `cornerkit COMMAND --help` says more. Exit codes: 0 done; 2 a mistake of the caller, in one line
 that says how to fix it; 1 anything else."""
@@ -75,8 +80,11 @@ def exit_codes() -> Iterator[None]:
     """Sets up logging, and turns errors of a command into exit codes.
 
     A :class:`UserError` is logged as one line, without a traceback, and ends the process with exit
-    code 2; Ctrl-C ends it with 1.
+    code 2; Ctrl-C ends it with 1. What the encoding of the output lacks, as files on Windows lack
+    most letters, is written as an escape.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         yield
@@ -89,9 +97,17 @@ def exit_codes() -> Iterator[None]:
 
 
 def plain_parser(command: str, description: str | None) -> argparse.ArgumentParser:
-    """Makes the parser of a command: its name, and a description that keeps its line breaks."""
+    """Makes the parser of a command.
+
+    Args:
+        command: a key of :data:`COMMANDS`.
+        description: text that keeps its line breaks, with the examples of a clone; installed, they
+            become those of `cornerkit`.
+    """
     script = Path(sys.argv[0]).name
-    in_clone = script in ("train.py", "evaluate.py", "demo.py")
+    in_clone = script in _SCRIPTS
+    if not in_clone:
+        description = as_installed(description or "")
     return argparse.ArgumentParser(
         prog=script if in_clone else f"cornerkit {command}",
         description=description,
@@ -103,9 +119,19 @@ def plain_parser(command: str, description: str | None) -> argparse.ArgumentPars
 def command_parser(command: str, description: str | None) -> argparse.ArgumentParser:
     """Makes a parser with the arguments that choose a config, changes to it, and a device."""
     parser = plain_parser(command, description)
-    parser.add_argument("config", help="config in configs/, without .json, or a .json file")
+    add_config_arguments(parser)
     parser.add_argument("--device", help="cuda, cuda:1, cpu …; a GPU if there is one by default")
-    parser.add_argument("--config-dir", default=str(CONFIG_DIR), metavar="DIR", help="of configs")
+    return parser
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that choose a config and change it."""
+    parser.add_argument("config", help="name of a config, without .json, or a .json file")
+    parser.add_argument(
+        "--config-dir",
+        metavar="DIR",
+        help="the only folder of configs; without it, the current one, configs/, the package's",
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -113,14 +139,31 @@ def command_parser(command: str, description: str | None) -> argparse.ArgumentPa
         metavar="SECTION.KEY=VALUE",
         help="override a setting of the config, as --set db.top_k=50",
     )
-    return parser
 
 
 def add_snapshot_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that choose weights; by default the newest snapshot."""
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--testiter", type=int, metavar="N", help="iteration of the snapshot")
-    weights.add_argument("--snapshot", metavar="FILE", help="file of weights")
+    weights.add_argument(
+        "--snapshot",
+        metavar="best|last|N|FILE",
+        help="the snapshot with the highest AP, the last of the run (the default), that of an "
+        "iteration, or a file of weights",
+    )
+
+
+def as_installed(description: str) -> str:
+    """Replaces the scripts of a clone in examples by the commands that are installed."""
+    for script, command in _SCRIPTS.items():
+        description = description.replace(f"python {script}", f"cornerkit {command}")
+        description = re.sub(
+            rf"^( *torchrun .*?){re.escape(script)}",
+            rf"\1-m cornerkit.cli {command}",
+            description,
+            flags=re.MULTILINE,
+        )
+    return description
 
 
 def load_chosen_detector(

@@ -69,8 +69,12 @@ class Batch:
         rows = torch.arange(self.labels.shape[1], device=self.counts.device)
         return rows < self.counts[:, None]
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """Copies the batch to a device."""
+    def to(self, device: torch.device | str) -> "Batch":
+        """Copies the batch to a device; only CUDA's copies go on after this returns.
+
+        Apple's ``mps`` would read memory that a worker fills again (PyTorch's issue 189690).
+        """
+        non_blocking = torch.device(device).type == "cuda"
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":

@@ -52,6 +52,18 @@ def cpu_has_bfloat16() -> bool:
     return supported is not None and bool(supported())
 
 
+def in_float64(tensor: Tensor) -> Tensor:
+    """Copies a tensor in float64, to the CPU if its device has no such numbers.
+
+    Of PyTorch's devices, Apple's ``mps`` has none, in all versions, and raises TypeError; the host
+    then waits for the device.
+    """
+    try:
+        return tensor.double()
+    except TypeError:
+        return tensor.cpu().double()
+
+
 def shared_bytes(size: int) -> Tensor:
     """Allocates uint8 [size] that a process maps, instead of a copy, when it receives the tensor.
 

@@ -1,4 +1,4 @@
-"""The README and the other pages: commands parse, and files, links and anchors exist.
+"""The README, the other pages and --help: commands parse, and files, links and anchors exist.
 
 Every command is given to the parser that would read it, and its config is loaded with its
 overrides; nothing runs. Configs that a page has its reader make are made here as it says.
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks/README.md"])
 OTHER_PROGRAMS = ("ruff", "mypy", "pre-commit", "source")  # not ours to parse
 MARK_OF_SLURM = "#SBATCH"  # a block that needs a cluster: only its syntax is checked
-MADE_BY_THE_READER = re.compile(r"-mine|[yY]ours|/mine/")
+MADE_BY_THE_READER = re.compile(r"\bmine\b|[yY]ours")
 INLINE = re.compile(
     r"`((?:[A-Z_]+=\S+ )*(?:python -m|python \w+\.py|cornerkit|torchrun|make) [^`]+)`"
 )
@@ -60,6 +60,11 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def commands() -> Iterator[Command]:
     """Lists the commands of all pages, of fenced blocks and of sentences and tables."""
+    for name in cli.COMMANDS:
+        description = importlib.import_module(f"core.{cli.COMMANDS[name]}").__doc__
+        for line in [*description.splitlines(), *cli.as_installed(description).splitlines()]:
+            if re.match(r"    (python|cornerkit|torchrun) ", line):
+                yield Command(f"{name} --help", tuple(shlex.split(line, comments=True)))
     for page in PAGES:
         name = page.relative_to(ROOT).as_posix()
         for block in blocks(page, "bash"):
@@ -95,6 +100,7 @@ def configs(tmp_path_factory) -> Path:
     del content["db"]["categories"]
     for detector in ("CornerNet", "CornerNet_Lite0", "CornerNet_Squeeze"):
         (folder / f"{detector}-mine.json").write_text(json.dumps(content))
+    (folder / "mine.json").write_text(json.dumps({"base": "CornerNet_Squeeze-mine"}))
     shutil.copyfile(folder / "CornerNet_Squeeze-shapes.json", folder / "Yours-shapes.json")
     return folder
 
@@ -177,6 +183,15 @@ def check_pip(argv: list[str]) -> None:
     assert match
     extras = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1]
     assert match[1] is None or re.search(rf"^{match[1]} = \[", extras, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_of_an_installation_names_no_script_of_a_clone(command, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["cornerkit", command])
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([command, "--help"])
+    text = capsys.readouterr().out
+    assert f"cornerkit {command}" in text and not re.search(r"(train|evaluate|demo)\.py", text)
 
 
 def test_slurm_lines_are_shell() -> None:

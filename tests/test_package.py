@@ -46,7 +46,7 @@ assert "torch" not in sys.modules, "import cornerkit alone must not take seconds
 from pathlib import Path
 import cpools_ext
 from cornerkit import load_detector
-from cornerkit.config.loading import CONFIG_DIR
+from cornerkit.config.files import CONFIG_DIR
 from cornerkit.data.images import load_image
 found = load_detector("{name}", device="cpu")(load_image("{image}"))
 modules = [sys.modules[name].__file__ for name in ("cornerkit", "cpools_ext")]
@@ -215,7 +215,7 @@ def test_an_editable_installation_is_importable_from_any_folder(tmp_path: Path) 
         importlib.metadata.distribution("cornerkit")
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("cornerkit is not installed in this environment")
-    program = "import cornerkit, cornerkit.config.loading as loading, importlib.util as util; "
-    program += "print(cornerkit.__file__, loading.CONFIG_DIR, util.find_spec('core'))"
+    program = "import cornerkit, cornerkit.config.files as files, importlib.util as util; "
+    program += "print(cornerkit.__file__, files.CONFIG_DIR, util.find_spec('core'))"
     done = run(sys.executable, "-c", program, cwd=tmp_path)
     assert done.stdout.split() == [str(ROOT / "core/__init__.py"), str(ROOT / "configs"), "None"]

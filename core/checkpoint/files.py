@@ -146,18 +146,26 @@ def read_torch_file(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL \S+|Unsupported operand \d+", str(error))
-        if code:
+        if code and _is_of_torch(path):
             raise UserError(
                 f"{path} was refused: it is a pickle that holds more than weights ({code[0]}) "
                 "and could run code; give a file that torch.save wrote from a state dict"
             ) from None
         reason: BaseException = error
+        if not _is_of_torch(path):
+            reason = ValueError("it does not begin as a file of torch.save")
     except PermissionError:
         raise UserError(f"{path} cannot be read: this user may not open it") from None
     except Exception as error:  # a cut file fails in as many ways as there are places to cut it
         reason = error
     summary = " ".join(str(reason).split())[:120].strip() or type(reason).__name__
     raise UserError(f"{path} is cut short, or not a snapshot ({summary}); take another one")
+
+
+def _is_of_torch(path: Path) -> bool:
+    """True if a file begins as ``torch.save``, now or in old versions, begins it."""
+    with path.open("rb") as file:
+        return file.read(2).startswith((b"PK", b"\x80"))
 
 
 def _temporary(path: Path, kind: str) -> Path:

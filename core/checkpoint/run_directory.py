@@ -7,7 +7,7 @@ weights with its highest AP as ``<name>_best.pkl``, and its log.
 import logging
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,9 +18,22 @@ from ..config.errors import UserError
 from ..torch_compat import map_tensors
 from . import snapshot as checkpoint
 from .files import remove_unfinished
-from .snapshot import Meta, corruption, iterations_in, training_path
+from .snapshot import Meta, corruption, iterations_in, read_meta, training_path
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Start:
+    """A start of a run, or its resumption.
+
+    Attributes:
+        number: among those of the run's folder; 0: unknown, of before they were counted.
+        iteration: number of steps before it.
+    """
+
+    number: int = 0
+    iteration: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,20 +71,41 @@ class RunDirectory:
         """Iterations of the snapshots, ascending."""
         return iterations_in(self.path, self.name)
 
+    def in_order(self) -> list[int]:
+        """Iterations of the snapshots, in the order in which they were written.
+
+        Those that an earlier start of the run left come before those of a later one, whatever their
+        iterations.
+        """
+        starts = self._starts()
+        return sorted(starts, key=lambda iteration: (starts[iteration].number, iteration))
+
+    def next_start(self, iteration: int) -> Start:
+        """Number of a start of the run that begins after ``iteration`` steps."""
+        last = max((start.number for start in self._starts().values()), default=0)
+        return Start(last + 1, iteration)
+
     def newest(self) -> tuple[Path, int] | None:
-        """The snapshot with the highest iteration, and that iteration; None if there is none."""
-        iterations = self.iterations()
+        """The snapshot that was written last, and its iteration; None if there is none."""
+        iterations = self.in_order()
         return (self.snapshot(iterations[-1]), iterations[-1]) if iterations else None
 
+    def is_left_over(self, meta: Meta) -> bool:
+        """True if weights are of an earlier run: a later one began before their iteration."""
+        return any(
+            start.number > meta.start_number and start.iteration < meta.iteration
+            for start in self._starts().values()
+        )
+
     def latest_valid(self) -> int | None:
-        """Newest iteration whose snapshot is valid; None if there is no snapshot.
+        """Iteration of the newest snapshot that is valid; None if there is no snapshot.
 
         Logs a line for each newer snapshot that was cut short or altered.
 
         Raises:
             UserError: there are snapshots, and none of them is valid.
         """
-        iterations = self.iterations()
+        iterations = self.in_order()
         for iteration in reversed(iterations):
             path = self.snapshot(iteration)
             problem = corruption(path)
@@ -85,6 +119,19 @@ class RunDirectory:
             )
         logger.info("there is no snapshot in %s to resume from: starting from step 1", self.path)
         return None
+
+    def _starts(self) -> dict[int, Start]:
+        """The start that wrote each snapshot, by its iteration."""
+        starts = {}
+        for iteration in self.iterations():
+            try:
+                meta = read_meta(self.snapshot(iteration))
+            except UserError:  # raised again where the snapshot is loaded
+                meta = None
+            starts[iteration] = Start()
+            if meta is not None:
+                starts[iteration] = Start(meta.start_number, meta.start_iteration)
+        return starts
 
     def remove_unfinished(self) -> None:
         """Removes the temporary files that processes left when they were killed."""
@@ -111,7 +158,7 @@ class SnapshotWriter:
     Args:
         directory: folder of the run.
         keep: number of newest snapshots that keep their training state.
-        saved: iteration of the newest snapshot of the run, if there is one already.
+        saved: iteration of the snapshot from which the run resumes; None: it starts anew.
 
     Attributes:
         saved: iteration of the newest snapshot that was written; None before the first.
@@ -121,6 +168,7 @@ class SnapshotWriter:
     def __init__(self, directory: RunDirectory, keep: int, saved: int | None = None) -> None:
         self.directory, self.keep = directory, keep
         self.saved, self.failed = saved, False
+        self._start = directory.next_start(saved or 0)
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "SnapshotWriter":
@@ -157,9 +205,14 @@ class SnapshotWriter:
             lambda tensor: tensor.detach().to("cpu", copy=True),
             (network.state_dict(), dict(state), averages),
         )
-        given = (weights, state, meta, averages)
+        given = (weights, state, self.with_start(meta), averages)
         self._thread = threading.Thread(target=self._write, args=given, daemon=True)
         self._thread.start()
+
+    def with_start(self, meta: Meta) -> Meta:
+        """Adds this start of the run to the description of weights."""
+        start = self._start
+        return replace(meta, start_number=start.number, start_iteration=start.iteration)
 
     def wait(self, seconds: float | None = None) -> bool:
         """Waits at most ``seconds`` until everything is written; returns True if it is."""

@@ -17,6 +17,8 @@ Code in a file is never run: every file is read with ``weights_only=True``.
 
 import dataclasses
 import json
+import logging
+import os
 import platform
 import re
 from collections.abc import Iterable, Mapping
@@ -29,11 +31,16 @@ import torch
 from torch import Tensor, nn
 
 from ..config.errors import UserError
+from .differences import differences, require_numbers
 from .files import read_torch_file, sha256_of, write_together
+from .mmdetection import from_mmdetection
+from .wrappers import unwrap
+
+logger = logging.getLogger(__name__)
 
 _PREFIX = "module."  # before every key, from the reference's wrapper of the network
 _AVERAGED = ".ema.pkl"  # end of the name of averaged weights
-_SHOWN = 3  # keys of each kind that a message names
+_COUNT = ".num_batches_tracked"  # end of the key of a batch norm's count of batches
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,8 @@ class Meta:
         weights: ``averaged`` or ``raw``: which weights these are; only for those with the highest
             AP, of a run that averages its weights.
         averaged_steps: number of steps in the averaged weights; None if there are none.
+        start_number: which start of the run wrote it, later ones have higher numbers; 0: unknown.
+        start_iteration: number of steps before that start.
         sha256: checksums of the snapshot's other files, by the end of their names.
     """
 
@@ -62,6 +71,8 @@ class Meta:
     metrics: dict[str, float | None] | None = None
     weights: str | None = None
     averaged_steps: int | None = None
+    start_number: int = 0
+    start_iteration: int = 0
     sha256: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
 
@@ -158,7 +169,9 @@ def require_snapshot(path: Path) -> None:
     Raises:
         UserError: there are none; the message lists those of the same run.
     """
-    if not path.is_file():
+    if os.path.isdir(path):
+        raise UserError(f"{path} is a folder; name a file of weights in it")
+    if not os.path.isfile(path):
         iterations = iterations_in(path.parent, _stem(path).rpartition("_")[0])
         there = ", ".join(map(str, iterations))
         raise UserError(
@@ -174,18 +187,38 @@ def read_meta(path: str | Path) -> Meta | None:
         UserError: the description cannot be read.
     """
     file = meta_path(Path(path))
-    if not file.is_file():
+    if not os.path.isfile(file):
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if "figures" in content:
-            content["metrics"] = content.pop("figures")
-        return Meta(**{**content, "class_names": tuple(content["class_names"])})
-    except (ValueError, TypeError, KeyError, OSError) as error:
+        return _meta_from(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
         raise UserError(
             f"{file} does not describe a snapshot ({type(error).__name__}: {error}); "
             "without that file, the weights are loaded alone"
         ) from None
+
+
+def _meta_from(content: dict[str, Any]) -> Meta:
+    """Makes a description from the content of its file; entries of later versions are left out.
+
+    Raises:
+        TypeError, KeyError: it is not that of a description.
+    """
+    if not isinstance(content, dict):
+        raise TypeError("it holds no entries")
+    if "figures" in content:
+        content["metrics"] = content.pop("figures")
+    known = {field.name for field in dataclasses.fields(Meta)}
+    meta = Meta(**{key: value for key, value in content.items() if key in known})
+    names = content["class_names"]
+    kinds: dict[str, type] = {"name": str, "config": dict, "sha256": dict}
+    kinds |= {"iteration": int, "start_number": int, "start_iteration": int}
+    for key, kind in kinds.items():
+        if not isinstance(getattr(meta, key), kind):
+            raise TypeError(f"{key} has another type")
+    if not isinstance(names, list) or not names or not all(isinstance(x, str) for x in names):
+        raise TypeError("class_names is no list of names")
+    return dataclasses.replace(meta, class_names=tuple(names))
 
 
 def corruption(path: Path) -> str | None:
@@ -229,27 +262,32 @@ def require_unaltered(path: Path, *others: Path) -> None:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Reads weights: ours, the reference's or CenterNet's.
+    """Reads weights: ours, the reference's, or those of other programs.
+
+    A line of the log says what was done to weights that are neither ours nor the reference's.
 
     Args:
-        path: file with a bare state dict, or with a dictionary that holds one as ``state_dict``.
+        path: file with a bare state dict, or with one in dictionaries that
+            :func:`core.checkpoint.wrappers.unwrap` knows. Those of mmdetection's detectors get our
+            keys (:mod:`core.checkpoint.mmdetection`).
 
     Returns:
-        Tensors on the CPU by key, without the leading ``module.``.
+        Tensors on the CPU by key, without prefixes such as ``module.``.
 
     Raises:
-        UserError: no such file, cut short, no weights in it, or code in it.
+        UserError: no such file, cut short, no weights in it, code in it, or the weights of a
+            network that is known not to be here.
     """
     path = Path(path)
     require_snapshot(path)
-    content = read_torch_file(path)
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    ):
+    found = unwrap(read_torch_file(path))
+    if found is None:
         raise UserError(f"{path} holds no weights: a dictionary of tensors by name was expected")
-    return {key.removeprefix(_PREFIX): value for key, value in content.items()}
+    weights, renamed = from_mmdetection(found.weights, str(path))
+    notes = [note for note in (found.note, renamed) if note]
+    if notes:
+        logger.info("%s: %s", path, "; ".join(notes))
+    return weights
 
 
 def load_training_state(path: str | Path) -> dict[str, Any] | None:
@@ -275,11 +313,8 @@ def load_weights(
     Args:
         network: network that gets the weights.
         path: a file that :func:`read_weights` reads.
-        class_head_keys: prefixes of the keys whose shape depends on the number of classes.
-        fine_tune: leave class heads of another shape, and the heads that pair corners if the
-            weights have those of another pairing, as they are, newly initialised.
+        class_head_keys, fine_tune, pairing_head_keys: as for :func:`fit_weights_`.
         verify: compare the file with its checksum, if there is one.
-        pairing_head_keys: prefixes of the keys of heads that pair corners.
 
     Returns:
         The keys that were left as they are; none unless ``fine_tune``.
@@ -291,7 +326,42 @@ def load_weights(
     path = Path(path)
     if verify:
         require_unaltered(path)
-    weights, own = read_weights(path), network.state_dict()
+    weights = read_weights(path)
+    return fit_weights_(network, weights, path, class_head_keys, fine_tune, pairing_head_keys)
+
+
+def fit_weights_(
+    network: nn.Module,
+    weights: Mapping[str, Tensor],
+    path: Path,
+    class_head_keys: Iterable[str],
+    fine_tune: bool = False,
+    pairing_head_keys: Iterable[str] = (),
+) -> list[str]:
+    """Puts weights that were read into a network, as :func:`load_weights`.
+
+    Counts of batches, which batch norms have since PyTorch 0.4.1, may be missing: they are set to
+    0, with a line of the log.
+
+    Args:
+        network: network that gets the weights.
+        weights: tensors by the network's keys.
+        path: the file that they are of, for messages.
+        class_head_keys: prefixes of the keys whose shape depends on the number of classes.
+        fine_tune: leave class heads of another shape, and the heads that pair corners if the
+            weights have those of another pairing, as they are, newly initialised.
+        pairing_head_keys: prefixes of the keys of heads that pair corners.
+    """
+    own = network.state_dict()
+    counts = {
+        key: torch.zeros_like(value)
+        for key, value in own.items()
+        if key.endswith(_COUNT)
+        and key not in weights
+        and f"{key.removesuffix(_COUNT)}.running_mean" in weights
+    }
+    weights = {**weights, **counts}
+    require_numbers(weights, path)
     found = differences(own, weights)
     classes, pairing = tuple(class_head_keys), tuple(pairing_head_keys)
     left = [key for key in found.reshaped if key.startswith(classes)]
@@ -301,52 +371,11 @@ def load_weights(
     if found.count and not (fine_tune and only_heads):
         hint = "; train.py --weights FILE fine-tunes with new heads" if only_heads else ""
         raise UserError(f"{path} does not fit this network ({_origin(path)}): {found}{hint}")
+    if counts:
+        logger.info("%s: batch norms without a count of batches, set to 0: %d", path, len(counts))
     fitting = {key: weights[key] for key in own if key in weights and key not in left}
     network.load_state_dict({**own, **fitting})
     return left
-
-
-@dataclass(frozen=True)
-class Differences:
-    """Keys in which weights differ from a network's; as a string, the end of a message.
-
-    Attributes:
-        missing: keys that the weights lack.
-        unexpected: keys that the network lacks.
-        reshaped: keys that both have, and their two shapes.
-    """
-
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    reshaped: Mapping[str, str]
-
-    @property
-    def count(self) -> int:
-        """Number of keys that differ."""
-        return len(self.missing) + len(self.unexpected) + len(self.reshaped)
-
-    def __str__(self) -> str:
-        shapes = tuple(f"{key} {shapes}" for key, shapes in self.reshaped.items())
-        kinds = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": shapes}
-        return "; ".join(_some(kind, items) for kind, items in kinds.items() if items)
-
-
-def differences(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Differences:
-    """Compares the keys and shapes of weights with a network's own.
-
-    Args:
-        own: the network's state dict.
-        weights: a state dict.
-    """
-    return Differences(
-        missing=tuple(key for key in own if key not in weights),
-        unexpected=tuple(key for key in weights if key not in own),
-        reshaped={
-            key: f"{_shape(weights[key])} instead of {_shape(own[key])}"
-            for key in own
-            if key in weights and own[key].shape != weights[key].shape
-        },
-    )
 
 
 def _stem(path: Path) -> str:
@@ -357,15 +386,6 @@ def _stem(path: Path) -> str:
 def _with_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights as they are written: on the CPU, by the keys of the reference."""
     return {_PREFIX + key: value.detach().cpu() for key, value in state_dict.items()}
-
-
-def _some(kind: str, items: tuple[str, ...]) -> str:
-    more = ", …" if len(items) > _SHOWN else ""
-    return f"{len(items)} {kind}: {', '.join(items[:_SHOWN])}{more}"
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
 
 
 def _origin(path: Path) -> str:

@@ -1,10 +1,22 @@
 """Settings that all models share: the ``system`` and ``db`` sections of a config."""
 
+import math
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+
+# Least and most of settings of ``system``; more of them would stop the machine.
+_RANGES = {
+    "seed": (0, 2**63 - 1),
+    "workers": (0, 1024),
+    "cpu_processes": (1, 1024),
+    "batch_size": (1, 2**20),
+    "prefetch_size": (1, 1024),
+}
+_LONGEST_SIDE = 32766  # pixels of an image that OpenCV transforms
+_MOST_SCALES = 1000  # of the random crop
 
 
 @dataclass(frozen=True)
@@ -139,6 +151,15 @@ class Db:
         return self.output_sizes[0]
 
     @property
+    def scale_count(self) -> float:
+        """Number of the ``scales``, without making them; infinite if they have no end."""
+        if self.rand_scales is not None:
+            return len(self.rand_scales)
+        if self.rand_scale_step <= 0:
+            return math.inf
+        return (self.rand_scale_max - self.rand_scale_min) / self.rand_scale_step
+
+    @property
     def scales(self) -> tuple[float, ...]:
         """Scales of the random crop: ``rand_scales``, or min, min + step, … below max."""
         if self.rand_scales is not None:
@@ -151,23 +172,24 @@ class Db:
 def problems(system: System, db: Db) -> Iterator[str]:
     """Finds settings that are out of range, or that contradict each other, in any model."""
     for section, keys in {
-        system: ("batch_size", "max_iter", "stepsize", "snapshot", "display", "prefetch_size"),
+        system: ("max_iter", "stepsize", "snapshot", "display"),
         db: ("top_k", "nms_kernel", "num_dets", "max_per_image", "border"),
     }.items():
         for key in keys:
             if getattr(section, key) < 1:
                 yield f"{'db' if section is db else 'system'}.{key} must be at least 1"
+    for key, (least, most) in _RANGES.items():
+        if not least <= getattr(system, key) <= most:
+            yield f"system.{key} {getattr(system, key)} must be from {least} to {most}"
     if system.learning_rate <= 0 or system.decay_rate <= 0:
         yield "system.learning_rate and system.decay_rate must be above 0"
     if not 0 < system.val_share < 1:
         yield f"system.val_share {system.val_share} is a fraction and must be above 0 and below 1"
-    if system.cpu_processes < 1:
-        yield f"system.cpu_processes {system.cpu_processes} must be at least 1"
     if system.keep < 1 or (system.dist_timeout is not None and system.dist_timeout < 1):
         yield "system.keep and system.dist_timeout (seconds) must be at least 1"
-    if min(system.val_iter, system.eval_iter, system.workers) < 0:
-        yield "system.val_iter, system.eval_iter (0: never) and system.workers must be 0 or more"
-    if system.clip_norm is not None and not system.clip_norm > 0:
+    if min(system.val_iter, system.eval_iter) < 0:
+        yield "system.val_iter and system.eval_iter (0: never) must be 0 or more"
+    if system.clip_norm is not None and system.clip_norm <= 0:
         yield "system.clip_norm must be above 0, or null"
     yield from _recipe_problems(system)
     chunks = system.chunk_sizes
@@ -180,8 +202,17 @@ def problems(system: System, db: Db) -> Iterator[str]:
         yield f"db.nms_kernel {db.nms_kernel} must be odd"
     if not db.output_sizes or min(*db.input_size, *sum(db.output_sizes, ())) < 1:
         yield "db.input_size and db.output_sizes must be positive"
-    if db.rand_scale_step <= 0 or min(db.scales, default=0) <= 0:
-        yield "db.rand_scales, or rand_scale_min, _max, rand_scale_step, must give scales above 0"
+    if max(*db.input_size, *sum(db.output_sizes, ())) > _LONGEST_SIDE:
+        yield f"db.input_size and db.output_sizes must be at most {_LONGEST_SIDE}"
+    if db.categories is not None and db.categories < 1:
+        yield f"db.categories {db.categories} must be at least 1, or null: counted in the data"
+    if not 0 < db.gaussian_iou <= 1:
+        yield f"db.gaussian_iou {db.gaussian_iou} is an overlap and must be above 0 and at most 1"
+    if not 0 < db.scale_count <= _MOST_SCALES or min(db.scales) <= 0:
+        yield (
+            "db.rand_scales, or rand_scale_min, _max, rand_scale_step, must give scales above 0, "
+            f"at most {_MOST_SCALES}"
+        )
     yield from _sampling_problems(db)
     if not 0 <= db.nms_threshold <= 1:
         yield f"db.nms_threshold {db.nms_threshold} is an overlap and must be from 0 to 1"
@@ -189,13 +220,13 @@ def problems(system: System, db: Db) -> Iterator[str]:
 
 def _recipe_problems(system: System) -> Iterator[str]:
     """Finds settings of the optimizer and of the end of training that are out of range."""
-    if system.weight_decay is not None and not 0 <= system.weight_decay < float("inf"):
+    if system.weight_decay is not None and system.weight_decay < 0:
         yield f"system.weight_decay {system.weight_decay} must be 0 or more, or null"
     if system.ema is not None and not 0 < system.ema < 1:
         yield f"system.ema {system.ema} is a decay and must be above 0 and below 1, or null"
     if min(system.warmup, system.patience) < 0:
         yield "system.warmup and system.patience (0: none) must be 0 or more"
-    if not 0 < system.backbone_lr < float("inf"):
+    if system.backbone_lr <= 0:
         yield (
             f"system.backbone_lr {system.backbone_lr} must be above 0; system.frozen_stages keeps "
             "parts of a backbone as they are"
@@ -224,7 +255,7 @@ def _sampling_problems(db: Db) -> Iterator[str]:
     if min(db.test_scales, default=0) <= 0:
         yield "db.test_scales must hold numbers above 0"
     low, high = db.zoom
-    if not 0 < low <= high < float("inf"):
+    if not 0 < low <= high:
         yield f"db.zoom {list(db.zoom)} must be two numbers above 0, the lower one first"
     for key, most in {"shift": 0.5, "min_visible": 1, "mosaic": 1}.items():
         if not 0 <= getattr(db, key) <= most:

@@ -8,6 +8,7 @@ making the batches before.
 import gc
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -248,5 +249,8 @@ def _start_worker(worker: int) -> None:
     """Limits a worker to one thread, and protects it from signals to the run's process group."""
     cv2.setNumThreads(0)
     keep_freed_memory()
-    os.setpgid(0, 0)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+    else:  # Windows, which sends Ctrl-C to every process of the console
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.freeze()  # a collection would write to, and so copy, all objects inherited from the run

@@ -23,13 +23,17 @@ def watch_agent(patience: float = _PATIENCE) -> None:
     """Makes sure that the agent ends after this process, which lost the others, has ended.
 
     Does nothing if the agent may still restart its processes: it should continue when the network
-    is back.
+    is back. Nor does it on Windows, where asking for a process ends it.
 
     Args:
         patience: seconds that the agent has to notice; then it is killed, and a line says so.
     """
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT")
-    if restarts is None or restarts != os.environ.get("TORCHELASTIC_MAX_RESTARTS"):
+    if (
+        os.name == "nt"
+        or restarts is None
+        or restarts != os.environ.get("TORCHELASTIC_MAX_RESTARTS")
+    ):
         return
     end_of_this, _ = os.pipe()  # the other side closes with this process
     command = [sys.executable, "-I", __file__, *map(str, (os.getppid(), os.getpid(), patience))]

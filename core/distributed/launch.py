@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 def add_distributed_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the reference's arguments."""
     group = parser.add_argument_group(
-        "several devices", "a process each; torchrun train.py … does the same, and more"
+        "several devices", "a process each; torchrun does the same, and more"
     )
     group.add_argument("--distributed", action="store_true", help="start one for every device here")
     group.add_argument(

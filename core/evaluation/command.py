@@ -2,7 +2,7 @@
 
     python evaluate.py CornerNet_Squeeze                        # newest snapshot, validation split
     python evaluate.py CornerNet --testiter 500000 --suffix multi_scale --reference-scoring
-    python evaluate.py CornerNet --snapshot CornerNet_best.pkl --split testing
+    python evaluate.py CornerNet --snapshot best --split testing
     torchrun --nproc_per_node 4 evaluate.py CornerNet           # four GPUs divide the images
 
 Writes results.json and metrics.json into <result_dir>/<config>/<iteration>/<split>/, with --debug

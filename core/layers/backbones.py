@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 
 from ..config.errors import UserError
-from ..config.parsing import nearest
+from ..config.suggestions import nearest
 from ..data.color import MEAN, STD
 from .vgg import vgg_features
 

@@ -19,22 +19,28 @@ class UpsampledResNet18(nn.Module):
 
     Args:
         channels: numbers of channels of the upsampled maps; each map doubles the size.
+        convolutions: True: a 3x3 convolution precedes each transposed one, as in mmdetection.
     """
 
-    def __init__(self, channels: Sequence[int]):
+    def __init__(self, channels: Sequence[int], convolutions: bool = False):
         super().__init__()
         layers = list(resnet18(weights=None).named_children())[:-2]  # without pooling and classes
         self.body = nn.Sequential()
         for name, layer in layers:
             self.body.add_module(name, layer)
         self.up = nn.Sequential(
-            *(self._doubling(before, after) for before, after in pairwise((_CHANNELS, *channels)))
+            *(
+                self._doubling(before, after, convolutions)
+                for before, after in pairwise((_CHANNELS, *channels))
+            )
         )
 
     @staticmethod
-    def _doubling(before: int, after: int) -> nn.Sequential:
+    def _doubling(before: int, after: int, convolution: bool) -> nn.Sequential:
+        first = nn.Conv2d(before, after, 3, padding=1, bias=False)
         return nn.Sequential(
-            nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False),
+            *((first, nn.BatchNorm2d(after), nn.ReLU(inplace=True)) if convolution else ()),
+            nn.ConvTranspose2d(after if convolution else before, after, 4, 2, 1, bias=False),
             nn.BatchNorm2d(after),
             nn.ReLU(inplace=True),
         )

@@ -1,7 +1,8 @@
-"""The detectors: a config's name, up to its first ``-``, is looked up in :data:`MODELS`."""
+"""The detectors: a config's ``model_name`` is looked up in :data:`MODELS`."""
 
 from types import ModuleType
 
+from ..config.bases import model_of
 from ..config.errors import UserError
 from ..config.loading import Config
 from . import (
@@ -39,5 +40,11 @@ def build(config: Config, num_classes: int) -> Detector:
     if config.model_name not in MODELS:
         raise UserError(
             f"{config.path}: there is no model {config.model_name!r}; there are {', '.join(MODELS)}"
+        )
+    head = model_of(config.name)
+    if head in MODELS and head != config.model_name:
+        raise UserError(
+            f"{config.path}: it is named after {head}, and of its base or its model_name it is a "
+            f"{config.model_name}; give the file another name"
         )
     return MODELS[config.model_name].build(config, num_classes)

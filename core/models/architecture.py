@@ -7,8 +7,9 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from ..config.errors import UserError
 from ..config.loading import Config
-from ..config.parsing import nearest, parse_section
+from ..config.parsing import parse_section
 from ..config.schema import Db
+from ..config.suggestions import nearest
 from ..layers.backbones import NAMES, STRIDES, TIMM
 
 logger = logging.getLogger(__name__)
@@ -178,12 +179,12 @@ def require_counts(architecture: Architecture, where: str) -> None:
     """Refuses numbers of channels, blocks and so on below 1, and empty lists of them.
 
     Args:
-        architecture: a dataclass; its strings are ignored.
+        architecture: a dataclass; its strings and booleans are ignored.
         where: file and section, for messages.
     """
     for name, value in vars(architecture).items():
         counts = value if isinstance(value, tuple) else (value,)
-        if not counts or any(isinstance(count, int) and count < 1 for count in counts):
+        if not counts or any(type(count) is int and count < 1 for count in counts):
             raise UserError(f"{where}.{name} must hold numbers of at least 1")
 
 

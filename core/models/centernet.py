@@ -48,6 +48,7 @@ class OnResNet18:
     Attributes:
         backbone: the ``model.backbone`` that chooses this section.
         up_channels: channels of the transposed convolutions, each of which doubles the size.
+        up_convolutions: a 3x3 convolution before each of these, as in mmdetection's CenterNet.
         head_channels: channels between the two convolutions of a head.
         backbone_weights: file of torchvision's ResNet-18 weights; None: training starts from
             scratch.
@@ -55,6 +56,7 @@ class OnResNet18:
 
     backbone: str = "resnet18"
     up_channels: tuple[int, int, int] = (256, 256, 256)
+    up_convolutions: bool = False
     head_channels: int = 64
     backbone_weights: str | None = None
 
@@ -130,7 +132,7 @@ class CenterResNet18(nn.Module):
     def __init__(self, num_classes: int, architecture: OnResNet18):
         super().__init__()
         channels = architecture.up_channels
-        self.backbone = UpsampledResNet18(channels)
+        self.backbone = UpsampledResNet18(channels, architecture.up_convolutions)
         self.hm, self.wh, self.reg = center_heads(
             channels[-1], architecture.head_channels, num_classes, 1
         )

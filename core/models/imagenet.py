@@ -5,14 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, ResNet50_Weights, VGG16_Weights
 
 from ..checkpoint.snapshot import read_weights
 from ..config.errors import UserError
-from ..data.color import MEAN, STD
-from ..layers.backbones import IMAGENET
+from ..layers.first_convolution import adapt_first_convolution_
 
 logger = logging.getLogger(__name__)
 
@@ -82,9 +80,7 @@ def load_imagenet_weights_(network: nn.Module, path: str, where: str, source: So
     origin = origin_of(source.weights)
     own = network.state_dict()
     taken, _ = matching_weights(own, Path(path), source.prefixes, where, origin, source.besides)
-    sign = -1 if source.subtracted else 1
-    weight, bias = for_normalized_bgr(taken[source.first], sign * taken[source.bias])
-    taken |= {source.first: weight, source.bias: sign * bias}
+    adapt_first_convolution_(taken, source.first, source.bias, source.subtracted)
     network.load_state_dict({**own, **taken})
     logger.info("backbone: %s", path)
 
@@ -157,23 +153,3 @@ def matching_weights(
                 taken[key] = value
                 del left[their_key]
     return taken, left
-
-
-def for_normalized_bgr(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Converts a first convolution for torchvision's input to one for this package's.
-
-    Their outputs are the same, except where they reach beyond the edge of the image: the padding
-    has the mean colour, and the means differ by less than a tenth of a deviation.
-
-    Args:
-        weight: [channels, 3, h, w], for RGB with ImageNet's mean and deviation.
-        bias: [channels].
-
-    Returns:
-        Weight and bias for BGR with :data:`core.data.color.MEAN` and ``STD``.
-    """
-    mean, std = torch.from_numpy(MEAN).flip(0), torch.from_numpy(STD).flip(0)  # RGB
-    their_mean, their_std = map(torch.tensor, IMAGENET)
-    shift = (mean - their_mean) / their_std
-    shifted = bias + (weight.sum((2, 3)) * shift).sum(1)  # [channels]
-    return (weight * (std / their_std)[:, None, None]).flip(1), shifted

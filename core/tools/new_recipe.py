@@ -44,13 +44,16 @@ FEW_IMAGES, ENOUGH_IMAGES = 2000, 8000
 # --- Samples, targets and detections
 SAMPLES: Section = {
     "sampling": "fit",  # the whole image: crops cut most objects
-    "zoom": [0.8, 1.25],
-    "shift": 0.15,
     "min_visible": 0.0,
     "vertical_flip": False,  # true where objects have no upper side: cells, aerial photos
     "quarter_turns": False,
     "mosaic": 0.0,
 }
+# The zoom of an image, up and down, as a logarithm: the deviation of the sizes within a class, as
+# objects of sizes that never occur teach nothing; between these limits. The shift goes with it.
+LEAST_ZOOM, MOST_ZOOM = 0.1, math.log(1.25)
+SHIFT = 0.15  # fraction of the input, at the largest zoom
+ENOUGH_BOXES = 20  # fewer do not say how sizes differ
 REGRESSION_WINDOW = 3  # cells; offsets trained at the corner alone are 0.009 AP worse
 TOP_K, MOST_TOP_K = 100, 500  # corners, or centres, of an image
 TOP_K_PER_OBJECT = 1.5  # of the most objects in an image
@@ -150,12 +153,14 @@ class Summary:
         sizes: int [N, 2], height and width of the images.
         extents: float [M, 2], height and width of the boxes, in pixels of their images.
         owners: int [M], number of each box's image.
+        labels: int [M].
         validation_images: number of images of the validation split.
     """
 
     sizes: np.ndarray
     extents: np.ndarray
     owners: np.ndarray
+    labels: np.ndarray
     validation_images: int
 
     @classmethod
@@ -164,7 +169,8 @@ class Summary:
         boxes = np.concatenate([training.boxes(index) for index in range(len(training))])
         owners = np.repeat(np.arange(len(training)), training.box_counts())
         extents = (boxes[:, 2:] - boxes[:, :2])[:, ::-1]
-        return cls(training.sizes, extents, owners, len(validation))
+        labels = np.concatenate([training.labels(index) for index in range(len(training))])
+        return cls(training.sizes, extents, owners, labels, len(validation))
 
     @property
     def has_large_objects(self) -> bool:
@@ -177,6 +183,21 @@ class Summary:
     def coarsest_stride(self) -> int:
         """Pixels per cell of the coarsest map of an hourglass for these objects."""
         return 2 * COARSEST if self.has_large_objects else COARSEST
+
+    @property
+    def size_spread(self) -> float | None:
+        """Deviation of the logarithm of the sizes within a class; None for too few boxes.
+
+        A size is the square root of a box's area, as a fraction of its image's longer side.
+        """
+        sides = np.sqrt(self.extents.prod(axis=1)) / self.sizes[self.owners].max(axis=1)
+        logs = np.log(sides)
+        counts = np.bincount(self.labels)
+        means = np.bincount(self.labels, logs) / np.maximum(counts, 1)
+        if len(logs) - np.count_nonzero(counts) < ENOUGH_BOXES:
+            return None
+        squares = (logs - means[self.labels]) ** 2
+        return math.sqrt(squares.sum() / (len(logs) - np.count_nonzero(counts)))
 
     @property
     def most_objects(self) -> int:
@@ -285,6 +306,14 @@ def resize_layout(summary: Summary, layout: Layout, images: float) -> Layout:
     return Layout(choose_input_size(summary, area * factor), layout.stride)
 
 
+def zoom_and_shift(summary: Summary) -> Section:
+    """Chooses how far images are zoomed and shifted; as far as the sizes of the objects differ."""
+    spread = summary.size_spread
+    log = MOST_ZOOM if spread is None else min(max(spread, LEAST_ZOOM), MOST_ZOOM)
+    zoom = [round(math.exp(-log), 2), round(math.exp(log), 2)]
+    return {"zoom": zoom, "shift": round(SHIFT * log / MOST_ZOOM, 2)}
+
+
 def choose_hourglass(summary: Summary, layout: Layout) -> Section:
     """Chooses the levels of the hourglass; large objects need one more."""
     hourglass = HOURGLASS[layout.stride]
@@ -300,7 +329,7 @@ def choose_hourglass(summary: Summary, layout: Layout) -> Section:
 
 def corner_sections(summary: Summary, layout: Layout) -> tuple[Section, Section]:
     """The ``db`` and ``model`` sections of CornerNet and CornerNet-Squeeze."""
-    db = {**_maps(layout), **SAMPLES, **_corners(summary)}
+    db = {**_maps(layout), **SAMPLES, **zoom_and_shift(summary), **_corners(summary)}
     return db, _corner_model(choose_hourglass(summary, layout))
 
 
@@ -313,7 +342,7 @@ def centripetal_sections(summary: Summary, layout: Layout) -> tuple[Section, Sec
 
 def center_sections(summary: Summary, layout: Layout) -> tuple[Section, Section]:
     """The sections of CenterNet, which has no corners to pair and no offsets beside a centre."""
-    db = {**_maps(layout), **SAMPLES, **_detections(summary)}
+    db = {**_maps(layout), **SAMPLES, **zoom_and_shift(summary), **_detections(summary)}
     return db, {**choose_hourglass(summary, layout), "head_channels": HEAD_CHANNELS}
 
 

@@ -12,9 +12,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from ..structures import Batch
 from ..train.freezing import thawed
 from ..train.run import TrainingRun, prepare
 from ..train.step import train_step
-from .new_choice import Content, Speed
+from .new_choice import Speed
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +45,12 @@ _PACKAGE = Path(__file__).resolve().parents[2]  # folder of the package
 
 
 def measure(
-    content: Content, name: str, processes: int, threads: int, device: str | None = None
+    content: Mapping[str, Any], name: str, processes: int, threads: int, device: str | None = None
 ) -> Speed | None:
     """Measures the speed of a config that is not written yet.
 
     Args:
-        content: sections of the config; the number of steps does not matter.
+        content: what the config's file will hold; the number of steps does not matter.
         name: the config's name.
         processes: number of processes that train together.
         threads: threads of all of them together.

@@ -299,7 +299,7 @@ def _available_bytes(device: torch.device, process_bytes: int) -> int | None:
     """Memory of a device for this process's tensors, those that are there included."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    if device.type == "cpu" and "SC_PHYS_PAGES" in os.sysconf_names:
+    if device.type == "cpu" and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") - process_bytes
     return None
 

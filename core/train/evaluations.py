@@ -192,7 +192,7 @@ class Evaluations:
         )
         weights = run.detector.network if average is None else average.state_dict()
         try:
-            save_snapshot(run.directory.best, weights, None, meta)
+            save_snapshot(run.directory.best, weights, None, run.snapshots.with_start(meta))
         except (OSError, MemoryError, RuntimeError) as error:
             logger.error("%s was not written: %s; training goes on", run.directory.best, error)
 

@@ -46,7 +46,7 @@ def train_step(
     if update:
         run.optimizer.zero_grad(set_to_none=True)
     freeze_(detector.stages(), iteration, system)
-    batch = batch.to(run.device, non_blocking=True)
+    batch = batch.to(run.device)
     every_terms = []
     for number, chunk in chunks.split(batch):
         torch.manual_seed(chunk_seed(system.seed, iteration, number))  # networks may draw samples
@@ -107,7 +107,7 @@ def validate(run: TrainingState, batch: Batch) -> dict[str, float]:
     run.ranks.broadcast_(network.buffers())
     network.eval()
     every_terms = []
-    for _, chunk in run.chunks.split(batch.to(run.device, non_blocking=True)):
+    for _, chunk in run.chunks.split(batch.to(run.device)):
         targets = detector.targets(chunk)
         with run.autocast():
             images = apply_color(chunk.images, chunk.color)

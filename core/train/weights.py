@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from ..checkpoint.differences import differences
 from ..checkpoint.snapshot import (
     averaged_path,
-    differences,
     has_averaged_weights,
     iteration_in_name,
     load_training_state,

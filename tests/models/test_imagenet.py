@@ -9,8 +9,9 @@ from torchvision.models.vgg import make_layers
 from core.config.errors import UserError
 from core.config.loading import config_from_dict
 from core.data.color import MEAN, STD
+from core.layers.first_convolution import for_normalized_bgr
 from core.models.faster_rcnn import Architecture, FasterRCNN
-from core.models.imagenet import VGG16, for_normalized_bgr, load_imagenet_weights_
+from core.models.imagenet import VGG16, load_imagenet_weights_
 from tests.support.model_builders import small_detector
 
 RESNET = "CenterNet-resnet18"

@@ -10,7 +10,8 @@ import torch
 from core import models
 from core.checkpoint import snapshot as checkpoint
 from core.config.errors import UserError
-from core.config.loading import CONFIG_DIR, load_config
+from core.config.files import CONFIG_DIR
+from core.config.loading import load_config
 from core.inference.corners import detect_corners
 from core.structures import CentripetalMaps, CornerMaps, SaccadeMaps
 from core.train.weights import load_start_weights_

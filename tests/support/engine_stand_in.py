@@ -110,7 +110,7 @@ def state(settings, detector=None, optimizer=None, ranks=ONE_PROCESS, device="cp
     average = None
     if settings.ema is not None and ranks.is_main:
         average = AveragedWeights(detector.network, settings.ema)
-    config = Config("stand-in", "stand-in.json", settings, Db(), {})
+    config = Config("stand-in", "stand-in.json", settings, Db(), {}, "stand-in")
     network = ranks.parallel(detector.network).train()
     given = (config, detector, network, optimizer, torch.device(device), ranks)
     return TrainingState(*given, average=average)

