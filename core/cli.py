@@ -29,7 +29,7 @@ COMMANDS = {
     "evaluate": "evaluation.command",
     "diagnose": "tools.diagnose",
     "detect": "tools.detect",
-    "check": "data.check",
+    "check": "tools.check",
     "convert": "tools.convert",
     "plan": "tools.plan",
     "plot": "tools.plot",
@@ -44,7 +44,7 @@ _HELP = """usage: cornerkit COMMAND …
   evaluate   scores a trained detector on a split of its dataset
   diagnose   says what a detector loses AP to: duplicates, imprecise boxes, wrong classes …
   detect     draws what a detector finds in images, folders of images, and videos
-  check      reads a whole dataset before a run and lists what is wrong with it
+  check      reads a whole dataset before a run, lists what is wrong with it, draws its boxes
   convert    writes a YOLO, Pascal VOC or other dataset in COCO's format
   plan       measures a training step and says what fits and how long a run takes
   plot       draws the curves of runs over each other

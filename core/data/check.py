@@ -1,11 +1,6 @@
-"""Reads a whole dataset before a run and lists what is wrong with it.
+"""A check of a whole dataset before a run: lists what is wrong with it.
 
-    cornerkit check CornerNet-bccd
-    cornerkit check CornerNet-bccd --split val --set system.data_dir=photos
-
-Without --split it reads the training and the validation split of the config. A problem would hurt a
-training; a note is about what is repaired when the dataset is opened. Exit codes: 0 if there are no
-problems, 1 if there are, 2 if the dataset cannot be opened at all.
+A problem would hurt a training; a note is about what is repaired when the dataset is opened.
 """
 
 import os
@@ -17,9 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from tqdm import tqdm
 
-from ..cli import plain_parser
 from ..config.errors import UserError
-from ..config.loading import Config, load_config
+from ..config.loading import Config
 from .coco import CocoDetection
 from .columns import counted
 from .formats.source import Source
@@ -28,41 +22,25 @@ from .plausibility import dominant_class
 from .record_values import shown
 from .records import Records
 from .splits import agree_with_images, read_source
+from .summary import summary
 from .tables import Tables, read_tables
 
-# COCO's limits between small, medium and large boxes, in square pixels.
-_AREA_LIMITS = (32**2, 96**2)
 
-
-def main(argv: list[str]) -> int:
-    """Runs the command line; returns the exit code."""
-    parser = plain_parser("check", __doc__)
-    parser.add_argument("config", help="a config's name, or the path of a .json file")
-    parser.add_argument("--suffix", help="use <config>-<suffix>.json")
-    parser.add_argument("--split", action="append", help="name of a split; may be repeated")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a setting"
-    )
-    options = parser.parse_args(argv)
-    config = load_config(options.config, options.suffix, options.set)
-    splits = options.split or [config.system.train_split, config.system.val_split]
-    return 1 if check(config, list(dict.fromkeys(splits))) else 0
-
-
-def check(config: Config, splits: list[str]) -> int:
+def check(config: Config, splits: list[str]) -> tuple[int, dict[str, CocoDetection]]:
     """Checks splits of a config's dataset and writes what it finds to standard output.
 
     Returns:
-        Number of problems.
+        Number of problems; and by the splits' names their datasets, as far as they can be opened.
 
     Raises:
         UserError: a folder or an annotation file is missing, or is not a COCO file.
     """
     sources = [read_source(config.system, split) for split in splits]
     total = 0
+    datasets: dict[str, CocoDetection] = {}
     names: dict[tuple[str, ...], str] = {}
     for split, source in zip(splits, sources, strict=True):
-        _write(f"{split}: {source.label_path}, images in {source.image_dir}")
+        write_line(f"{split}: {source.label_path}, images in {source.image_dir}")
         tables, notes, problems = _read(source)
         expected, found = config.db.categories, len(source.records["categories"])
         if expected not in (None, found):
@@ -78,16 +56,17 @@ def check(config: Config, splits: list[str]) -> int:
             names.setdefault(dataset.class_names, split)
             if len(names) > 1:
                 problems.append(f"other categories than in split {next(iter(names.values()))!r}")
-            _write(summary(dataset))
+            datasets[split] = dataset
+            write_line(summary(dataset))
         else:
             problems.append("no usable images or categories")
         for note in notes:
-            _write(f"  note: {note}")
+            write_line(f"  note: {note}")
         for problem in problems:
-            _write(f"  problem: {problem}")
-        _write(f"{split}: problems found: {len(problems)}\n")
+            write_line(f"  problem: {problem}")
+        write_line(f"{split}: problems found: {len(problems)}\n")
         total += len(problems)
-    return total
+    return total, datasets
 
 
 def _read(source: Source) -> tuple[Tables, list[str], list[str]]:
@@ -101,32 +80,6 @@ def _read(source: Source) -> tuple[Tables, list[str], list[str]]:
     except UserError as error:
         problems.append(str(error).removeprefix(f"{source.label_path}: "))
     return tables, notes, problems
-
-
-def summary(dataset: CocoDetection) -> str:
-    """Makes a table of a dataset: images, boxes, and the boxes of each class by size."""
-    counts = dataset.box_counts()
-    lines = [
-        f"  {len(dataset)} images, {int((counts == 0).sum())} of them without boxes, at most "
-        f"{counts.max()} boxes in one; {dataset.repaired} boxes clipped, "
-        f"{dataset.dropped + dataset.repeated} dropped",
-        f"  {'class':24}{'images':>10}{'boxes':>10}{'small':>10}{'medium':>10}{'large':>10}",
-    ]
-    classes = len(dataset.class_names)
-    images = np.zeros(classes, np.int64)
-    sizes = np.zeros((classes, 3), np.int64)
-    for index in np.flatnonzero(counts).tolist():
-        boxes, labels = dataset.boxes(index), dataset.labels(index)
-        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        np.add.at(sizes, (labels, np.searchsorted(_AREA_LIMITS, areas, side="right")), 1)
-        images[np.unique(labels)] += 1
-    images = np.append(images, (counts > 0).sum())
-    sizes = np.concatenate([sizes, sizes.sum(axis=0, keepdims=True)])
-    names = (*dataset.class_names, "all")
-    for name, image_count, by_size in zip(names, images, sizes, strict=True):
-        numbers = "".join(f"{number:>10}" for number in (image_count, by_size.sum(), *by_size))
-        lines.append(f"  {name:24}{numbers}")
-    return "\n".join(lines)
 
 
 def _id_notes(records: Records) -> Iterator[str]:
@@ -163,7 +116,7 @@ def _image_problems(dataset: CocoDetection) -> list[str]:
         return [problem for problem in progress if problem is not None]
 
 
-def _write(line: str) -> None:
-    # A file name may hold characters that the terminal's encoding lacks.
+def write_line(line: str) -> None:
+    """Writes a line to standard output; characters that its encoding lacks are escaped."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")

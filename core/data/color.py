@@ -117,3 +117,18 @@ def apply_color(images: Tensor, color: Tensor) -> Tensor:
     result = torch.addcmul(bias, blue, images[:, 0:1])
     result.addcmul_(green, images[:, 1:2])
     return result.addcmul_(red, images[:, 2:3])
+
+
+def show_color(image: np.ndarray, color: np.ndarray) -> np.ndarray:
+    """Applies a change of colour to an image without the normalisation, to look at it.
+
+    Args:
+        image: uint8 [h, w, 3], BGR.
+        color: float32 [3, 4], from :func:`color_matrix` or :data:`NORMALIZE`.
+
+    Returns:
+        uint8 [h, w, 3], BGR.
+    """
+    visible = 255 * color.astype(np.float64) * STD[:, None]
+    visible[:, 3] += 255 * MEAN
+    return cv2.transform(image, visible)

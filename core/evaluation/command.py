@@ -19,7 +19,7 @@ from ..data.splits import open_split
 from ..distributed import join_ranks
 from ..models.device import choose_device, make_current
 from ..models.loading import LoadedDetector
-from .evaluator import ImageError, evaluate
+from .evaluator import EvaluationError, evaluate
 from .report import write_results
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
                     show_progress=True,
                     debug_dir=folder / "debug" if options.debug else None,
                 )
-        except ImageError as error:  # all ranks raise the same one
+        except EvaluationError as error:  # all ranks raise the same one
             if ranks.is_main:
                 logger.error("error: %s", error, exc_info=error.__cause__)
             return 1

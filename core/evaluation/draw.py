@@ -1,4 +1,4 @@
-"""Drawings: boxes with names and scores, and the crops and attention of CornerNet-Saccade."""
+"""Drawings: boxes with names and scores, contact sheets, and the rounds of CornerNet-Saccade."""
 
 import colorsys
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ _VERY_WIDE = 2  # width by height of an image
 _LONGEST_JPEG = 65_500  # pixels, of either side
 _CAPTION = (255, 255, 255)
 _CAPTION_BACKGROUND = (48, 48, 48)
+_SHEET_GAP, _SHEET_CAPTION, _SHEET_FONT = 6, 24, 0.45  # of contact sheets; pixels, pixels, scale
 _HEAT_WEIGHT = 0.6  # of attention drawn over an image
 
 
@@ -109,6 +110,33 @@ def side_by_side(drawings: Mapping[str, np.ndarray]) -> np.ndarray:
         gap = np.full(breadth, _CAPTION_BACKGROUND, np.uint8)
         parts += [gap, part] if parts else [part]
     return np.concatenate(parts, axis)
+
+
+def contact_sheet(drawings: Sequence[tuple[str, np.ndarray]], columns: int) -> np.ndarray:
+    """Puts drawings of different shapes into a grid, row by row, each under its caption.
+
+    Args:
+        drawings: captions, of which a long one loses its beginning, and drawings uint8 [h, w, 3],
+            at least one.
+        columns: drawings in a row.
+
+    Returns:
+        uint8 [height, width, 3]; each cell has room for the largest of the drawings.
+    """
+    height, width = np.max([drawing.shape[:2] for _, drawing in drawings], axis=0) + _SHEET_GAP
+    rows = -(-len(drawings) // columns)
+    shape = rows * (height + _SHEET_CAPTION), min(columns, len(drawings)) * width, 3
+    sheet = np.full(shape, _CAPTION_BACKGROUND, np.uint8)
+    for number, (caption, drawing) in enumerate(drawings):
+        row, column = divmod(number, columns)
+        top, left = row * (height + _SHEET_CAPTION), column * width
+        while cv2.getTextSize(caption, _FONT, _SHEET_FONT, 1)[0][0] > width - 2 * _SHEET_GAP:
+            caption = "..." + caption[4:] if len(caption) > 4 else ""
+        origin = (left + _SHEET_GAP, top + _SHEET_CAPTION - 7)
+        cv2.putText(sheet, caption, origin, _FONT, _SHEET_FONT, _CAPTION, 1, cv2.LINE_AA)
+        top += _SHEET_CAPTION
+        sheet[top : top + drawing.shape[0], left : left + drawing.shape[1]] = drawing
+    return sheet
 
 
 def jpeg(drawing: np.ndarray) -> bytes:

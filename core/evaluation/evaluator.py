@@ -36,8 +36,8 @@ _NO_DETECTIONS = Detections(
 _ROUND = 16  # images of each rank between two exchanges of what was found
 
 
-class ImageError(RuntimeError):
-    """An image could not be evaluated: the message says which one and why."""
+class EvaluationError(RuntimeError):
+    """An evaluation failed: the message says at which image, or in the scoring, and why."""
 
 
 class _Found(NamedTuple):
@@ -88,7 +88,8 @@ def evaluate(
     Raises:
         UserError: an image is missing or damaged, every image is too large, or a signal asked for
             the end, on any rank.
-        ImageError: the detector failed on an image, or a worker was lost, on any rank.
+        EvaluationError: the detector failed on an image, a worker was lost, on any rank, or the
+            scoring failed.
     """
     device = next(detector.network.parameters()).device
     predict = detector.predict(device, half=config.system.precision == "bfloat16")
@@ -136,17 +137,24 @@ def _score(
 
     Raises:
         UserError: all images were skipped.
+        EvaluationError: the scoring failed; on all ranks.
     """
     skipped = sum(one.problem is not None for one in found)
     if skipped == len(found):
         raise UserError(f"all {skipped} images were skipped; the first {found[0].problem}")
     results: list[dict[str, Any]] = []
-    scores = None
+    scores, problem, cause = None, None, None
     if ranks.is_main:
-        detections = [one.detections for one in found]
-        results = coco_results(detections, dataset, config.db.reference_scoring)
-        scores = score_results(results, dataset) if dataset.has_annotations else None
-    return Metrics(len(dataset), seconds, ranks.broadcast(scores), results, skipped)
+        try:
+            detections = [one.detections for one in found]
+            results = coco_results(detections, dataset, config.db.reference_scoring)
+            scores = score_results(results, dataset) if dataset.has_annotations else None
+        except Exception as error:  # the other ranks wait for the scores
+            problem, cause = f"scoring failed: {type(error).__name__}: {error}", error
+    scores, problem = ranks.broadcast((scores, problem))
+    if problem is not None:
+        raise EvaluationError(problem) from cause
+    return Metrics(len(dataset), seconds, scores, results, skipped)
 
 
 def _rounds(images: int, world_size: int) -> Iterator[range]:
@@ -179,7 +187,7 @@ def _gather(
     """Collects the results of all ranks in a round, in the order of the images.
 
     Raises:
-        UserError, ImageError: for the failure with the lowest image number, on all ranks.
+        UserError, EvaluationError: for the failure with the lowest image number, on all ranks.
     """
     if indices.start:  # in the first round workers start; later a lost rank is noticed as in a step
         ranks.sum([0])
@@ -189,7 +197,7 @@ def _gather(
         lowest = min(failures)
         if lowest.is_user_error:
             raise UserError(lowest.message)
-        raise ImageError(lowest.message) from (
+        raise EvaluationError(lowest.message) from (
             None if str(error).startswith(LOST_WORKER) else error
         )
     world_size = ranks.world_size

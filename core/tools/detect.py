@@ -29,7 +29,8 @@ logger = logging.getLogger(__name__)
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEOS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
 
-_FRAMES_A_SECOND = 25.0  # for a video whose file does not give it
+_FRAMES_A_SECOND = 25.0  # for a video whose file does not give it, or gives one that cannot be
+_MOST_FRAMES_A_SECOND = 1000.0
 
 
 def main(argv: list[str]) -> int:
@@ -66,7 +67,10 @@ def draw_inputs(
         raise UserError(f"the threshold {threshold} must be between 0 and 1")
     files = find_inputs(inputs)
     targets = _name_outputs(files, out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be made: {error.strerror}") from None
     skipped = []
     for file, target in zip(files, targets, strict=True):
         draw = _draw_video if file.suffix.lower() in VIDEOS else _draw_image
@@ -131,26 +135,36 @@ def _draw_image(detector: LoadedDetector, file: Path, target: Path, threshold: f
     """Draws on an image; returns a description of what was found."""
     image = load_image(file)
     found = _above(_detections(detector, image, file), threshold)
-    target.write_bytes(cv2.imencode(target.suffix, _drawn(image, found, detector))[1].tobytes())
+    content = cv2.imencode(target.suffix, _drawn(image, found, detector))[1].tobytes()
+    try:
+        target.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error.strerror}") from None
     counts = Counter(detector.class_names[label] for label in found.labels.tolist())
     return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
 
 
 def _draw_video(detector: LoadedDetector, file: Path, target: Path, threshold: float) -> str:
     """Draws on every frame of a video; returns a description of what was found."""
+    for path in (file, target):
+        _require_unicode(path)
     video = cv2.VideoCapture(str(file))
-    rate = video.get(cv2.CAP_PROP_FPS) or _FRAMES_A_SECOND
-    total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    if not video.isOpened():
+        raise UserError(f"{file} is not a video that OpenCV can read")
+    rate = video.get(cv2.CAP_PROP_FPS)
+    if not 0 < rate <= _MOST_FRAMES_A_SECOND:
+        rate = _FRAMES_A_SECOND
+    total = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
     writer, frames, objects = None, 0, 0
     try:
-        for image in progress_bar(max(total, 0) or None, "frame", items=_frames(video)):
+        for image in progress_bar(total or None, "frame", items=_frames(video)):
             found = _above(_detections(detector, image, file), threshold)
             drawn = _drawn(image, found, detector)
             if writer is None:
                 size = (drawn.shape[1], drawn.shape[0])
                 writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
                 if not writer.isOpened():
-                    raise OSError(f"{target} could not be written")
+                    raise UserError(f"{target} cannot be written: {size[0]} x {size[1]} pixels")
             writer.write(drawn)
             frames, objects = frames + 1, objects + len(found)
     finally:
@@ -158,8 +172,17 @@ def _draw_video(detector: LoadedDetector, file: Path, target: Path, threshold: f
         if writer is not None:
             writer.release()
     if not frames:
-        raise UserError(f"{file} is not a video that OpenCV can read")
-    return f"{frames} frames, {objects / frames:.1f} objects a frame"
+        raise UserError(f"{file} has no frame that OpenCV can read")
+    missing = f" of the {total} that the file announces" if frames < total else ""
+    return f"{frames} frames{missing}, {objects / frames:.1f} objects a frame"
+
+
+def _require_unicode(path: Path) -> None:
+    """Refuses a path that is no text, which ends OpenCV's video functions with a crash."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path} has bytes in its name that are not UTF-8; rename it") from None
 
 
 def _detections(detector: LoadedDetector, image: np.ndarray, file: Path) -> Detections:

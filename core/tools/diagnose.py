@@ -32,7 +32,7 @@ from ..data.splits import open_split
 from ..evaluation.coco import coco_results, score_results
 from ..evaluation.command import SPLITS, evaluation_folder, require_same_classes
 from ..evaluation.errors import ALL_TYPES, TYPES, Breakdown, Errors, find_errors
-from ..evaluation.evaluator import ImageError, evaluate
+from ..evaluation.evaluator import EvaluationError, evaluate
 from ..evaluation.oracles import ORACLES, OracleInfer, has_oracles
 from ..evaluation.report import write_json
 from ..models.loading import LoadedDetector
@@ -96,7 +96,7 @@ def main(argv: list[str]) -> int:
             diagnosis, folder = _diagnose_detector(options)
         else:
             diagnosis, folder = _diagnose_results(options), options.results.parent
-    except ImageError as error:
+    except EvaluationError as error:
         logger.error("error: %s", error, exc_info=error.__cause__)
         return 1
     write_json(folder / "diagnosis.json", _content(diagnosis), indent=2)
@@ -148,7 +148,7 @@ def detect(
 
     Raises:
         UserError: an image cannot be decoded.
-        ImageError: the detector failed on an image.
+        EvaluationError: the detector failed on an image.
     """
     detector, config = loaded.detector, loaded.config
     oracles = None

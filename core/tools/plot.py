@@ -205,6 +205,17 @@ def round_up(value: float) -> float:
     return next(power * digit for digit in (1, 2, 5, 10) if power * digit >= value)
 
 
+def run_label(run: Run) -> str:
+    """Label of a run in the legend: its name, its best AP, and how many evaluations failed."""
+    steps, values = run.curve("evaluation", "AP")
+    failed = sum("failed_evaluation" in record for record in run.records)
+    label = run.name
+    if len(values):
+        best = int(values.argmax())
+        label += f": best AP {values[best]:.3f} after step {steps[best]:,.0f}"
+    return label + f"; failed evaluations: {failed}" * bool(failed)
+
+
 def _read_runs(logs: Sequence[Path]) -> list[Run]:
     runs = []
     for number, (name, log) in enumerate(zip(_names(logs), logs, strict=True)):
@@ -328,7 +339,7 @@ def _draw_legend(figure: "Figure", runs: Sequence[Run], window: float) -> None:
         "mean": f"running mean over {window:,.0f} steps",
         "rings": "one validation batch",
     }
-    names = [Line2D([], [], label=_summary(run), **_line("mean", run.color)) for run in runs]
+    names = [Line2D([], [], label=run_label(run), **_line("mean", run.color)) for run in runs]
     keys = [Line2D([], [], label=text, **_line(style, INK)) for style, text in styles.items()]
     figure.legend(handles=names, loc="outside upper left")
     figure.legend(handles=keys, loc="outside lower left", ncols=len(keys))
@@ -348,12 +359,3 @@ def _names(logs: Sequence[Path]) -> list[str]:
     return [
         folder.name if folder == common else str(folder.relative_to(common)) for folder in folders
     ]
-
-
-def _summary(run: Run) -> str:
-    """Label of a run in the legend: its name and its best AP."""
-    steps, values = run.curve("evaluation", "AP")
-    if not len(values):
-        return run.name
-    best = int(values.argmax())
-    return f"{run.name}: best AP {values[best]:.3f} after step {steps[best]:,.0f}"

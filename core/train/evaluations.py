@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ..checkpoint.snapshot import Meta, read_meta, save_snapshot, versions
 from ..config.errors import UserError
 from ..distributed import Signals
-from ..evaluation.evaluator import ImageError, Metrics, evaluate
+from ..evaluation.evaluator import EvaluationError, Metrics, evaluate
 from .averaging import averaged_weights_in
 from .log import read_log
 from .run import TrainingRun
@@ -42,6 +42,21 @@ class Evaluation:
     by_weights: Mapping[str, Values] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class FailedEvaluation:
+    """An evaluation without a result.
+
+    Attributes:
+        iteration: number of the step after which it was tried.
+        reason: what failed, in one line.
+        seconds: time that it took.
+    """
+
+    iteration: int
+    reason: str
+    seconds: float
+
+
 class Evaluations:
     """Evaluates the network of a run after some of its steps. All ranks evaluate together.
 
@@ -54,8 +69,8 @@ class Evaluations:
         run: the run.
 
     Attributes:
-        interrupted: True if the evaluation after step ``run.start`` is due and was not logged,
-            because its process was killed before; it must be rerun.
+        interrupted: True if the evaluation after step ``run.start`` is due and has no metrics in
+            the log, because its process was killed before, or it failed; it must be rerun.
         exhausted: True if the last ``system.patience`` evaluations brought no better AP, so that
             training ends; never if that is 0. The same on all ranks.
 
@@ -84,28 +99,33 @@ class Evaluations:
             self._history.raise_to(self._kept)
         self.exhausted = False if self.interrupted else self._agree_on_the_end(run.start)
 
-    def evaluate(self, iteration: int, signals: Signals) -> Evaluation | None:
+    def evaluate(self, iteration: int, signals: Signals) -> Evaluation | FailedEvaluation | None:
         """Evaluates the weights after step ``iteration``. All ranks call this together.
 
-        If an image cannot be evaluated, a line says so, and the run continues without metrics.
+        Whatever fails, a line says so, and the run continues without metrics of this step.
 
         Args:
             iteration: number of the step.
             signals: signals of the run; one that asks the run to end also ends the evaluation.
 
         Returns:
-            The result on the main process; None if it failed, and on other ranks.
+            The result on the main process; None on other ranks, and after a signal: the resumed run
+            evaluates these weights again.
         """
-        start, evaluation = time.perf_counter(), None
+        start = time.perf_counter()
+        evaluation: Evaluation | FailedEvaluation | None = None
         found = self._measure(iteration, signals)
-        if found is not None and self._run.ranks.is_main:
-            evaluation = self._compare(iteration, found, start)
+        if self._run.ranks.is_main:
+            if not isinstance(found, str):
+                evaluation = self._compare(iteration, found, start)
+            elif not signals.asked:
+                evaluation = FailedEvaluation(iteration, found, time.perf_counter() - start)
         # The others wait here for the main process, not in a step.
         self.exhausted = self._agree_on_the_end(iteration)
         return evaluation
 
-    def _measure(self, iteration: int, signals: Signals) -> dict[str, Metrics] | None:
-        """Computes the metrics on all ranks together; if that fails, logs a line, returns None."""
+    def _measure(self, iteration: int, signals: Signals) -> dict[str, Metrics] | str:
+        """Computes the metrics on all ranks together; if that fails, logs why, and returns it."""
         run = self._run
         run.ranks.broadcast_(run.network.buffers())
         run.network.eval()
@@ -115,11 +135,15 @@ class Evaluations:
                 with averaged_weights_in(run.detector.network, run.average, run.ranks):
                     found["averaged"] = self._metrics(signals)
             found["raw"] = self._metrics(signals)
-        except (UserError, ImageError) as error:
+        except Exception as error:
+            agreed = isinstance(error, UserError | EvaluationError)  # all ranks raise these
+            if run.ranks.world_size > 1 and not agreed:
+                raise
             if run.ranks.is_main:
                 cause = None if isinstance(error, UserError) else error
                 logger.error("step %d was not evaluated: %s", iteration, error, exc_info=cause)
-            return None
+            kind = "" if agreed else f"{type(error).__name__}: "
+            return kind + " ".join(str(error).split())
         finally:
             run.network.train()
         return found
@@ -169,7 +193,7 @@ class Evaluations:
         weights = run.detector.network if average is None else average.state_dict()
         try:
             save_snapshot(run.directory.best, weights, None, run.snapshots.with_start(meta))
-        except OSError as error:
+        except (OSError, MemoryError, RuntimeError) as error:
             logger.error("%s was not written: %s; training goes on", run.directory.best, error)
 
     def _agree_on_the_end(self, iteration: int) -> bool:

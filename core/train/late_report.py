@@ -5,18 +5,16 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..data.coco import CocoDetection
 from ..distributed import ONE_PROCESS, Ranks
+from .evaluations import Evaluation, FailedEvaluation
 from .failures import non_finite_loss
 from .log import RunLog, Step
-
-if TYPE_CHECKING:
-    from .evaluations import Evaluation
 
 
 class _Wait(NamedTuple):
@@ -144,16 +142,16 @@ class LateReport:
         if self._log is not None:
             self._log.pause(time.perf_counter() - start)
 
-    def evaluation(self, evaluation: "Evaluation | None") -> None:
-        """Reports an evaluation at once, if it gave a result."""
-        if self._log is not None and evaluation is not None:
-            self._log.evaluation(
-                evaluation.iteration,
-                evaluation.metrics,
-                evaluation.best,
-                evaluation.seconds,
-                (evaluation.weights, evaluation.by_weights) if evaluation.weights else None,
-            )
+    def evaluation(self, evaluation: Evaluation | FailedEvaluation | None) -> None:
+        """Reports an evaluation at once; None on ranks that do not log."""
+        if self._log is None or evaluation is None:
+            return
+        iteration, seconds = evaluation.iteration, evaluation.seconds
+        if isinstance(evaluation, FailedEvaluation):
+            self._log.failed_evaluation(iteration, evaluation.reason, seconds)
+            return
+        both = (evaluation.weights, evaluation.by_weights) if evaluation.weights else None
+        self._log.evaluation(iteration, evaluation.metrics, evaluation.best, seconds, both)
 
     def _now(self) -> torch.cuda.Event | None:
         """Records an event after all work that a GPU has got until now; None for other devices."""

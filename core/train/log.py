@@ -61,7 +61,8 @@ class RunLog:
     - ``{"iteration", "evaluation": {"AP", …}, "best", "seconds"}``: COCO's metrics of the
       validation split; ``best`` is true if AP is the highest so far. A run that averages its
       weights adds ``{"weights", "by_weights": {"averaged": {"AP", …}, "raw": {"AP", …}}}``:
-      which weights have the metrics of ``evaluation``, and the metrics of both.
+      which weights have the metrics of ``evaluation``, and the metrics of both;
+    - ``{"iteration", "failed_evaluation": "why it has no metrics", "seconds"}``.
 
     Args:
         folder: folder of the run; made if it is missing.
@@ -194,6 +195,11 @@ class RunLog:
             record["weights"], record["by_weights"] = both
             for kind, values in both[1].items():
                 self._scalars(f"evaluation of {kind} weights", iteration, values)
+        self._write({"iteration": iteration, **record})
+
+    def failed_evaluation(self, iteration: int, reason: str, seconds: float) -> None:
+        """Reports that there are no metrics after step ``iteration``, and why."""
+        record = {"failed_evaluation": reason, "seconds": round(seconds, 3)}
         self._write({"iteration": iteration, **record})
 
     def pause(self, seconds: float) -> None:

@@ -21,7 +21,7 @@ from core.distributed.join import (
     is_network_error,
     store_of_this_start,
 )
-from core.evaluation.evaluator import ImageError
+from core.evaluation.evaluator import EvaluationError
 from tests.support.some_ranks import run_processes
 
 CPU = torch.device("cpu")
@@ -144,7 +144,7 @@ def test_a_rank_that_nobody_meets_gives_up(connect, rank):
         (RuntimeError("Gloo connectFullMesh failed with closed"), True),
         (torch.distributed.DistBackendError("NCCL error"), True),
         (RuntimeError("/data/igloo/1.jpg cannot be used"), False),
-        (ImageError("[/data/gloo/1.jpg] cannot be used"), False),
+        (EvaluationError("[/data/gloo/1.jpg] cannot be used"), False),
         (torch.OutOfMemoryError("of Gloo"), False),
     ],
 )

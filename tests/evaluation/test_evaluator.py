@@ -24,7 +24,7 @@ from core.data.images import ImageFiles, Unreadable, read_image
 from core.data.shapes import write_shapes
 from core.distributed import ONE_PROCESS
 from core.evaluation import command, evaluator
-from core.evaluation.evaluator import ImageError, evaluate
+from core.evaluation.evaluator import EvaluationError, evaluate
 from core.evaluation.report import write_results
 from core.structures import Detections
 from tests.support.dbs_files import write_coco
@@ -151,14 +151,14 @@ def test_the_failure_with_the_lowest_image_ends_all_ranks(data, monkeypatch):
 
 def test_an_error_names_its_image_on_all_ranks(data):
     text, act = f"{val_split(data).image_path(3)}: KeyError: 'image 3'", fail(KeyError, 3)
-    assert run_ranks(2, evaluate_until, data, act) == [(0, ImageError, text)] * 2
-    assert evaluate_until(ONE_PROCESS, data, act) == (3, ImageError, text)
+    assert run_ranks(2, evaluate_until, data, act) == [(0, EvaluationError, text)] * 2
+    assert evaluate_until(ONE_PROCESS, data, act) == (3, EvaluationError, text)
 
 
 def test_an_error_has_its_cause(data):
     config = load_config("CornerNet-tiny", config_dir=data / "configs")
     detector = dataclasses.replace(stand_in(), infer=lambda *given: {}["missing"])
-    with pytest.raises(ImageError) as caught:
+    with pytest.raises(EvaluationError) as caught:
         evaluate(detector, val_split(data), config)
     assert isinstance(caught.value.__cause__, KeyError)
 

@@ -11,6 +11,7 @@ import pytest
 
 from core.config.errors import UserError
 from core.tools import plot
+from core.train.log import read_log
 from tests.support.tiny_training import NAME, write_config
 
 
@@ -109,6 +110,22 @@ def test_a_run_is_a_config_a_folder_or_a_log(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"CornerNet_Squeeze/log\.jsonl; train it first"):
         plot.find_log("CornerNet_Squeeze")
+
+
+def test_evaluations_without_metrics_are_counted_and_not_drawn(tmp_path):
+    plain = write_log(tmp_path / "plain", [5.0, 4.0])
+    nothing = {"evaluation": {"AP": None, "AP50": None}, "failed_evaluation": "broken"}
+    run = write_log(tmp_path / "run", [5.0, 4.0], **nothing)
+    shapes = []
+    for folder in (plain, run):
+        assert draw(folder, "--out", tmp_path / "out.png") == 0
+        shapes.append(cv2.imread(str(tmp_path / "out.png")).shape)
+    assert shapes[0] == shapes[1]  # no panel of AP
+    records = read_log(run / "log.jsonl")
+    assert plot.run_label(plot.Run("run", records, "")) == "run; failed evaluations: 1"
+    records.append({"iteration": 3, "evaluation": {"AP": 0.5}})
+    label = "run: best AP 0.500 after step 3; failed evaluations: 1"
+    assert plot.run_label(plot.Run("run", records, "")) == label
 
 
 def test_mistakes_have_one_line(tmp_path):

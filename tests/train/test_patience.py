@@ -33,7 +33,7 @@ def precisions(monkeypatch):
 
     def measure(self, iteration, signals):
         if by_step[iteration] is None:
-            return None
+            return "broken"
         scores = CocoScores({"AP": by_step[iteration], "AP50": 0.5, "AP75": 0.5}, {}, "")
         return {"raw": Metrics(3, 1.0, scores, [])}
 
