@@ -94,6 +94,8 @@ def test_a_real_run_that_begins_anew(tmp_path):
     """It takes two steps where the one before took four; a third one goes on from there."""
     write_training(tmp_path, eval_iter=4, val_iter=0)
     assert train.main(argv(tmp_path)) == 0
+    best = read_meta(RunDirectory(tmp_path / "cache", NAME).best)
+    assert (best.start_number, best.start_iteration) == (1, 0)
     more = ["--set", "system.eval_iter=0", "--set", "system.snapshot=1"]
     assert train.main(argv(tmp_path, *more, "--set", "system.max_iter=2")) == 0
     directory = RunDirectory(tmp_path / "cache", NAME)
