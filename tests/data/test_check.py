@@ -125,7 +125,8 @@ def test_what_is_repaired_is_a_note(notes, root):
         0,
         [
             "1 annotation without an id; other tools may need one",
-            "1 ids are those of several annotations, such as 14; other tools may need one for each",
+            "several annotations have the same id: 1 such ids, as 14; other tools may need one for "
+            "each",
             "bbox of 1 annotation read from text, such as ['1', 1, 2, '2.0'] of annotation 55",
             "iscrowd of 1 annotation read as false from null, such as None of annotation number 5",
             "area of 1 annotation read from text, such as '3' of annotation number 5",
