@@ -91,8 +91,8 @@ def _id_notes(records: Records) -> Iterator[str]:
         yield f"{counted(missing, 'annotations')} without an id; other tools may need one"
     if repeated:
         yield (
-            f"{len(repeated)} ids are those of several annotations, such as {repeated[0]}; other "
-            "tools may need one for each"
+            f"several annotations have the same id: {len(repeated)} such ids, as {repeated[0]}; "
+            "other tools may need one for each"
         )
 
 

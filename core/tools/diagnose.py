@@ -285,7 +285,7 @@ def _draw_costs(axes: "Axes", diagnosis: Diagnosis) -> None:
     labels = [f"{_NAMES[name]} ({overall.counts[name]:,})" for name in ALL_TYPES]
     colors = [COLORS[0] if name in TYPES else COLORS[5] for name in ALL_TYPES]
     bars = axes.barh(np.arange(len(costs)), costs, color=colors, height=0.7)
-    axes.bar_label(bars, fmt="%.3f", padding=3)
+    axes.bar_label(bars, [_number(overall.costs[name]) for name in ALL_TYPES], padding=3)
     title = f"AP50 that each type of error costs (AP50 is {_number(overall.ap50)})"
     axes.set_title(title, loc="left")
     _finish(axes, labels, max(0.05, *costs))
@@ -299,7 +299,7 @@ def _draw_oracles(axes: "Axes", diagnosis: Diagnosis) -> None:
         values = [scores[key] or 0.0 for scores in rows.values()]
         places = np.arange(len(rows)) + 0.38 * (number - 0.5)
         bars = axes.barh(places, values, color=COLORS[4 - 2 * number], height=0.36, label=key)
-        axes.bar_label(bars, fmt="%.3f", padding=3)
+        axes.bar_label(bars, [_number(scores[key]) for scores in rows.values()], padding=3)
     axes.set_title("AP and AP50 with help of the ground truth", loc="left")
     _finish(axes, [_ORACLE_NAMES[name] for name in rows], 1.0)
     axes.set_xticks(np.linspace(0, 1, 6))

@@ -273,7 +273,7 @@ def test_few_or_possible_boxes_are_left_alone():
     in_a_corner = [[n, n, 20 + n, 20 + n] for n in range(9)]
     assert opened(with_boxes(*in_a_corner, [30, 10, 40, 20])).repaired == 1
     # Many reach out, but one would not be in order.
-    mixed = [[20, 15, 41, 26]] * 5 + [[40, 15, 35, 26]]
+    mixed = [[20 - n, 15, 45, 26] for n in range(5)] + [[40, 15, 35, 26]]
     assert opened(with_boxes(*mixed)).repaired == 6
     half_outside = [[100, 2, 9, 8]] * 3 + [[n, 2, 9, 8] for n in range(3)]
     assert opened(with_boxes(*half_outside)).dropped == 3

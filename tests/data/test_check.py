@@ -126,7 +126,8 @@ def test_what_is_repaired_is_a_note(notes, root):
         0,
         [
             "1 annotation without an id; other tools may need one",
-            "1 ids are those of several annotations, such as 14; other tools may need one for each",
+            "several annotations have the same id: 1 such ids, as 14; other tools may need one for "
+            "each",
             "bbox of 1 annotation read from text, such as ['1', 1, 2, '2.0'] of annotation 55",
             "iscrowd of 1 annotation read as false from null, such as None of annotation number 5",
             "area of 1 annotation read from text, such as '3' of annotation number 5",
@@ -162,21 +163,19 @@ def test_no_boxes_are_a_problem(checked, root):
 def test_boxes_that_cannot_be_right_are_a_problem(checked, root):
     boxes = [[0.1 * n, 0.2, 0.3, 0.1] for n in range(6)]
     write_coco(root, annotations=[annotation(n, 30, 90, box) for n, box in enumerate(boxes)])
-    code, problems, lines = checked("--split", "train")
+    code, problems, _ = checked("--split", "train")
     assert code == 1 and len(problems) == 1
     assert problems[0].startswith("6 of 6 boxes look like fractions of the image")
-    assert any("6 boxes clipped" in line or "3 images" in line for line in lines)
 
 
-def test_names_that_the_terminal_cannot_show_are_escaped(checked, root, monkeypatch):
-    write_coco(root)
-    for name in ("a\ud800b", "müll"):
-        content = coco_content()
-        content["images"][0]["file_name"] = f"{name}.jpg"
-        file = root / "annotations" / "instances_train.json"
-        file.write_text(json.dumps(content), encoding="utf-8")
-        code, problems, _ = checked("--split", "train")
-        assert code == 1 and len(problems) == 1
+def test_names_that_the_terminal_cannot_show_are_escaped(checked, root):
+    file = write_coco(root)
+    content = coco_content()
+    content["images"][0]["file_name"] = "a\ud800b.jpg"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    code, problems, _ = checked("--split", "train")
+    assert code == 1 and len(problems) == 1
+    assert "a\\ud800b.jpg" in problems[0]
 
 
 def test_splits_with_other_categories_are_a_problem(checked, root):

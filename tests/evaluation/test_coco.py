@@ -9,9 +9,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from core.data.coco import CocoDetection
-from core.evaluation.coco import METRICS, coco_results, score_results
+from core.evaluation.coco import METRICS, coco_evaluation, coco_results, score_results
 from core.structures import Detections
-from tests.support.dbs_files import annotation, write_coco
+from tests.support.dbs_files import annotation, coco_content, write_coco
 
 
 def opened(root, **tables):
@@ -98,6 +98,58 @@ def test_ap_of_a_class_is_of_that_class(tmp_path):
     scores = score_results(coco_results(found, dataset), dataset)
     assert scores.ap_by_class["person"] == pytest.approx(1)
     assert 0.4 < scores.ap_by_class["toothbrush"] < 0.6
+
+
+ODD_BOXES = [
+    annotation(1, 30, 90, [0, 0, 0, 0]),
+    annotation(2, 30, 90, [-5, -5, 300, 300], area=800.0),
+    annotation(3, 30, 90, [70, 5, 9, 9]),
+    annotation(4, 30, 90, [float("nan"), 5, 9, 9]),
+    annotation(5, 2, 17, [10, 5, 20, 10]),
+    annotation(6, 2, 17, [10, 5, 20, 10]),
+    annotation(7, 2, 17, [50, 5, 20, 10], iscrowd="true"),
+]
+
+
+@pytest.mark.parametrize("use_crowd", [True, False])
+def test_the_boxes_that_are_trained_are_the_truth(tmp_path, use_crowd):
+    file = write_coco(tmp_path, annotations=ODD_BOXES)
+    dataset = CocoDetection(file, tmp_path / "images" / "train", use_crowd)
+    assert dataset.box_counts().tolist() == [1, 0, 2 if use_crowd else 1]
+    scores = score_results(coco_results(truth(dataset), dataset), dataset)
+    assert scores.metrics["AP"] == pytest.approx(1)
+    crowds = coco_evaluation([], dataset).cocoGt.dataset["annotations"]
+    assert [row["iscrowd"] for row in crowds] == [0, 0, 1]
+    assert [row["area"] for row in crowds] == [800, 1, 1]
+
+
+def test_reference_scoring_takes_the_boxes_of_the_file(tmp_path):
+    rows = [row for row in ODD_BOXES if row["id"] != 7]
+    file = write_coco(tmp_path, annotations=rows)
+    dataset = CocoDetection(file, tmp_path / "images" / "train", reference_truth=True)
+    results = coco_results(truth(dataset), dataset)
+    # pycocotools takes all of them but the one that is not a number.
+    file.write_text(json.dumps(coco_content(annotations=[r for r in rows if r["id"] != 4])))
+    coco = COCO(str(file))
+    for row in coco.dataset["annotations"]:
+        row.setdefault("iscrowd", 0)
+    expected = COCOeval(coco, coco.loadRes([dict(row) for row in results]), "bbox")
+    expected.evaluate()
+    expected.accumulate()
+    expected.summarize()
+    scores = score_results(results, dataset)
+    found = [-1 if value is None else value for value in scores.metrics.values()]
+    assert_allclose(found, expected.stats, rtol=0, atol=1e-12)
+    assert scores.metrics["AP"] < 0.4
+
+
+def test_without_objects_the_table_has_no_numbers(tmp_path):
+    dataset = opened(tmp_path, annotations=[])
+    found = [detections([[0, 0, 5, 5]], [0.5], [0])] * 3
+    scores = score_results(coco_results(found, dataset), dataset)
+    assert set(scores.metrics.values()) == set(scores.ap_by_class.values()) == {None}
+    lines = scores.table.splitlines()
+    assert len(lines) == 12 and all(line.endswith("=     -") for line in lines)
 
 
 @pytest.mark.parametrize("empty", ["no detection", "no annotation either"])
