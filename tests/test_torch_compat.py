@@ -40,7 +40,8 @@ def private_names(source):
             names += [*node.module.split("."), *(alias.name for alias in node.names)]
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr"):
             names += [part.value for part in node.args if isinstance(part, ast.Constant)]
-    return [name for name in names if re.match(r"_[a-zA-Z]", str(name))]
+    public = "_replace"  # Python's, of every named tuple
+    return [name for name in names if re.match(r"_[a-zA-Z]", str(name)) and name != public]
 
 
 def of_self(node):

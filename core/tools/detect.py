@@ -182,7 +182,8 @@ def _require_unicode(path: Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise UserError(f"{path} has bytes in its name that are not UTF-8; rename it") from None
+        shown = str(path).encode("utf-8", "backslashreplace").decode()
+        raise UserError(f"{shown} has bytes in its name that are not UTF-8; rename it") from None
 
 
 def _detections(detector: LoadedDetector, image: np.ndarray, file: Path) -> Detections:

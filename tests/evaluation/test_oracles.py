@@ -176,7 +176,7 @@ def find(root, dataset, spoil, pairing="embedding", *overrides):
     changes = [] if pairing == "guided" else [f"model.pairing={pairing}"]
     config = load_config("CornerNet-tiny", None, [*changes, *overrides], root / "configs")
     if pairing == "guided":
-        config = replace(config, name="CentripetalNet-tiny")
+        config = replace(config, name="CentripetalNet-tiny", model_name="CentripetalNet")
     detector = models.build(config, CLASSES)
     settings = detector.infer.keywords["settings"]
     detector = replace(detector, network=Maps(dataset, settings, pairing, spoil).eval())

@@ -190,7 +190,7 @@ def test_bad_calls(root):
     detect = load(root)
     with pytest.raises(UserError, match=r"there is no image .*nothing"):
         detect(root / "nothing.jpg")
-    with pytest.raises(UserError, match=r"text.jpg is not an image"):
+    with pytest.raises(UserError, match=r"text.jpg cannot be decoded: it is no known image"):
         detect(root / "text.jpg")
     with pytest.raises(UserError, match=r"there is no snapshot .*_77.pkl.*20"):
         load(root, 77)
