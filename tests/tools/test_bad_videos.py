@@ -64,7 +64,7 @@ def huge_rate(avi):
 
 def without_frames(avi):
     """Replaces the data of every frame by zeros."""
-    data, at = bytearray(avi), avi.find(b"00dc")
+    data, at = bytearray(avi), avi.index(b"00dc", avi.index(b"movi"))
     while data[at : at + 4] == b"00dc":
         size = int.from_bytes(data[at + 4 : at + 8], "little")
         data[at + 8 : at + 8 + size] = bytes(size)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from core.config.errors import UserError
-from core.data.check import main
+from core.tools.check import main
 from tests.support import layouts
 from tests.support.dbs_files import annotation, coco_content, write_coco
 
@@ -55,11 +55,25 @@ def test_a_valid_dataset_has_a_table_and_no_problems(checked, root):
     assert [line for line in lines if "3 images, 1 of them without boxes" in line]
     table = [line.split() for line in lines if line.startswith(("  person", "  cat", "  all"))]
     assert table[:3] == [
-        ["person", "1", "1", "0", "1", "0"],
-        ["cat", "1", "1", "1", "0", "0"],
-        ["all", "2", "4", "3", "1", "0"],
+        ["person", "1", "1", "0", "1", "0", "49.0", "1.50", "(1.50", "to", "1.50)"],
+        ["cat", "1", "1", "1", "0", "0", "3.6", "0.81", "(0.81", "to", "0.81)"],
+        ["all", "2", "4", "3", "1", "0", "12.1", "1.25", "(0.84", "to", "1.92)"],
     ]
     assert lines[-2] == "val: problems found: 0"
+
+
+def test_the_table_is_narrow_whatever_the_classes_are_called(checked, root):
+    names = ("x" * 99, "müll\u3000" * 9, "none of these")
+    categories = [{"id": n, "name": name} for n, name in enumerate(names)]
+    boxes = [annotation(n, 2, n % 2, [n, 1, 1 + 4 * n, 4]) for n in range(9)]
+    write_coco(root, categories=categories, annotations=boxes)
+    code, _, lines = checked("--split", "train")
+    table = lines[2:7]
+    assert code == 0 and max(map(len, table)) <= 100
+    assert table[1].split()[0] == "x" * 21 + "…"
+    assert table[3].split() == ["none", "of", "these", "0", "0", "0", "0", "0", "-", "-"]
+    # Sides of 1, 5 … 33 by 4 pixels: the median is 17 by 4.
+    assert table[4].split()[-5:] == ["8.2", "4.25", "(0.65", "to", "7.85)"]
 
 
 def test_every_problem_is_listed(checked, root):
@@ -198,7 +212,7 @@ def test_other_formats_are_checked_too(checked, root):
         "1 image without a label file, so without objects",
         "read as a YOLO folder (data.yaml), its split 'val'",
     ]
-    assert ["cat", "1", "2", "2", "0", "0"] in [line.split() for line in lines]
+    assert ["cat", "1", "2", "2", "0", "0"] in [line.split()[:6] for line in lines]
 
 
 def test_nothing_usable_is_a_problem_and_not_a_crash(checked, root):
@@ -221,3 +235,29 @@ def test_a_missing_dataset_is_the_callers_mistake(checked, root, tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: there is no folder")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [(["--augmented"], "needs --draw N"), (["--draw", "0"], "0 must be at least 1")],
+)
+def test_arguments_that_make_no_drawing(checked, root, capsys, more, message):
+    with pytest.raises(SystemExit) as ended:
+        checked(*more)
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_the_callers_mistake(checked, root, tmp_path):
+    write_coco(root)
+    (tmp_path / "file").write_text("")
+    out = str(tmp_path / "file" / "below")
+    with pytest.raises(UserError, match="below cannot be written: Not a directory"):
+        checked("--split", "train", "--draw", "1", "--out", out)
+
+
+def test_problems_do_not_keep_from_drawing(checked, root, tmp_path):
+    write_coco(root, annotations=[])
+    (root / "images" / "train" / "thirty.jpg").write_bytes(b"")
+    out = tmp_path / "out"
+    assert checked("--split", "train", "--draw", "3", "--out", str(out))[0] == 1
+    assert [file.name for file in out.iterdir()] == ["train_1.jpg"]
