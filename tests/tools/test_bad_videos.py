@@ -120,7 +120,8 @@ def test_refused(kind, avi, tmp_path, caplog):
     file = tmp_path / name
     file.write_bytes(content(avi))
     line = refusal(caplog, file, out=tmp_path / "out")
-    assert line.startswith(f"skipped: {file} ") and message in line and "\n" not in line
+    shown = str(file).encode("utf-8", "backslashreplace").decode()
+    assert line.startswith(f"skipped: {shown} ") and message in line and "\n" not in line
     assert not list((tmp_path / "out").iterdir())
 
 
