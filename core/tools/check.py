@@ -17,7 +17,7 @@ in its first epoch, by default of the training split alone.
 
 from pathlib import Path
 
-from ..cli import plain_parser
+from ..cli import add_config_arguments, plain_parser
 from ..config.errors import UserError
 from ..config.loading import Config, load_config
 from ..data.check import check, write_line
@@ -28,7 +28,7 @@ from ..evaluation.sheets import augmented_drawings, plain_drawings, spread_evenl
 def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit code."""
     parser = plain_parser("check", __doc__)
-    parser.add_argument("config", help="a config's name, or the path of a .json file")
+    add_config_arguments(parser)
     parser.add_argument("--suffix", help="use <config>-<suffix>.json")
     parser.add_argument("--split", action="append", help="name of a split; may be repeated")
     parser.add_argument("--draw", type=int, metavar="N", help="draw so many images of each split")
@@ -36,15 +36,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("check"), metavar="FOLDER", help="of sheets (%(default)s)"
     )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a setting"
-    )
     options = parser.parse_args(argv)
     if options.augmented and options.draw is None:
         parser.error("argument --augmented: needs --draw N")
     if options.draw is not None and options.draw < 1:
         parser.error(f"argument --draw: {options.draw} must be at least 1")
-    config = load_config(options.config, options.suffix, options.set)
+    config = load_config(options.config, options.suffix, options.set, options.config_dir)
     system = config.system
     splits = options.split or [system.train_split, system.val_split]
     problems, datasets = check(config, list(dict.fromkeys(splits)))
