@@ -229,9 +229,9 @@ def test_the_better_of_averaged_and_raw_weights_is_kept(root, scores, averaged, 
         expected = evaluations._run.average.state_dict()
     assert all(torch.equal(weights[key], value) for key, value in expected.items())
     other = {"averaged": "raw", "raw": "averaged"}[kept]
-    values = {"averaged": averaged or 0, "raw": raw}
-    line = f"step 25: AP {values[kept]:.3f}, AP50 0.500, AP75 0.500 with the {kept} weights, "
-    assert line + f"AP {values[other]:.3f} with the {other} ones; 7 images" in caplog.text
+    values = {"averaged": "-" if averaged is None else f"{averaged:.3f}", "raw": f"{raw:.3f}"}
+    line = f"step 25: AP {values[kept]}, AP50 0.500, AP75 0.500 with the {kept} weights, "
+    assert line + f"AP {values[other]} with the {other} ones; 7 images" in caplog.text
 
 
 def test_the_best_of_both_kinds_is_what_the_next_must_beat(root, scores):
@@ -300,7 +300,8 @@ def test_a_failure_costs_the_metrics_alone(root, caplog, monkeypatch):
     path = val_split(root).image_path(3)
     content = path.read_bytes()
     path.write_bytes(b"no image")
-    assert evaluations.evaluate(25, NOBODY) is None
+    failed = evaluations.evaluate(25, NOBODY)
+    assert failed.iteration == 25 and failed.reason.startswith(f"{path} cannot be decoded")
     (record,) = caplog.records
     assert f"step 25 was not evaluated: {path} cannot be decoded" in record.getMessage()
     assert record.exc_info is None
@@ -312,8 +313,8 @@ def test_a_failure_costs_the_metrics_alone(root, caplog, monkeypatch):
     assert "best.pkl was not written: [Errno 28]" in caplog.text
 
     monkeypatch.setattr(detector_module, "Predict", lambda *arguments: None)
-    assert evaluations.evaluate(35, NOBODY) is None
     path = val_split(root).image_path(0)
+    assert evaluations.evaluate(35, NOBODY).reason.startswith(f"{path}: TypeError: 'NoneType'")
     assert f"step 35 was not evaluated: {path}: TypeError: 'NoneType'" in caplog.text
     assert isinstance(caplog.records[-1].exc_info[1].__cause__, TypeError)
 
