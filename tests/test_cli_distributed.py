@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from tests.support.tiny_training import NAME, argv, write_config, write_training
 REPOSITORY = Path(train.__file__).parent
 
 # Lines of a warning of torchrun, whose agents do not always wait for one another at the end.
-PYTORCHS = re.compile(r"\[W.* TCPStore\.cpp|Exception raised from |frame #\d+: |$")
+PYTORCHS = re.compile(r"\[W.* TCPStore\.cpp")
 
 
 def losses(root):
@@ -84,7 +85,8 @@ def test_distributed_on_two_machines(alone, tmp_path):
     check_same_run(tmp_path, alone)
     assert outputs[0].count("processes: 2, for 2 chunks a step: 1 each") == 1
     assert outputs[0].count("_4.pkl") == 1
-    assert [line for line in outputs[1].splitlines() if not PYTORCHS.match(line)] == []
+    # What PyTorch says of the end of the other machine, over many lines, comes last.
+    assert list(takewhile(lambda line: not PYTORCHS.match(line), outputs[1].splitlines())) == []
 
 
 def script(argv):
