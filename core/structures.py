@@ -69,6 +69,11 @@ class Batch:
         rows = torch.arange(self.labels.shape[1], device=self.counts.device)
         return rows < self.counts[:, None]
 
+    @property
+    def trained(self) -> Tensor:
+        """Mask of the objects that are trained, those that are ``usable``: bool [B, M]."""
+        return self.present if self.usable is None else self.present & self.usable
+
     def to(self, device: torch.device | str) -> "Batch":
         """Copies the batch to a device; only CUDA's copies go on after this returns.
 

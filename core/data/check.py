@@ -40,7 +40,7 @@ def check(config: Config, splits: list[str]) -> tuple[int, dict[str, CocoDetecti
     datasets: dict[str, CocoDetection] = {}
     names: dict[tuple[str, ...], str] = {}
     for split, source in zip(splits, sources, strict=True):
-        write_line(f"{split}: {source.label_path}, images in {source.image_dir}")
+        _write(f"{split}: {source.label_path}, images in {source.image_dir}")
         tables, notes, problems = _read(source)
         expected, found = config.db.categories, len(source.records["categories"])
         if expected not in (None, found):
@@ -57,14 +57,14 @@ def check(config: Config, splits: list[str]) -> tuple[int, dict[str, CocoDetecti
             if len(names) > 1:
                 problems.append(f"other categories than in split {next(iter(names.values()))!r}")
             datasets[split] = dataset
-            write_line(summary(dataset))
+            _write(summary(dataset))
         else:
             problems.append("no usable images or categories")
         for note in notes:
-            write_line(f"  note: {note}")
+            _write(f"  note: {note}")
         for problem in problems:
-            write_line(f"  problem: {problem}")
-        write_line(f"{split}: problems found: {len(problems)}\n")
+            _write(f"  problem: {problem}")
+        _write(f"{split}: problems found: {len(problems)}\n")
         total += len(problems)
     return total, datasets
 
@@ -116,7 +116,5 @@ def _image_problems(dataset: CocoDetection) -> list[str]:
         return [problem for problem in progress if problem is not None]
 
 
-def write_line(line: str) -> None:
-    """Writes a line to standard output; characters that its encoding lacks are escaped."""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+def _write(line: str) -> None:
+    sys.stdout.write(line + "\n")

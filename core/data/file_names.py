@@ -60,7 +60,7 @@ def match_file_names(names: Sequence[str], folder: Path) -> tuple[list[str], str
         The names, and one line about those that were replaced; empty if there are none.
     """
     given = set(names)
-    absent = _absent(given, folder)
+    absent = absent_names(given, folder)
     if not absent:
         return list(names), ""
     wanted, there = defaultdict(list), defaultdict(list)
@@ -84,18 +84,23 @@ def match_file_names(names: Sequence[str], folder: Path) -> tuple[list[str], str
     return [replaced.get(name, name) for name in names], note
 
 
-def _absent(names: Iterable[str], folder: Path) -> set[str]:
-    """Finds the names that the folder does not hold exactly as they are written."""
+def absent_names(names: Iterable[str], folder: Path) -> list[str]:
+    """Lists the names that a folder does not hold exactly as they are written.
+
+    Args:
+        names: paths relative to the folder.
+        folder: the folder.
+    """
     by_parent: dict[str, list[str]] = defaultdict(list)
     for name in names:
         by_parent[os.path.dirname(name)].append(name)
-    absent: set[str] = set()
+    absent: list[str] = []
     for parent, inside in by_parent.items():
         try:
             present = set(os.listdir(folder / parent))
         except (OSError, ValueError):  # ValueError: no file can have this name
             present = set()
-        absent.update(name for name in inside if os.path.basename(name) not in present)
+        absent += [name for name in inside if os.path.basename(name) not in present]
     return absent
 
 

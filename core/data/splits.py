@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -12,7 +11,7 @@ from ..config.errors import UserError
 from ..config.loading import Db, System
 from .coco import CocoDetection
 from .division import divide
-from .file_names import match_file_names
+from .file_names import absent_names, match_file_names
 from .formats.recognition import recognise
 from .formats.source import SPLIT_WORDS, Layout, Source, is_image, split_kind, split_word
 from .reconcile_sizes import reconcile_sizes
@@ -271,15 +270,8 @@ def _described(layout: Layout, name: str) -> Source:
 
 def missing_images(dataset: CocoDetection) -> list[str]:
     """Lists the file names of the annotation file that the image folder does not hold."""
-    by_folder = defaultdict(list)
-    for index in range(len(dataset)):
-        path = dataset.image_path(index)
-        by_folder[path.parent].append((path.name, dataset.file_name(index)))
-    missing = []
-    for folder, names in by_folder.items():
-        present = set(os.listdir(folder)) if folder.is_dir() else set()
-        missing += [file_name for name, file_name in names if name not in present]
-    return missing
+    names = map(dataset.file_name, range(len(dataset)))
+    return absent_names(names, dataset.image_dir)
 
 
 def _require_folder(folder: Path, purpose: str) -> None:

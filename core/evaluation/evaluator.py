@@ -120,13 +120,10 @@ def evaluate(
                 error = caught
             failure = None if error is None else _describe(error, index, dataset)
             for one in _gather(in_round, failure, error, indices, ranks):
-                if one.problem and ranks.is_main:
-                    path = dataset.image_path(len(found))
-                    logger.warning("skipped: %s %s", path, one.problem)
-                found.append(_Found(one.detections, {}, one.problem))
+                if ranks.is_main:
+                    _report(one, dataset.image_path(len(found)), debug_dir)
+                found.append(one._replace(drawings={}))
                 bar.update()
-                if debug_dir is not None and ranks.is_main:
-                    _write(debug_dir, one.drawings)
     return _score(found, dataset, config, ranks, time.perf_counter() - start)
 
 
@@ -229,7 +226,11 @@ def _draw(
     return {output_name(name, ".jpg"): jpeg(drawing) for name, drawing in drawings.items()}
 
 
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    for name, content in files.items():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
+def _report(found: _Found, path: Path, debug_dir: Path | None) -> None:
+    """Warns of an image that was skipped, and writes the drawings of one that was not."""
+    if found.problem:
+        logger.warning("skipped: %s %s", path, found.problem)
+    if debug_dir is not None:
+        for name, content in found.drawings.items():
+            debug_dir.mkdir(parents=True, exist_ok=True)
+            (debug_dir / name).write_bytes(content)

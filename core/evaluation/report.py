@@ -32,13 +32,15 @@ def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     write_together({path: lambda file: file.write(data)})
 
 
+def metric_text(value: float | None) -> str:
+    """Writes a metric with three decimals; ``-`` if there is no object to find."""
+    return "-" if value is None else f"{value:.3f}"
+
+
 def class_table(ap_by_class: Mapping[str, float | None], columns: int = 3) -> str:
     """AP of each class as lines of ``columns`` classes; ``-`` if there is no object to find."""
     width = max(map(len, ap_by_class), default=0)
-    cells = [
-        f"{name:<{width}}  {'-' if ap is None else f'{ap:.3f}':>5}"
-        for name, ap in ap_by_class.items()
-    ]
+    cells = [f"{name:<{width}}  {metric_text(ap):>5}" for name, ap in ap_by_class.items()]
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     return "\n".join(" " + "    ".join(row) for row in rows)
 

@@ -68,9 +68,7 @@ def corner_targets(
     )
     found = (columns, rows, offset, radius)
     columns, rows, offset, radius = (part.to(batch.boxes.device) for part in found)
-    mask = batch.present
-    if batch.usable is not None:
-        mask &= batch.usable
+    mask = batch.trained
     index, offset = (rows * width + columns) * mask, offset * mask[..., None]
 
     heatmaps = batch.boxes.new_zeros((2, len(batch), num_classes, height, width))

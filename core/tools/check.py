@@ -15,12 +15,13 @@ training takes; with --augmented the crops, flips and colours, too, that the con
 in its first epoch, by default of the training split alone.
 """
 
+import sys
 from pathlib import Path
 
 from ..cli import add_config_arguments, plain_parser
 from ..config.errors import UserError
 from ..config.loading import Config, load_config
-from ..data.check import check, write_line
+from ..data.check import check
 from ..data.coco import CocoDetection
 from ..evaluation.sheets import augmented_drawings, plain_drawings, spread_evenly, write_sheets
 
@@ -71,6 +72,6 @@ def _draw(
             name = f"{split}_augmented"
         try:
             for path in write_sheets(drawings, out, name):
-                write_line(f"drew {path}")
+                sys.stdout.write(f"drew {path}\n")
         except OSError as error:
             raise UserError(f"--out {out} cannot be written: {error.strerror}") from None

@@ -34,7 +34,7 @@ from ..evaluation.command import SPLITS, evaluation_folder, require_same_classes
 from ..evaluation.errors import ALL_TYPES, TYPES, Breakdown, Errors, find_errors
 from ..evaluation.evaluator import EvaluationError, evaluate
 from ..evaluation.oracles import ORACLES, OracleInfer, has_oracles
-from ..evaluation.report import write_json
+from ..evaluation.report import metric_text, write_json
 from ..models.loading import LoadedDetector
 from .plot import COLORS, drawing_style, write_figure
 
@@ -226,7 +226,7 @@ def read_results(path: Path, dataset: CocoDetection) -> list[dict[str, Any]]:
 def table(diagnosis: Diagnosis) -> str:
     """Describes a diagnosis in lines: scores, errors and what they cost, oracles."""
     overall = diagnosis.errors.overall
-    scores = "   ".join(f"{name} {_number(value)}" for name, value in diagnosis.scores.items())
+    scores = "   ".join(f"{name} {metric_text(value)}" for name, value in diagnosis.scores.items())
     found = overall.objects - overall.counts["false_negative"]
     lines = [
         f"{scores}   {found} of {overall.objects} objects found, at an IoU of 0.5",
@@ -234,12 +234,12 @@ def table(diagnosis: Diagnosis) -> str:
         "error                number   AP50 it costs",
     ]
     for name in ALL_TYPES:
-        cost = _number(overall.costs[name])
+        cost = metric_text(overall.costs[name])
         lines.append(f"{_NAMES[name]:<20} {overall.counts[name]:>6}   {cost}")
     if diagnosis.oracles is not None:
         lines += ["", "by the ground truth       AP    AP50"]
         for name, scores_by in {"own": diagnosis.scores, **diagnosis.oracles}.items():
-            row = "   ".join(_number(scores_by[key]) for key in ("AP", "AP50"))
+            row = "   ".join(metric_text(scores_by[key]) for key in ("AP", "AP50"))
             lines.append(f"{_ORACLE_NAMES[name]:<20}   {row}")
     return "\n".join(lines)
 
@@ -250,8 +250,8 @@ def class_table(errors: Errors) -> str:
     names = "".join(f"{_NAMES[name]:>15}" for name in TYPES)
     lines = [f"{'class':<{width}}   AP50{names}"]
     for name, of_class in errors.by_class.items():
-        costs = "".join(f"{_number(of_class.costs[kind]):>15}" for kind in TYPES)
-        lines.append(f"{name:<{width}}  {_number(of_class.ap50):>5}{costs}")
+        costs = "".join(f"{metric_text(of_class.costs[kind]):>15}" for kind in TYPES)
+        lines.append(f"{name:<{width}}  {metric_text(of_class.ap50):>5}{costs}")
     return "\n".join(lines)
 
 
@@ -285,8 +285,8 @@ def _draw_costs(axes: "Axes", diagnosis: Diagnosis) -> None:
     labels = [f"{_NAMES[name]} ({overall.counts[name]:,})" for name in ALL_TYPES]
     colors = [COLORS[0] if name in TYPES else COLORS[5] for name in ALL_TYPES]
     bars = axes.barh(np.arange(len(costs)), costs, color=colors, height=0.7)
-    axes.bar_label(bars, [_number(overall.costs[name]) for name in ALL_TYPES], padding=3)
-    title = f"AP50 that each type of error costs (AP50 is {_number(overall.ap50)})"
+    axes.bar_label(bars, [metric_text(overall.costs[name]) for name in ALL_TYPES], padding=3)
+    title = f"AP50 that each type of error costs (AP50 is {metric_text(overall.ap50)})"
     axes.set_title(title, loc="left")
     _finish(axes, labels, max(0.05, *costs))
 
@@ -299,7 +299,7 @@ def _draw_oracles(axes: "Axes", diagnosis: Diagnosis) -> None:
         values = [scores[key] or 0.0 for scores in rows.values()]
         places = np.arange(len(rows)) + 0.38 * (number - 0.5)
         bars = axes.barh(places, values, color=COLORS[4 - 2 * number], height=0.36, label=key)
-        axes.bar_label(bars, [_number(scores[key]) for scores in rows.values()], padding=3)
+        axes.bar_label(bars, [metric_text(scores[key]) for scores in rows.values()], padding=3)
     axes.set_title("AP and AP50 with help of the ground truth", loc="left")
     _finish(axes, [_ORACLE_NAMES[name] for name in rows], 1.0)
     axes.set_xticks(np.linspace(0, 1, 6))
@@ -366,7 +366,3 @@ def _is_detection(row: Any) -> bool:
         isinstance(number, int | float) and math.isfinite(number)
         for number in (*bbox, row["score"])
     )
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

@@ -39,15 +39,13 @@ from ..models.device import choose_device, slow_in_bfloat16
 from ..models.pretrained import PACKAGE_NAME, packaged_file
 from ..train.weights import require_classes
 from .new_choice import Choice, Content, Speed, choose
+from .new_data import Summary, has_mixed_orientations, zooms
 from .new_file import choose_file, complete, write
 from .new_recipe import (
     LEAST_CELLS,
     SECTIONS,
     Machine,
-    Summary,
-    has_mixed_orientations,
     small_part,
-    zooms,
 )
 from .new_timing import measure
 

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..config.errors import UserError
+from .new_data import Summary
 from .new_recipe import (
     FINE_TUNING,
     SECTIONS,
     Layout,
     Machine,
     Section,
-    Summary,
     choose_layout,
     resize_layout,
     system_section,

@@ -13,7 +13,7 @@ from .new_choice import Content
 
 # Published configs whose recipe is that of this command. The papers' recipes are others, and files
 # with them as bases would be no shorter.
-BASES = {"CornerNet_Lite0": "CornerNet_Lite0"}
+BASES = ("CornerNet_Lite0",)
 
 
 def choose_file(name: str, config_dir: str | None, force: bool) -> Path:
@@ -52,14 +52,13 @@ def complete(content: Content, detector: str) -> dict[str, Any]:
     """
     if detector not in BASES:
         return {"model_name": detector, **content}
-    name = BASES[detector]
-    base = load_config(name, config_dir=CONFIG_DIR)
+    base = load_config(detector, config_dir=CONFIG_DIR)
     whole = config_from_dict({"model_name": detector, **content}, detector, f"{detector}.json")
     assert set(base.model) <= set(whole.model)  # a base's settings cannot be taken away
     sections = {key: _changed(content.get(key, {}), base, whole, key) for key in ("system", "db")}
     model = {key: value for key, value in whole.model.items() if base.model.get(key) != value}
     sections["model"] = model
-    return {"base": name, **{key: values for key, values in sections.items() if values}}
+    return {"base": detector, **{key: values for key, values in sections.items() if values}}
 
 
 def write(file: Path, content: Mapping[str, Any]) -> None:

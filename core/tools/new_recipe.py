@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from ..data.coco import CocoDetection
+from .new_data import Summary, has_mixed_orientations, zooms
 
 Section = dict[str, Any]  # of a config: JSON values by key
 
 # --- The input: as many pixels for any shape of image. 384 x 512 for photos of 640 x 480.
 AREA = 384 * 512
 LEAST_AREA, MOST_AREA = 0.6, 4.0  # of AREA: where time is short; where objects are small
-MIXED = 0.1  # fraction of upright and of wide images, each, from which on the input is square
 MOST_ASPECT = 3.0  # of the input: longer by shorter side
 # Pixels per cell of the hourglasses' coarsest maps. Sides are multiples of it, so that cells are
 # equal; at 511 pixels and 64 cells, as published, positions drift by a pixel across the image.
@@ -28,10 +27,7 @@ COARSEST = 32
 # --- Large objects. Longer side, in the median, from which on the input shrinks: few objects give
 # little to learn from, and small images give many of them in the same time.
 TYPICAL_SIDE = 112
-# Where the boxes' longer sides are more than this part of the images', by the median, the hourglass
-# gets a level more, as a corner must see the whole object to know its size.
-LARGE_PART = 1 / 3
-LARGE_SIDE = 128  # pixels of the image; of smaller boxes a corner sees the whole anyway
+# For them the hourglass gets a level more, as a corner must see the whole object to know its size.
 DEEPER = (256, 2)  # channels and blocks of that level
 
 # --- Small objects. Below 2.5 cells the corners of a box are too near each other to be told apart.
@@ -53,7 +49,6 @@ SAMPLES: Section = {
 # objects of sizes that never occur teach nothing; between these limits. The shift goes with it.
 LEAST_ZOOM, MOST_ZOOM = 0.1, math.log(1.25)
 SHIFT = 0.15  # fraction of the input, at the largest zoom
-ENOUGH_BOXES = 20  # fewer do not say how sizes differ
 REGRESSION_WINDOW = 3  # cells; offsets trained at the corner alone are 0.009 AP worse
 TOP_K, MOST_TOP_K = 100, 500  # corners, or centres, of an image
 TOP_K_PER_OBJECT = 1.5  # of the most objects in an image
@@ -146,70 +141,6 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What the choices need of a training split and its validation split.
-
-    Attributes:
-        sizes: int [N, 2], height and width of the images.
-        extents: float [M, 2], height and width of the boxes, in pixels of their images.
-        owners: int [M], number of each box's image.
-        labels: int [M].
-        validation_images: number of images of the validation split.
-    """
-
-    sizes: np.ndarray
-    extents: np.ndarray
-    owners: np.ndarray
-    labels: np.ndarray
-    validation_images: int
-
-    @classmethod
-    def of(cls, training: CocoDetection, validation: CocoDetection) -> "Summary":
-        """Summarises a training split; of the validation split only the number of images counts."""
-        boxes = np.concatenate([training.boxes(index) for index in range(len(training))])
-        owners = np.repeat(np.arange(len(training)), training.box_counts())
-        extents = (boxes[:, 2:] - boxes[:, :2])[:, ::-1]
-        labels = np.concatenate([training.labels(index) for index in range(len(training))])
-        return cls(training.sizes, extents, owners, labels, len(validation))
-
-    @property
-    def has_large_objects(self) -> bool:
-        """True if most objects fill much of their image, which is not tiny."""
-        longer = self.extents.max(axis=1)
-        parts = longer / self.sizes[self.owners].max(axis=1)
-        return bool(np.median(parts) > LARGE_PART and np.median(longer) > LARGE_SIDE)
-
-    @property
-    def coarsest_stride(self) -> int:
-        """Pixels per cell of the coarsest map of an hourglass for these objects."""
-        return 2 * COARSEST if self.has_large_objects else COARSEST
-
-    @property
-    def size_spread(self) -> float | None:
-        """Deviation of the logarithm of the sizes within a class; None for too few boxes.
-
-        A size is the square root of a box's area, as a fraction of its image's longer side.
-        """
-        sides = np.sqrt(self.extents.prod(axis=1)) / self.sizes[self.owners].max(axis=1)
-        logs = np.log(sides)
-        counts = np.bincount(self.labels)
-        means = np.bincount(self.labels, logs) / np.maximum(counts, 1)
-        if len(logs) - np.count_nonzero(counts) < ENOUGH_BOXES:
-            return None
-        squares = (logs - means[self.labels]) ** 2
-        return math.sqrt(squares.sum() / (len(logs) - np.count_nonzero(counts)))
-
-    @property
-    def most_objects(self) -> int:
-        """Largest number of objects in an image."""
-        return int(np.bincount(self.owners).max())
-
-    def extents_in(self, input_size: tuple[int, int]) -> np.ndarray:
-        """Computes the extents in images that are scaled to fit: float [M, 2]."""
-        return self.extents * zooms(self.sizes, input_size)[self.owners, None]
-
-
-@dataclass(frozen=True)
 class Layout:
     """Geometry of a network: its input, and its heatmaps.
 
@@ -228,16 +159,9 @@ class Layout:
         return -(-height // self.stride), -(-width // self.stride)
 
 
-def zooms(sizes: np.ndarray, input_size: tuple[float, float]) -> np.ndarray:
-    """Computes by how much images of ``sizes`` [N, 2] are scaled to fit: float [N]."""
-    return (np.array(input_size) / sizes).min(axis=1)
-
-
-def has_mixed_orientations(sizes: np.ndarray) -> bool:
-    """True if many of the images of ``sizes`` [N, 2] are upright, and many are wide."""
-    upright = np.mean(sizes[:, 0] > 1.1 * sizes[:, 1])
-    wide = np.mean(sizes[:, 1] > 1.1 * sizes[:, 0])
-    return bool(min(upright, wide) > MIXED)
+def coarsest_stride(summary: Summary) -> int:
+    """Pixels per cell of the coarsest map of an hourglass for these objects."""
+    return 2 * COARSEST if summary.has_large_objects else COARSEST
 
 
 def choose_input_size(summary: Summary, area: float) -> tuple[int, int]:
@@ -247,7 +171,7 @@ def choose_input_size(summary: Summary, area: float) -> tuple[int, int]:
         summary: the data.
         area: pixels of the input, unless images would have to be enlarged for it.
     """
-    sizes, coarsest = summary.sizes, summary.coarsest_stride
+    sizes, coarsest = summary.sizes, coarsest_stride(summary)
     aspect = 1.0
     if not has_mixed_orientations(sizes):
         aspect = float(np.median(sizes[:, 1] / sizes[:, 0]))

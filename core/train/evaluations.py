@@ -9,6 +9,7 @@ from ..checkpoint.snapshot import Meta, read_meta, save_snapshot, versions
 from ..config.errors import UserError
 from ..distributed import Signals
 from ..evaluation.evaluator import EvaluationError, Metrics, evaluate
+from ..evaluation.report import metric_text
 from .averaging import averaged_weights_in
 from .log import read_log
 from .run import TrainingRun
@@ -206,7 +207,7 @@ class Evaluations:
                 "(system.patience %d)",
                 iteration,
                 unimproved,
-                _number(self._history.highest),
+                metric_text(self._history.highest),
                 patience,
             )
         return self._run.ranks.broadcast(ended)
@@ -243,18 +244,14 @@ class _History:
 def _describe(evaluation: Evaluation, images: int) -> str:
     """Line about an evaluation."""
     values = evaluation.metrics
-    shown = ", ".join(f"{name} {_number(values[name])}" for name in _LOGGED)
+    shown = ", ".join(f"{name} {metric_text(values[name])}" for name in _LOGGED)
     for kind, other in evaluation.by_weights.items():
         if kind != evaluation.weights:
-            ap = _number(other["AP"])
+            ap = metric_text(other["AP"])
             shown += f" with the {evaluation.weights} weights, AP {ap} with the {kind} ones"
     seconds = f"{images} images in {evaluation.seconds:.1f} s"
     end = "; the best so far" * evaluation.best
     return f"step {evaluation.iteration}: {shown}; {seconds}{end}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _logged_evaluations(run: TrainingRun) -> dict[int, float | None]:

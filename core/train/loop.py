@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from ..config.errors import UserError
 from ..distributed import Signals, Stopped, Stream
+from ..structures import Batch
 from .evaluations import Evaluations
 from .failures import NonFiniteLoss
 from .freezing import thaws_at
@@ -52,11 +53,7 @@ def train(run: TrainingRun, log: RunLog | None = None) -> None:
                     break
                 with report.waiting_for_data():
                     batch = batches.take()
-                starts, thaws = iteration == run.start + 1, thaws_at(iteration, system)
-                if thaws and not starts:
-                    run.wrap_(iteration)
-                if system.compile and (starts or thaws):
-                    warm_up(run, batch, iteration)
+                _prepare_network_(run, batch, iteration)
                 learning_rate = set_learning_rate_(run.optimizer, iteration, system)
                 terms, gradient_norm = train_step(run, batch, iteration)
                 report.step(iteration, terms, gradient_norm, learning_rate, batch.index)
@@ -77,6 +74,16 @@ def train(run: TrainingRun, log: RunLog | None = None) -> None:
             if saved < done:
                 run.save(done)
             raise
+
+
+def _prepare_network_(run: TrainingRun, batch: Batch, iteration: int) -> None:
+    """Wraps the network anew where parts of it begin to train, and compiles what is new."""
+    system = run.config.system
+    starts, thaws = iteration == run.start + 1, thaws_at(iteration, system)
+    if thaws and not starts:
+        run.wrap_(iteration)
+    if system.compile and (starts or thaws):
+        warm_up(run, batch, iteration)
 
 
 @contextlib.contextmanager

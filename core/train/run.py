@@ -165,13 +165,12 @@ def prepare(
         load_optimizer_state_(state.optimizer, optimizer_state)
     ranks.broadcast_(state.detector.network.buffers())  # frozen batch norms compute with them
     state.wrap_((iteration or 0) + 1)
-    snapshots = SnapshotWriter(directory, system.keep, saved=iteration)
     return TrainingRun(
         **vars(state),
         dataset=dataset,
         validation_dataset=validation_dataset,
         start=iteration or 0,
-        snapshots=snapshots,
+        snapshots=SnapshotWriter(directory, system.keep, saved=iteration),
     )
 
 

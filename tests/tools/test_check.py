@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from core.cli import exit_codes
 from core.config.errors import UserError
 from core.tools.check import main
 from tests.support import layouts
@@ -187,7 +188,8 @@ def test_names_that_the_terminal_cannot_show_are_escaped(checked, root):
     content = coco_content()
     content["images"][0]["file_name"] = "a\ud800b.jpg"
     file.write_text(json.dumps(content), encoding="utf-8")
-    code, problems, _ = checked("--split", "train")
+    with exit_codes():
+        code, problems, _ = checked("--split", "train")
     assert code == 1 and len(problems) == 1
     assert "a\\ud800b.jpg" in problems[0]
 

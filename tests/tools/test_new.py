@@ -20,7 +20,13 @@ from core.data.shapes import write_shapes
 from core.models import pretrained
 from core.tools import new, new_recipe, new_timing
 from core.tools.new_choice import Speed, choose, plan_steps
-from core.tools.new_recipe import SECTIONS, Layout, Machine, Summary, choose_layout
+from core.tools.new_data import Summary
+from core.tools.new_recipe import (
+    SECTIONS,
+    Layout,
+    Machine,
+    choose_layout,
+)
 from core.train.log import read_log
 from tests.support import layouts
 

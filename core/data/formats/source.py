@@ -2,10 +2,12 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from ...config.errors import UserError
 
 # Names that people give to their splits, the usual one first.
 SPLIT_WORDS = {
@@ -113,10 +115,7 @@ def by_split(images: Iterable[Path]) -> tuple[dict[str, list[Path]], tuple[str, 
     for path in images:
         groups.setdefault(split_of_folder(path), []).append(path)
     outside = groups.pop("", []) if len(groups) > 1 else []
-    if not outside:
-        return groups, ()
-    number = count_of(len(outside), "image")
-    return groups, (f"{number} in no folder of a split, passed over, such as {outside[0]}",)
+    return groups, tuple(passed_over(outside, "image", "in no folder of a split, passed over"))
 
 
 def list_files(root: Path) -> list[Path]:
@@ -171,6 +170,44 @@ def make_records(
             rows.append({**row, "bbox": list(box.xywh), "area": area, "iscrowd": box.crowd})
     categories = [{"id": number, "name": name} for number, name in sorted(names.items())]
     return {"images": image_rows, "annotations": rows, "categories": categories}
+
+
+def read_text(file: Path) -> str:
+    """Reads a text in UTF-8, with or without a mark at its start.
+
+    Raises:
+        UserError: it cannot be read, or is no such text.
+    """
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text: {error.reason}") from None
+
+
+def read_list(file: Path) -> Iterator[tuple[int, str]]:
+    """Reads a text file that lists images: number and content of each line that is not empty.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        lines = file.read_bytes().decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"{file}: not a list of images") from None
+    return ((number, line.strip()) for number, line in enumerate(lines, 1) if line.strip())
+
+
+def passed_over(paths: Sequence[Path], noun: str, why: str) -> list[str]:
+    """Writes a note about files, with one of them as an example; an empty list if there are none.
+
+    Args:
+        paths: the files.
+        noun: what they are, one of them.
+        why: what is wrong with them, and what became of them.
+    """
+    return [f"{count_of(len(paths), noun)} {why}, such as {paths[0]}"] if paths else []
 
 
 def count_of(number: int, noun: str, plural: str = "") -> str:

@@ -20,6 +20,8 @@ from .source import (
     image_stem,
     is_image,
     make_records,
+    passed_over,
+    read_list,
     split_of_folder,
 )
 from .voc_xml import VocImage, read_xml
@@ -76,13 +78,7 @@ def _read_listed(files: _Files, lists: Sequence[Path]) -> Source:
         by_stem.setdefault(image_stem(path.name), []).append(path)
     images = []
     for path in lists:
-        try:
-            lines = (files.root / path).read_bytes().decode("utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError):
-            raise UserError(f"{files.root / path}: not a list of images") from None
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
+        for number, line in read_list(files.root / path):
             name = line.split()[0]
             found = by_stem.get(image_stem(name), [])
             if len(found) != 1:
@@ -131,13 +127,8 @@ def _notes(unlabelled: int, alone: Sequence[Path], unreadable: Sequence[Path]) -
     notes = []
     if unlabelled:
         notes.append(f"{count_of(unlabelled, 'image')} without an XML file, so without objects")
-    if alone:
-        number = count_of(len(alone), "XML file")
-        notes.append(f"{number} without an image, passed over, such as {alone[0]}")
-    if unreadable:
-        number = count_of(len(unreadable), "image")
-        notes.append(f"{number} cannot be read, left out, such as {unreadable[0]}")
-    return notes
+    notes += passed_over(alone, "XML file", "without an image, passed over")
+    return notes + passed_over(unreadable, "image", "cannot be read, left out")
 
 
 def _xml_of(files: _Files, image: Path) -> Path | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...config.errors import UserError
+from .source import read_text
 
 Scalar = str | None
 Value = Scalar | list[Scalar] | dict[str, Scalar]
@@ -40,12 +41,7 @@ def read_yaml(file: Path, keys: Sequence[str]) -> dict[str, Value]:
     Raises:
         UserError: it cannot be read, or uses more of YAML than is read here; the line is named.
     """
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text: {error.reason}") from None
+    text = read_text(file)
     try:
         return _parse(text, keys)
     except _Refused as error:

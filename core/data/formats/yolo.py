@@ -24,6 +24,8 @@ from .source import (
     is_image,
     list_files,
     make_records,
+    passed_over,
+    read_list,
 )
 from .yaml_subset import Value, read_yaml
 from .yolo_labels import is_label_file, label_file, read_labels
@@ -169,12 +171,8 @@ def _notes(
     folders = sorted({path.parent for path in labels})
     present = [path for folder in folders if folder.is_dir() for path in folder.glob("*.txt")]
     alone = [path for path in sorted(present) if path not in wanted and is_label_file(path)]
-    if alone:
-        number = count_of(len(alone), "label file")
-        notes.append(f"{number} without an image, passed over, such as {alone[0]}")
-    if unreadable:
-        number = count_of(len(unreadable), "image")
-        notes.append(f"{number} cannot be read, left out, such as {unreadable[0]}")
+    notes += passed_over(alone, "label file", "without an image, passed over")
+    notes += passed_over(unreadable, "image", "cannot be read, left out")
     if polygons:
         notes.append(f"{count_of(polygons, 'outline')} read as the box around it")
     return notes
@@ -228,15 +226,9 @@ def _find(file: Path, base: str | None, entry: str) -> Path | None:
 
 def _images_of_list(file: Path) -> list[Path]:
     """Reads a text file that lists images, a path a line, from its own folder on."""
-    try:
-        lines = file.read_bytes().decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise UserError(f"{file}: not a list of images") from None
     images = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        path = file.parent / line.strip()
+    for number, line in read_list(file):
+        path = file.parent / line
         if not path.is_file():
             raise UserError(f"{file}:{number}: there is no image {path}")
         images.append(path)

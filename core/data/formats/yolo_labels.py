@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...config.errors import UserError
+from .source import read_text
 
 # Fractions above it are no rounding and no box that reaches out of its image.
 _LARGEST = 2.0
@@ -68,13 +69,7 @@ def read_labels(file: Path, is_pose: bool = False) -> Iterator[Label]:
         UserError: the file cannot be read, or a line is not what this module describes; the file
             and the line are named.
     """
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text: {error.reason}") from None
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         if line.strip():
             try:
                 category, box, is_polygon = _parse(line.split(), is_pose)
