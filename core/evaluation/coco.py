@@ -6,7 +6,7 @@ Category ids and xywh boxes are used only here: everywhere else labels are 0 …
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,7 @@ class Metrics:
         scores: COCO's metrics; None if there are no annotations to compare with.
         results: detections in COCO's format on the main process; empty on others.
         skipped: number of images that were too large; they count as without detections.
+        timing: seconds by stage (:class:`core.inference.batches.Timing`), of the main process.
     """
 
     images: int
@@ -57,6 +58,7 @@ class Metrics:
     scores: CocoScores | None
     results: Sequence[Mapping[str, Any]]
     skipped: int = 0
+    timing: Mapping[str, float] = field(default_factory=dict)
 
 
 def coco_results(

@@ -40,12 +40,21 @@ def main(argv: list[str]) -> int:
         action="store_true",
         help="keep the reference's rounding and the rows its soft-NMS leaves behind",
     )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=0,
+        metavar="N",
+        help="images that go through the network together; 0, the default: chosen by memory",
+    )
     parser.add_argument("--workers", type=int, metavar="W", help="processes that decode images")
     options = parser.parse_args(argv)
     if options.reference_scoring:
         options.set.append("db.reference_scoring=true")
     if options.workers is not None:
         options.set.append(f"system.workers={options.workers}")
+    if options.batch < 0:
+        raise UserError(f"--batch {options.batch} must be at least 0")
     with join_ranks() as ranks:
         with ranks.agree_on_errors():
             local_rank = ranks.local_rank if ranks.world_size > 1 else None
@@ -62,6 +71,7 @@ def main(argv: list[str]) -> int:
                     loaded.detector,
                     dataset,
                     config,
+                    batch=options.batch,
                     ranks=ranks,
                     show_progress=True,
                     debug_dir=folder / "debug" if options.debug else None,

@@ -30,6 +30,7 @@ from ..config.errors import UserError
 from ..config.loading import Config, load_config
 from ..data.coco import COCO_CLASS_NAMES
 from ..data.images import load_image
+from ..inference.batches import BatchedInference
 from ..inference.saccade import SaccadeRound
 from ..structures import Detections
 from .detector import Detector
@@ -95,9 +96,13 @@ class LoadedDetector:
             trace: list to which CornerNet-Saccade appends its rounds, for
                 :func:`core.evaluation.draw.draw_saccades`; other detectors append nothing.
         """
-        image = _as_image(image)
-        with torch.inference_mode():
-            return self.detector.infer(image, self._predict, trace)
+        inference = BatchedInference(self.detector.infer, self._predict, 1, threaded=False)
+        (found,) = inference([_as_image(image)])
+        if found.problem is not None:
+            raise UserError(f"the image {found.problem}")
+        if trace is not None:
+            trace.extend(found.trace)
+        return found.detections
 
     def stream(self, images: Iterable[np.ndarray], batch: int = 0) -> Iterator[Detections]:
         """Finds the objects of many images, in batches; reads ahead of what it yields.
@@ -108,9 +113,14 @@ class LoadedDetector:
 
         Yields:
             For each image, in their order, its detections.
+
+        Raises:
+            UserError: an image is too large for the memory.
         """
-        for image in images:
-            yield self.detections(image)
+        for found in BatchedInference(self.detector.infer, self._predict, batch)(images):
+            if found.problem is not None:
+                raise UserError(f"the image {found.problem}")
+            yield found.detections
 
 
 def load_detector(
