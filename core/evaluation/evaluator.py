@@ -110,7 +110,8 @@ def evaluate(
                         raise UserError(f"{signal} was received")
                     image, detections, trace, problem = next(images)
                     drawings = {}
-                    if debug_dir is not None and index < _DRAWN_IMAGES and image is not None:
+                    wanted = debug_dir is not None and index < _DRAWN_IMAGES
+                    if wanted and image is not None and problem is None:
                         drawings = _draw(image, detections, trace, dataset, index)
                     in_round.append(_Found(detections, drawings, problem))
             except Exception as caught:

@@ -210,7 +210,7 @@ class BatchedInference:
         device = self._predict.device
         clock = Clock(device)
         try:
-            with torch.inference_mode():
+            with torch.no_grad():
                 before = _reset_peak(device) if self._chooses else 0
                 images = first.batch(requests, device)
                 clock.mark()
