@@ -44,7 +44,7 @@ from benchmarks.sampling_loaders import (
 from core.data import transforms
 from core.data.color import color_matrix
 from core.data.image_memory import keep_freed_memory
-from core.data.images import decode_images, read_image
+from core.data.images import decode_image, read_image
 from core.data.loader import TrainingImages
 from core.structures import collate
 
@@ -85,7 +85,7 @@ def stages(paths: list[Path]) -> dict[str, Callable[[], object]]:
     return {
         UNIT: each(cv2.imread, list(map(str, paths))),
         "read": each(Path.read_bytes, paths),
-        "decode": each(decode_images, contents),
+        "decode": each(decode_image, contents),
         "read and decode": each(read_image, paths),
         "crop": each(lambda i, draw: transforms.crop(i, boxes, *draw), images, draws),
         "resize": each(lambda i: transforms.resize(i, boxes, SIZE), windows),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, default_collate
 from torchvision import tv_tensors
-from torchvision.io import ImageReadMode, decode_images, read_file
+from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import v2
 
 from core.config.loading import Db
@@ -116,7 +116,7 @@ class PlainImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         data = read_file(str(self.folder.image_path(index)))
-        image = tv_tensors.Image(decode_images(data, ImageReadMode.RGB))
+        image = tv_tensors.Image(decode_image(data, ImageReadMode.RGB))
         boxes = tv_tensors.BoundingBoxes(
             self.folder.boxes(index), format="XYXY", canvas_size=image.shape[-2:]
         )

@@ -21,7 +21,7 @@ from ..data.images import Unreadable
 from ..data.large_images import is_too_large, too_large_reason
 from ..structures import NO_DETECTIONS, Detections
 from .predict import Predict
-from .requests import Inference, Request
+from .requests import Inference, Request, like
 from .saccade import SaccadeRound
 from .timing import Clock, Timing
 
@@ -339,8 +339,7 @@ def _on_host(found: Any) -> Any:
         return found.to("cpu", non_blocking=found.is_cuda)
     if isinstance(found, list):
         return [_on_host(part) for part in found]
-    parts = [_on_host(part) for part in found]
-    return type(found)(*parts) if hasattr(found, "_fields") else tuple(parts)
+    return like(found, (_on_host(part) for part in found))
 
 
 def _reset_peak(device: torch.device) -> int:

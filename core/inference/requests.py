@@ -5,7 +5,7 @@ the network finds in its images; so the way of one image reads from top to botto
 :mod:`.batches` runs the network for several images at once.
 """
 
-from collections.abc import Generator, Hashable, Mapping, Sequence
+from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -162,5 +162,9 @@ def take(found: Any, rows: slice) -> Any:
     """
     if not isinstance(found, tuple):
         return found[rows]
-    parts = [take(part, rows) for part in found]
-    return type(found)(*parts) if hasattr(found, "_fields") else tuple(parts)
+    return like(found, (take(part, rows) for part in found))
+
+
+def like(found: tuple[Any, ...], parts: Iterable[Any]) -> tuple[Any, ...]:
+    """Makes a tuple, or a named one of the type of ``found``, of other parts."""
+    return tuple(parts) if type(found) is tuple else type(found)(*parts)

@@ -189,8 +189,7 @@ def test_the_functions_of_a_detector_fit_each_other(name):
     predict = detector.predict(torch.device("cpu"))
     for size in ((2 * height, 2 * width), (1, 1), (3, 200), (90, 40)):
         image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-        with torch.inference_mode():
-            found = detect(detector, image, predict)
+        found = detect(detector, image, predict)
         assert (found.boxes[:, 2] >= found.boxes[:, 0]).all() and (found.labels < 3).all()
         assert np.isfinite(found.boxes).all()
 
@@ -204,6 +203,5 @@ def test_between_batches_and_the_network_is_nothing_but_predict(name):
         calls.append([frame.name for frame in stack if frame.filename.startswith(package)])
 
     detector.network.eval().register_forward_pre_hook(note)
-    with torch.inference_mode():
-        detect(detector, np.zeros((90, 120, 3), np.uint8), detector.predict(torch.device("cpu")))
+    detect(detector, np.zeros((90, 120, 3), np.uint8), detector.predict(torch.device("cpu")))
     assert calls and all(call == ["__call__", "_results", "_launch", "run"] for call in calls)
