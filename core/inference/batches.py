@@ -165,9 +165,11 @@ class BatchedInference:
                 pool.shutdown(cancel_futures=True)
 
     def _results(self, pending: "_Pending") -> Iterator[Found]:
+        start = time.perf_counter()
         while True:
             self._collect(pending)
             while pending.jobs and pending.jobs[0].done:
+                self.timing.first_result = self.timing.first_result or time.perf_counter() - start
                 yield pending.jobs.popleft().result()
             full = pending.longest_queue() >= self._batch
             if full and len(pending.launched) < self._queued:

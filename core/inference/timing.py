@@ -19,6 +19,7 @@ class Timing:
         decoding: finding peaks and pairs.
         suppressing: soft-NMS and conversion to the image, in threads.
         waiting: for images to be read, for threads, and for a device.
+        first_result: no stage, but the time until the first result, with the start of workers.
     """
 
     preparing: float = 0
@@ -26,6 +27,7 @@ class Timing:
     decoding: float = 0
     suppressing: float = 0
     waiting: float = 0
+    first_result: float = 0
 
     def rounded(self) -> dict[str, float]:
         """The seconds by stage, to the millisecond."""
