@@ -103,15 +103,15 @@ def _drawings(
         Each drawing, its number of objects, and the seconds since the first.
     """
     batch = job.batch or 1 if source.kind == "webcam" else None  # a camera's frames come slowly
-    started = None
+    started = 0.0
     with contextlib.closing(job.stream(_frames(video), batch)) as found_in:
         frames = progress_bar(total or None, "frame", items=found_in)
         for number, (image, found) in enumerate(frames):
             if isinstance(found, str):
                 raise UserError(f"{source} {found}")
-            started = time.monotonic() if started is None else started
-            drawing = job.record(source, image, found, number)
-            yield drawing, len(found), time.monotonic() - started
+            now = time.monotonic()
+            started = started if number else now
+            yield job.record(source, image, found, number), len(found), now - started
 
 
 def _frames(video: cv2.VideoCapture) -> Iterator[np.ndarray]:

@@ -50,6 +50,8 @@ def plan_outputs(
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder")
+    if results is not None and results.is_dir():
+        raise UserError(f"--save-json {results} is a folder; name a file")
     outputs = Outputs(_name_drawings(sources, out), results, out / "crops" if crops else None)
     files = [*outputs.drawings.values(), *([] if results is None else [results])]
     read = {source.path.resolve() for source in sources if source.kind != "webcam"}
@@ -57,12 +59,12 @@ def plan_outputs(
         if file.resolve() in read:
             raise UserError(f"{file} would be overwritten; give another folder as --out")
         if file.is_dir():
-            raise UserError(f"{file} is a folder; give another name than that, or move it")
+            raise UserError(f"{file} is a folder; give another folder as --out")
     if not force:
         _require_free(files, outputs.crops)
-    for folder, option in ((out, f"--out {out}"), (results and results.parent, str(results))):
-        if folder is not None:
-            _make(folder, option)
+    _make(out, f"--out {out}")
+    if results is not None:
+        _make(results.parent, f"the folder of --save-json {results}")
     return outputs
 
 
@@ -77,14 +79,16 @@ def write_image(path: Path, image: np.ndarray) -> None:
         UserError: it cannot be written.
     """
     try:
-        content = cv2.imencode(path.suffix, image)[1].tobytes()
+        encoded, content = cv2.imencode(path.suffix, image)
     except cv2.error:
+        encoded = False
+    if not encoded:
         sides = f"{image.shape[1]} x {image.shape[0]} pixels"
-        raise UserError(f"{path} cannot be written: {sides} do not fit this kind of file") from None
+        raise UserError(f"{path} cannot be written: {sides} do not fit this kind of file")
     unfinished = unfinished_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(content)
+        unfinished.write_bytes(content.tobytes())
         os.replace(unfinished, path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -119,9 +123,11 @@ def _require_free(files: Sequence[Path], crops: Path | None) -> None:
     if crops is not None and crops.is_dir() and any(crops.iterdir()):
         there.append(crops)
     if there:
-        others = f" and {len(there) - 1} more outputs are" if len(there) > 1 else " is"
+        more = len(there) - 1
+        others = f" and {more} more outputs are" if more else " is"
         raise UserError(
-            f"{there[0]}{others} there already; --force overwrites them, or give another --out"
+            f"{there[0]}{others} there already; --force overwrites {'them' if more else 'it'}, or "
+            "give another --out"
         )
 
 

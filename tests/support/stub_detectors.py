@@ -6,6 +6,10 @@ import cv2
 import numpy as np
 
 from core.structures import Detections
+from core.tools.detect import draw_sources
+from core.tools.detect_job import Job
+from core.tools.outputs import plan_outputs
+from core.tools.sources import find_sources
 
 
 class StubDetector:
@@ -61,3 +65,10 @@ class DrawnObjects(StubDetector):
         scores = self.rng.uniform(0.5, 1, len(boxes)).astype(np.float32)
         order = np.argsort(-scores)
         return Detections(boxes[order], scores[order], labels[order].astype(np.int64))
+
+
+def draw(detector, *inputs, out, force=False, **settings):
+    """Draws on what ``inputs`` name, as `detect` does; ``settings`` are those of the job."""
+    sources = find_sources(inputs)
+    outputs = plan_outputs(sources, out, force=force)
+    draw_sources(Job(detector, outputs, **{"threshold": 0.3, **settings}), sources)
