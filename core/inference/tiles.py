@@ -36,7 +36,7 @@ class ImageDetector(Protocol):
 
 
 class TiledDetector:
-    """A detector that sees an image tile by tile, at the image's own size.
+    """A detector that sees an image tile by tile, each as if it were an image.
 
     Its own limit, ``db.max_per_image``, applies to a tile, not to what is merged. Tiles are views
     of the image and are read one batch after the other, so the memory that detection takes does not
