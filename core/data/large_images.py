@@ -27,27 +27,3 @@ def too_large_reason(image: np.ndarray) -> str:
     return (
         f"is too large for the memory ({width} x {height} pixels); smaller db.test_scales need less"
     )
-
-
-class TooLargeImage:
-    """Suppresses, as a ``with`` block, the errors of a detector that an image is too large for.
-
-    Args:
-        image: uint8 [h, w, 3].
-
-    Attributes:
-        problem: after the block, what is wrong, to go after the name of the file; None if nothing.
-    """
-
-    def __init__(self, image: np.ndarray) -> None:
-        self._image = image
-        self.problem: str | None = None
-
-    def __enter__(self) -> "TooLargeImage":
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        if error is None or not is_too_large(error):
-            return False
-        self.problem = too_large_reason(self._image)
-        return True

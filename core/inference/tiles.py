@@ -12,7 +12,8 @@ from typing import Protocol
 import numpy as np
 
 from ..decode.soft_nms import suppress
-from ..structures import Detections
+from ..structures import NO_DETECTIONS, Detections
+from .batches import Found
 
 MARGIN = 4  # pixels; a box that ends so near to the border of its tile may be cut there
 SAME_OBJECT = 0.5  # overlap (IoU) of two boxes that are one object, found in two tiles
@@ -26,12 +27,12 @@ class ImageDetector(Protocol):
         """Names of the classes."""
         ...
 
-    def detections(self, image: np.ndarray) -> Detections:
-        """Finds the objects of an image uint8 [h, w, 3], BGR."""
-        ...
+    def found(self, images: Iterable[np.ndarray], batch: int = 0) -> Iterator[Found]:
+        """Finds the objects of images uint8 [h, w, 3], BGR, in their order.
 
-    def stream(self, images: Iterable[np.ndarray], batch: int = 0) -> Iterator[Detections]:
-        """Finds the objects of many images, in their order; reads ahead of what it yields."""
+        It reads ahead of what it yields. The result of an image that is too large for the memory
+        says so.
+        """
         ...
 
 
@@ -52,11 +53,7 @@ class TiledDetector:
         self.detector, self.tile, self.overlap = detector, tile, overlap
         self.class_names = detector.class_names
 
-    def detections(self, image: np.ndarray) -> Detections:
-        """Finds the objects of an image uint8 [h, w, 3], BGR."""
-        return next(self.stream([image]))
-
-    def stream(self, images: Iterable[np.ndarray], batch: int = 0) -> Iterator[Detections]:
+    def found(self, images: Iterable[np.ndarray], batch: int = 0) -> Iterator[Found]:
         """Finds the objects of many images; a batch may hold tiles of several.
 
         Args:
@@ -64,34 +61,42 @@ class TiledDetector:
             batch: tiles that go through the network together, as for the detector.
 
         Yields:
-            For each image, in their order, its detections.
+            The result of each image, in their order; of one with a tile that is too large for the
+            memory, what its tile's says.
         """
         started: deque[_TiledImage] = deque()
-        for found in self.detector.stream(self._views(images, started), batch):
+        for found in self.detector.found(self._views(images, started), batch):
             started[0].found.append(found)
             if len(started[0].found) == len(started[0].tiles):
-                done = started.popleft()
-                yield merge_tiles(done.found, done.tiles, done.size)
+                yield started.popleft().result()
 
     def _views(
         self, images: Iterable[np.ndarray], started: "deque[_TiledImage]"
     ) -> Iterator[np.ndarray]:
         """Cuts images into tiles; appends each image to ``started`` when its first tile is cut."""
         for image in images:
-            size = (image.shape[0], image.shape[1])
-            tiles = plan_tiles(size, self.tile, self.overlap)
-            started.append(_TiledImage(tiles, size))
+            tiles = plan_tiles((image.shape[0], image.shape[1]), self.tile, self.overlap)
+            started.append(_TiledImage(image, tiles))
             for x0, y0, x1, y1 in tiles.tolist():
                 yield image[y0:y1, x0:x1]
 
 
 @dataclass
 class _TiledImage:
-    """An image of which some tiles are detected: tiles int64 [T, 4], size (height, width)."""
+    """An image of which some tiles int64 [T, 4] are detected."""
 
+    image: np.ndarray
     tiles: np.ndarray
-    size: tuple[int, int]
-    found: list[Detections] = field(default_factory=list)
+    found: list[Found] = field(default_factory=list)
+
+    def result(self) -> Found:
+        """Merges what was found in the tiles."""
+        for each in self.found:
+            if each.problem is not None:
+                return Found(self.image, NO_DETECTIONS, [], f"has a tile that {each.problem}")
+        size = self.image.shape[0], self.image.shape[1]
+        merged = merge_tiles([each.detections for each in self.found], self.tiles, size)
+        return Found(self.image, merged, [])
 
 
 def plan_tiles(image_size: tuple[int, int], tile: int, overlap: float) -> np.ndarray:

@@ -30,7 +30,7 @@ from ..config.errors import UserError
 from ..config.loading import Config, load_config
 from ..data.coco import COCO_CLASS_NAMES
 from ..data.images import load_image
-from ..inference.batches import BatchedInference
+from ..inference.batches import BatchedInference, Found
 from ..inference.saccade import SaccadeRound
 from ..structures import Detections
 from .detector import Detector
@@ -98,29 +98,34 @@ class LoadedDetector:
         """
         inference = BatchedInference(self.detector.infer, self._predict, 1, threaded=False)
         (found,) = inference([_as_image(image)])
-        if found.problem is not None:
-            raise UserError(f"the image {found.problem}")
         if trace is not None:
             trace.extend(found.trace)
-        return found.detections
+        return _whole(found)
 
     def stream(self, images: Iterable[np.ndarray], batch: int = 0) -> Iterator[Detections]:
-        """Finds the objects of many images, in batches; reads ahead of what it yields.
-
-        Args:
-            images: uint8 [h, w, 3], BGR.
-            batch: images that go through the network together; 0: as many as are fast.
+        """Finds the objects of many images, in batches; arguments of :meth:`found`.
 
         Yields:
-            For each image, in their order, its detections.
+            The detections of each image, in their order.
 
         Raises:
             UserError: an image is too large for the memory.
         """
-        for found in BatchedInference(self.detector.infer, self._predict, batch)(images):
-            if found.problem is not None:
-                raise UserError(f"the image {found.problem}")
-            yield found.detections
+        yield from map(_whole, self.found(images, batch))
+
+    def found(self, images: Iterable[np.ndarray], batch: int = 0) -> Iterator[Found]:
+        """Finds the objects of many images, in batches; reads ahead of what it yields.
+
+        Args:
+            images: uint8 [h, w, 3], BGR.
+            batch: images that go through the network together; 0: as many as fit the memory of a
+                GPU, and one on a CPU.
+
+        Yields:
+            The result of each image, in their order; that of one that is too large for the memory
+            says so.
+        """
+        return BatchedInference(self.detector.infer, self._predict, batch)(images)
 
 
 def load_detector(
@@ -165,6 +170,13 @@ def load_detector(
     fit_weights_(detector.network, weights, path, keys, pairing_head_keys=pairing)
     move_to_device_(detector.network, chosen, config.system.channels_last, training=False)
     return LoadedDetector(detector, config, class_names, meta is not None, path, iteration, chosen)
+
+
+def _whole(found: Found) -> Detections:
+    """Returns the detections of a result; a UserError for an image that was skipped."""
+    if found.problem is not None:
+        raise UserError(f"the image {found.problem}")
+    return found.detections
 
 
 def _as_image(image: np.ndarray | str | Path) -> np.ndarray:

@@ -1,16 +1,14 @@
 """What `detect` does with every image: detection, choice, drawing, crops, and the results file."""
 
-from collections import Counter, deque
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 
 from ..config.errors import UserError
 from ..config.suggestions import nearest
 from ..data.file_names import output_name
-from ..data.large_images import TooLargeImage, is_too_large
 from ..evaluation.draw import draw_detections
 from ..inference.tiles import ImageDetector
 from ..structures import Detections
@@ -51,19 +49,12 @@ class Job:
         Yields:
             Each image, with its detections or with what is wrong, to go after its name.
         """
-        images, read = iter(images), deque[np.ndarray]()
-        batch = self.batch if batch is None else batch
-        while True:
-            try:
-                for found in self.detector.stream(_noting(images, read), batch):
-                    yield read.popleft(), self._chosen(found)
-                return
-            except (MemoryError, RuntimeError, cv2.error) as error:
-                if not read or not is_too_large(error):
-                    raise
-            while read:  # one of these
-                image = read.popleft()
-                yield image, self._alone(image)
+        for each in self.detector.found(images, self.batch if batch is None else batch):
+            assert each.image is not None
+            if each.problem is None:
+                yield each.image, self._chosen(each.detections)
+            else:
+                yield each.image, f"{each.problem}, and so do tiles, as with --tile 1024"
 
     def record(
         self, source: Source, image: np.ndarray, found: Detections, frame: int | None = None
@@ -102,12 +93,6 @@ class Job:
             scores=found.scores[chosen],
             labels=found.labels[chosen],
         )
-
-    def _alone(self, image: np.ndarray) -> Detections | str:
-        """Finds the objects of one image, or says why not."""
-        with TooLargeImage(image) as attempt:
-            return self._chosen(self.detector.detections(image))
-        return f"{attempt.problem}, and so do tiles, as with --tile 1024"
 
     def _cut_out(
         self, source: Source, image: np.ndarray, found: Detections, frame: int | None
@@ -148,10 +133,3 @@ def choose_labels(names: Sequence[str], wanted: Sequence[str]) -> list[int] | No
                 f"--classes: the detector knows no class {part!r}{nearest(part, names)}"
             )
     return [names.index(part) for part in parts] or None
-
-
-def _noting(images: Iterator[np.ndarray], read: deque[np.ndarray]) -> Iterator[np.ndarray]:
-    """Passes images on, each noted in ``read`` before."""
-    for image in images:
-        read.append(image)
-        yield image

@@ -79,7 +79,7 @@ def test_a_large_image_recall_as_on_tiles_none_double_memory_flat(large):
     image, rows = large
     detector = DrawnObjects()
     tracemalloc.start()
-    merged = TiledDetector(detector, TILE, OVERLAP).detections(image)
+    merged = in_image(TiledDetector(detector, TILE, OVERLAP), image)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     np.testing.assert_array_equal(in_order(merged), rows)
@@ -90,7 +90,7 @@ def test_a_large_image_recall_as_on_tiles_none_double_memory_flat(large):
 
 def test_boxes_that_are_not_exact_are_merged_too(large):
     image, rows = large
-    merged = TiledDetector(DrawnObjects(noise=1.5), TILE, OVERLAP).detections(image[:2500, :2500])
+    merged = in_image(TiledDetector(DrawnObjects(noise=1.5), TILE, OVERLAP), image[:2500, :2500])
     inside = rows[(rows[:, 2:4] <= 2500).all(1)]
     boxes = in_order(merged)
     distance = np.abs(boxes[:, None] - inside[None]).max(2)  # [found, drawn]
@@ -99,15 +99,36 @@ def test_boxes_that_are_not_exact_are_merged_too(large):
     assert ((distance < 2).any(1) | cut).all()
 
 
+class Lacking(DrawnObjects):
+    """A detector without the memory for tiles 100 pixels wide."""
+
+    def detections(self, image):
+        if image.shape[1] == 100:
+            raise MemoryError
+        return super().detections(image)
+
+
+def test_a_tile_too_large_for_the_memory():
+    images = [np.zeros((64, width, 3), np.uint8) for width in (90, 100, 90)]
+    problems = [each.problem for each in TiledDetector(Lacking(), 256, 0.25).found(images)]
+    assert problems[0] is problems[2] is None
+    assert problems[1].startswith("has a tile that is too large for the memory (100 x 64 pixels)")
+
+
+def in_image(detector, image):
+    (found,) = detector.found([image])
+    return found.detections
+
+
 def test_images_of_a_stream_stay_in_order_and_share_batches(large):
     image, _ = large
     images = [image[:300, :300], image[300:1000, :900], image[:64, :64], image[500:800, 90:700]]
     detector = DrawnObjects()
     tiled = TiledDetector(detector, 256, 0.25)
-    together = list(tiled.stream(images, batch=5))
+    together = [each.detections for each in tiled.found(images, batch=5)]
     assert detector.batches[:-1] == [5] * (len(detector.batches) - 1)
     for one, detections in zip(images, together, strict=True):
-        np.testing.assert_array_equal(in_order(detections), in_order(tiled.detections(one)))
+        np.testing.assert_array_equal(in_order(detections), in_order(in_image(tiled, one)))
 
 
 TWO = np.array([[0, 0, 100, 80], [60, 0, 160, 80]])  # tiles side by side that overlap by 40 pixels
@@ -155,7 +176,8 @@ def test_a_network_on_tiles(tmp_path):
     write_snapshot(tmp_path, 20, ("person", "cat", "toothbrush"))
     plain = load_detector(str(config), device="cpu")
     noise = np.random.default_rng(3).integers(0, 256, (160, 240, 3)).astype(np.uint8)
-    small, large = TiledDetector(plain, 128, 0.25).stream([noise[:100, :120], noise])
+    tiled = TiledDetector(plain, 128, 0.25)
+    small, large = (each.detections for each in tiled.found([noise[:100, :120], noise]))
     expected = plain.detections(noise[:100, :120])
     np.testing.assert_array_equal(small.boxes, expected.boxes)
     np.testing.assert_array_equal(small.scores, expected.scores)

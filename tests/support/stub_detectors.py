@@ -5,7 +5,9 @@ import itertools
 import cv2
 import numpy as np
 
-from core.structures import Detections
+from core.data.large_images import is_too_large, too_large_reason
+from core.inference.batches import Found
+from core.structures import NO_DETECTIONS, Detections
 from core.tools.detect import draw_sources
 from core.tools.detect_job import Job
 from core.tools.outputs import plan_outputs
@@ -16,7 +18,7 @@ class StubDetector:
     """Reads a batch ahead of what it yields, as a detector may.
 
     Attributes:
-        batches: number of images in each batch of :meth:`stream`.
+        batches: number of images in each batch of :meth:`found`.
     """
 
     class_names = ("thing",)
@@ -24,11 +26,18 @@ class StubDetector:
     def __init__(self):
         self.batches = []
 
-    def stream(self, images, batch=0):
+    def found(self, images, batch=0):
         images = iter(images)
         while some := list(itertools.islice(images, batch or 4)):
             self.batches.append(len(some))
-            yield from [self.detections(image) for image in some]
+            yield from [self.result(image) for image in some]
+
+    def result(self, image):
+        try:
+            return Found(image, self.detections(image), [])
+        except (MemoryError, RuntimeError) as error:
+            assert is_too_large(error)
+            return Found(image, NO_DETECTIONS, [], too_large_reason(image))
 
 
 class OneObject(StubDetector):

@@ -127,9 +127,11 @@ def test_nothing_half_written_stays_after_an_error(avi, tmp_path):
     assert written(tmp_path / "out") == []
 
 
-def test_frames_of_a_batch_too_large_for_the_memory_are_detected_alone(avi, tmp_path):
-    draw(Failing(MemoryError()), avi, out=tmp_path / "out", batch=4)
-    assert len(frames(tmp_path / "out" / "clip.mp4")) == FRAMES
+def test_a_frame_too_large_for_the_memory_ends_its_video(avi, tmp_path, caplog):
+    with pytest.raises(UserError, match="1 of 1 inputs were skipped"):
+        draw(Failing(MemoryError()), avi, out=tmp_path / "out", batch=4)
+    assert "is too large for the memory (96 x 64 pixels)" in caplog.text
+    assert written(tmp_path / "out") == []
 
 
 def test_a_disk_that_fills_up(tmp_path, monkeypatch):
