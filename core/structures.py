@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .detections import Detections as Detections
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -235,21 +237,3 @@ class CenterMaps(NamedTuple):
     heatmap: Tensor
     size: Tensor
     offset: Tensor
-
-
-@dataclass(frozen=True)
-class Detections:
-    """Objects found in one image, highest score first.
-
-    Attributes:
-        boxes: float32 [n, 4], pixels of the image.
-        scores: float32 [n].
-        labels: int64 [n].
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.scores)
