@@ -1,4 +1,4 @@
-"""The notebook runs from the first cell to the last, with fewer steps, and is kept without outputs."""
+"""The notebook runs from the first cell to the last, with fewer steps, and has no outputs."""
 
 import json
 
