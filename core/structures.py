@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .detections import Detections as Detections
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -263,24 +265,6 @@ class SaccadeMaps(NamedTuple):
 
     corners: CornerMaps | CentripetalMaps | SearchedMaps
     attention: list[Tensor]
-
-
-@dataclass(frozen=True)
-class Detections:
-    """Objects found in one image, highest score first.
-
-    Attributes:
-        boxes: float32 [n, 4], pixels of the image.
-        scores: float32 [n].
-        labels: int64 [n].
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.scores)
 
 
 NO_DETECTIONS = Detections(

@@ -61,9 +61,7 @@ def main(argv: list[str]) -> int:
             options.device = choose_device(options.device, local_rank)
             make_current(options.device)
             loaded = load_chosen_detector(options, options.suffix)
-            config, split = loaded.config, getattr(loaded.config.system, SPLITS[options.split])
-            dataset = open_split(config.system, config.db, split)
-            require_same_classes(loaded, dataset)
+            config, dataset = loaded.config, open_dataset(loaded, options.split)
         folder = evaluation_folder(loaded, options.split)
         try:
             with ranks.agree_on_errors():
@@ -92,6 +90,24 @@ def main(argv: list[str]) -> int:
             write_results(metrics, dataset, folder, about)
         ranks.barrier()
     return 0
+
+
+def open_dataset(loaded: LoadedDetector, split: str) -> CocoDetection:
+    """Opens the dataset to evaluate a detector on.
+
+    Args:
+        loaded: the detector; its config names the data.
+        split: a key of :data:`SPLITS`.
+
+    Raises:
+        UserError: there is no such split, its data cannot be used, or it has other classes.
+    """
+    if split not in SPLITS:
+        raise UserError(f"there is no split {split!r}; there are {', '.join(SPLITS)}")
+    system, db = loaded.config.system, loaded.config.db
+    dataset = open_split(system, db, getattr(system, SPLITS[split]))
+    require_same_classes(loaded, dataset)
+    return dataset
 
 
 def evaluation_folder(loaded: LoadedDetector, split: str) -> Path:
