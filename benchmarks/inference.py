@@ -9,8 +9,8 @@ of the same images with each size of batch, all of them in turns; times are medi
 run at the same time as others, in threads or on the device, so their sum can exceed the time of an
 image. ``--onnx`` exports each detector and runs the file by onnxruntime. ``--torchvision`` adds
 torchvision's Faster R-CNN (ResNet-50) at the same size, and ``--yolo`` Ultralytics' YOLO11n, one
-image at a time in a process of its own (see inference_yolo.py). The yardstick is a matrix product in
-this process: 2048^3 in float32 on a CPU, 8192^3 in the detectors' precision on a GPU.
+image at a time in a process of its own (see inference_yolo.py). The yardstick is a matrix product
+in this process: 2048^3 in float32 on a CPU, 8192^3 in the detectors' precision on a GPU.
 """
 
 import argparse
@@ -70,9 +70,7 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in options.configs:
             for batch in options.batch:
-                candidates[f"{name}, batch {batch}"] = ours(
-                    name, image, batch, device, options.set
-                )
+                candidates[f"{name}, batch {batch}"] = ours(name, image, batch, device, options.set)
             if options.onnx:
                 candidates[f"{name}, onnxruntime"] = onnx(name, image, Path(folder), options)
         if options.torchvision:
@@ -119,7 +117,7 @@ def onnx(name: str, image: np.ndarray, folder: Path, options: argparse.Namespace
 
 
 def torchvision_detector(image: np.ndarray, batch: int, device: torch.device) -> Timed:
-    """Makes torchvision's Faster R-CNN with ResNet-50, with random weights, for images this size."""
+    """Makes torchvision's Faster R-CNN (ResNet-50) with random weights, for images of this size."""
     from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
     sides = {"min_size": min(image.shape[:2]), "max_size": max(image.shape[:2])}
@@ -182,18 +180,14 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def report(
-    runs: Mapping[str, list[tuple[float, Mapping[str, float]]]], product: float
-) -> str:
+def report(runs: Mapping[str, list[tuple[float, Mapping[str, float]]]], product: float) -> str:
     """Makes a Markdown table: images a second, milliseconds an image by stage, and ratios.
 
     Args:
         runs: seconds an image, and those of its stages, of every round of each candidate.
         product: seconds of the yardstick.
     """
-    medians = {
-        name: statistics.median(spent for spent, _ in each) for name, each in runs.items()
-    }
+    medians = {name: statistics.median(spent for spent, _ in each) for name, each in runs.items()}
     peer = medians.get("YOLO11n")
     rows = {}
     for name, each in runs.items():
