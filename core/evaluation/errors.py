@@ -111,9 +111,7 @@ def count_errors(matched: Matched, causes: Causes, class_names: Sequence[str]) -
 
     return Errors(
         overall=breakdown(np.arange(classes)),
-        by_class={
-            name: breakdown(np.array([label])) for label, name in enumerate(class_names)
-        },
+        by_class={name: breakdown(np.array([label])) for label, name in enumerate(class_names)},
     )
 
 

@@ -78,7 +78,7 @@ def match_image(overlaps: np.ndarray, own: np.ndarray, crowd: np.ndarray, iou: f
 
 
 def overlaps_of(boxes: np.ndarray, objects: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """IoU of boxes xywh [n, 4] and [m, 4]: float64 [n, m]; with a crowd, over the box's own area."""
+    """IoU of boxes xywh [n, 4] and [m, 4]: float64 [n, m]; in a crowd, the part that lies in it."""
     if not len(boxes) or not len(objects):
         return np.zeros((len(boxes), len(objects)))
     overlaps: np.ndarray = mask.iou(
@@ -105,9 +105,7 @@ def find_matches(
     # Among equal scores COCO's order: images by their ids, then the order of the results.
     order = np.lexsort((np.arange(len(scores)), dataset.image_ids[images], -scores))
     order = order[_rank_in_group(images[order], labels[order]) < MOST_DETECTIONS]
-    boxes, scores, images, labels = (
-        column[order] for column in (boxes, scores, images, labels)
-    )
+    boxes, scores, images, labels = (column[order] for column in (boxes, scores, images, labels))
     found = np.full((len(ious), len(order)), WRONG)
     for rows, objects in by_image(images, truth.images):
         overlaps = overlaps_of(boxes[rows], truth.boxes[objects], truth.crowd[objects])
