@@ -50,6 +50,7 @@ class Metrics:
         scores: COCO's metrics; None if there are no annotations to compare with.
         results: detections in COCO's format on the main process; empty on others.
         skipped: number of images that were too large; they count as without detections.
+        timing: seconds of each stage by name; None if they were not measured.
     """
 
     images: int
@@ -57,6 +58,7 @@ class Metrics:
     scores: CocoScores | None
     results: Sequence[Mapping[str, Any]]
     skipped: int = 0
+    timing: Mapping[str, float] | None = None
 
 
 def coco_results(
