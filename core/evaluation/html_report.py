@@ -22,7 +22,7 @@ from .report import metric_text
 logger = logging.getLogger(__name__)
 
 IOUS = (errors.FOREGROUND, 0.75)  # of the curves; the first one decides what is right or wrong
-PLOTTED_CLASSES = 80  # those with the most objects
+PLOTTED_CLASSES = 40  # those with the most objects
 CONFUSED_CLASSES = 30  # rows of the confusion matrix, those that are confused most
 _TEMPLATE = Path(__file__).with_name("report.html")
 _ERRORS = {

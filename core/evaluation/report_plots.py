@@ -45,14 +45,17 @@ def _draw_precision(axes: "Axes", curves: ClassCurves) -> None:
 
 def _draw_scores(axes: "Axes", curves: ClassCurves) -> None:
     """Draws the histogram; its axis is logarithmic, as most detections have a low score."""
+    from matplotlib.colors import to_rgba
+    from matplotlib.ticker import NullLocator
+
     edges = np.linspace(0, 1, BINS + 1)
     for counts, color, label in (
         (curves.wrong, WRONG, "wrong"),
         (curves.right, RIGHT, "right"),
     ):
-        style = {"color": color, "label": f"{label} ({int(counts.sum()):,})", "linewidth": 1.4}
-        axes.stairs(counts, edges, baseline=0.5, fill=True, alpha=0.25, color=color)
-        axes.stairs(np.maximum(counts, 0.5), edges, baseline=0.5, **style)
+        label = f"{label} ({int(counts.sum()):,})"
+        fill = {"facecolor": to_rgba(color, 0.25), "edgecolor": color, "linewidth": 1.4}
+        axes.stairs(np.maximum(counts, 0.5), edges, baseline=0.5, fill=True, label=label, **fill)
     if curves.best is not None:
         label = f"best F1 {curves.best.f1:.3f} from {curves.best.threshold:.2f}"
         axes.axvline(curves.best.threshold, color=INK, linestyle="--", linewidth=1.2, label=label)
@@ -60,4 +63,5 @@ def _draw_scores(axes: "Axes", curves: ClassCurves) -> None:
     axes.set_yscale("log", nonpositive="clip")
     axes.set(xlim=(0, 1), ylim=(0.5, 2 * most), xlabel="score", ylabel="detections")
     axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none")

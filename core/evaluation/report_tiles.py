@@ -1,6 +1,6 @@
 """Image tiles of a report: the worst false positives and misses, with what is around them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -85,7 +85,7 @@ def false_positive_tiles(
             name = names[matched.object_labels[objects[best]]]
             text = _CAUSES[kind].format(name=name, overlap=overlaps[best])
         title = f"{names[matched.labels[row]]} {matched.scores[row]:.2f}"
-        subjects.append(_Subject(image, box, title, text, row))
+        subjects.append(_Subject(image, box, title, text, row, True))
     return list(_tiles(subjects, matched, dataset, threshold))
 
 
@@ -108,19 +108,20 @@ def miss_tiles(matched: Matched, dataset: CocoDetection, threshold: float) -> li
                 f"IoU {overlaps.max():.2f}"
             )
         title = f"{names[matched.object_labels[row]]}, {box[2]:.0f} x {box[3]:.0f} pixels"
-        subjects.append(_Subject(image, box, title, text, None))
+        subjects.append(_Subject(image, box, title, text, row, False))
     return list(_tiles(subjects, matched, dataset, threshold))
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """What a tile is about: a box xywh of an image, and the number of the detection if it is one."""
+    """What a tile is about: a box xywh of an image; a detection, or an object that was missed."""
 
     image: int
     box: np.ndarray
     title: str
     text: str
-    detection: int | None
+    row: int  # number of the detection or object
+    is_detection: bool
 
 
 def _tiles(
@@ -130,7 +131,7 @@ def _tiles(
         content = b""
         image = read_image(dataset.image_path(subject.image))
         if not isinstance(image, Unreadable):
-            marks = _marks(subject, matched, threshold)
+            marks = _marks(subject, matched, dataset.class_names, threshold)
             drawn = _draw_around(image, subject.box, marks)
             options = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
             content = cv2.imencode(".jpg", drawn, options)[1].tobytes()
@@ -138,30 +139,43 @@ def _tiles(
         yield Tile(content, subject.title, subject.text, file_name)
 
 
-def _marks(subject: _Subject, matched: Matched, threshold: float) -> list[Mark]:
-    """Objects of an image, dashed, and its detections from ``threshold`` on, without texts.
+def _marks(
+    subject: _Subject, matched: Matched, names: Sequence[str], threshold: float
+) -> list[Mark]:
+    """Objects of an image, dashed, and its detections from ``threshold`` on.
 
     Returns:
-        The subject last. Boxes xyxy in pixels of the image.
+        The boxes in pixels of the image; that of the subject has its class as text.
     """
     objects = np.flatnonzero(matched.object_images == subject.image)
-    marks = [Mark(_corners(matched.object_boxes[row]), "", MISSED_COLOR, True) for row in objects]
     rows = (matched.images == subject.image) & (matched.scores >= threshold)
-    if subject.detection is not None:
-        rows[subject.detection] = True
-    for row in np.flatnonzero(rows)[::-1]:
+    if subject.is_detection:
+        rows[subject.row] = True
+    marks = []
+    for row in objects.tolist():
+        is_subject = row == subject.row and not subject.is_detection
+        text = names[matched.object_labels[row]] if is_subject else ""
+        marks.append(Mark(_corners(matched.object_boxes[row]), text, MISSED_COLOR, dashed=True))
+    for row in np.flatnonzero(rows)[::-1].tolist():  # the best on top
+        text = names[matched.labels[row]] if row == subject.row and subject.is_detection else ""
         color = RIGHT_COLOR if matched.found[row] >= 0 else WRONG_COLOR
-        marks.append(Mark(_corners(matched.boxes[row]), "", color))
+        marks.append(Mark(_corners(matched.boxes[row]), text, color))
     return marks
 
 
 def _draw_around(image: np.ndarray, box: np.ndarray, marks: list[Mark]) -> np.ndarray:
-    """Draws the part of an image about a box xywh: uint8 [360, 480, 3], grey beyond the image."""
+    """Draws the part of an image about a box xywh: uint8 [360, 480, 3], grey beyond the image.
+
+    The box is in its middle, or nearer to the border that the image has there.
+    """
     x, y, width, height = box
     unit = int(np.ceil(max(_CONTEXT * width / 4, _CONTEXT * height / 3, _LEAST_UNIT)))
     center = np.array([x + width / 2, y + height / 2])
-    start = np.round(center - np.array([4, 3]) * unit / 2).astype(int)
-    stop = start + np.array([4, 3]) * unit
+    window = np.array([4, 3]) * unit
+    room = np.array(image.shape[1::-1]) - window
+    start = np.round(center - window / 2).astype(int)
+    start = np.where(room > 0, np.clip(start, 0, np.maximum(room, 0)), room // 2)
+    stop = start + window
     inner_start = np.clip(start, 0, image.shape[1::-1])
     inner_stop = np.clip(stop, inner_start, image.shape[1::-1])
     part = image[inner_start[1] : inner_stop[1], inner_start[0] : inner_stop[0]]
