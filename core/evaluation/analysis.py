@@ -178,7 +178,7 @@ def confusion_matrix(matched: Matched, threshold: float, iou: float, classes: in
     true_labels[confused] = matched.object_labels[missed[taken[confused]]]
     np.add.at(counts, (true_labels, matched.labels[wrong]), 1)
     left = np.delete(missed, taken[confused])
-    np.add.at(counts, (matched.object_labels[left], classes), 1)
+    counts[:classes, classes] = np.bincount(matched.object_labels[left], minlength=classes)
     return counts
 
 

@@ -156,15 +156,17 @@ def _matched(
     found[right] = numbers[found[right]]
     object_scores = np.full(int(counted.sum()), -np.inf)
     object_scores[found[right]] = scores[right]
-    objects = truth.boxes, truth.areas, truth.images, truth.labels
     return Matched(
         boxes,
         scores,
         images,
         labels,
         found,
-        *(column[counted] for column in objects),
-        object_scores=object_scores,
+        truth.boxes[counted],
+        truth.areas[counted],
+        truth.images[counted],
+        truth.labels[counted],
+        object_scores,
     )
 
 

@@ -54,8 +54,8 @@ def _draw_scores(axes: "Axes", curves: ClassCurves) -> None:
         (curves.right, RIGHT, "right"),
     ):
         label = f"{label} ({int(counts.sum()):,})"
-        fill = {"facecolor": to_rgba(color, 0.25), "edgecolor": color, "linewidth": 1.4}
-        axes.stairs(np.maximum(counts, 0.5), edges, baseline=0.5, fill=True, label=label, **fill)
+        steps = axes.stairs(np.maximum(counts, 0.5), edges, baseline=0.5, fill=True, label=label)
+        steps.set(facecolor=to_rgba(color, 0.25), edgecolor=color, linewidth=1.4)
     if curves.best is not None:
         label = f"best F1 {curves.best.f1:.3f} from {curves.best.threshold:.2f}"
         axes.axvline(curves.best.threshold, color=INK, linestyle="--", linewidth=1.2, label=label)
