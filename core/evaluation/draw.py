@@ -78,7 +78,9 @@ def draw_detections(
     return draw_marks(image, marks)
 
 
-def draw_marks(image: np.ndarray, marks: Sequence[Mark]) -> np.ndarray:
+def draw_marks(
+    image: np.ndarray, marks: Sequence[Mark], text_scale: float | None = None
+) -> np.ndarray:
     """Draws boxes with labels on a copy of an image, later ones on top of those before.
 
     Labels keep clear of each other where they can, later ones with the better place.
@@ -86,6 +88,7 @@ def draw_marks(image: np.ndarray, marks: Sequence[Mark]) -> np.ndarray:
     Args:
         image: uint8 [h, w, 3], BGR; it is not changed.
         marks: what to draw.
+        text_scale: size of the labels in units of OpenCV's fonts; None: by the size of the image.
 
     Returns:
         uint8 [k h, k w, 3]; the zoom k is 1, or more for an image too small to write on.
@@ -102,7 +105,7 @@ def draw_marks(image: np.ndarray, marks: Sequence[Mark]) -> np.ndarray:
             cv2.polylines(canvas, _dashes(x0, y0, x1, y1, thickness), False, mark.color, thickness)
         else:
             cv2.rectangle(canvas, (x0, y0), (x1, y1), mark.color, thickness)
-    scale = _font_scale(canvas)
+    scale = _font_scale(canvas) if text_scale is None else text_scale
     sizes = np.array([_plate_size(mark.text, scale) for mark in marks]).reshape(-1, 2)
     places = place_labels(corners[::-1], sizes[::-1], canvas.shape[:2])[::-1]
     for mark, (x, y), (width, height) in zip(marks, places.tolist(), sizes.tolist(), strict=True):

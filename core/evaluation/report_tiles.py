@@ -19,6 +19,7 @@ _CONTEXT = 2.0  # sides of a tile by those of its box, at least
 _LEAST_UNIT = 12  # pixels
 _BEYOND = (96, 96, 96)  # colour of what lies beyond the image
 _QUALITY = 80  # of JPEG
+_TEXT_SCALE = 0.7  # a tile is shown at half its size
 
 _CAUSES = {
     "classification": "wrong class, of a {name}",
@@ -185,7 +186,7 @@ def _draw_around(image: np.ndarray, box: np.ndarray, marks: list[Mark]) -> np.nd
     tile = cv2.resize(part, (_WIDTH, _HEIGHT), interpolation=kind)
     zoom = _WIDTH / (4 * unit)
     moved = [replace(mark, box=zoom * (mark.box - np.tile(start, 2))) for mark in marks]
-    return draw_marks(tile, moved)
+    return draw_marks(tile, moved, _TEXT_SCALE)
 
 
 def _corners(xywh: np.ndarray) -> np.ndarray:
