@@ -33,6 +33,6 @@ def test_the_first_drawings_of_every_folder_in_their_order(tmp_path):
 
 
 def test_too_few_drawings(tmp_path):
-    write(tmp_path / "a", 2)
-    with pytest.raises(UserError, match=r"has 2 drawings; evaluate\.py --debug makes them"):
+    write(tmp_path / "a", 1)
+    with pytest.raises(UserError, match=r"has 1 drawings, not 2; evaluate\.py --debug makes them"):
         gallery.main([str(tmp_path / "a"), "--out", str(tmp_path / "x.png")])
