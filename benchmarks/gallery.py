@@ -30,9 +30,8 @@ def main(argv: list[str]) -> int:
     for folder in options.folders:
         files = sorted(file for file in folder.glob("*.jpg") if "_saccades" not in file.name)
         if len(files) < options.count:
-            raise UserError(
-                f"{folder} has {len(files)} drawings, not {options.count}; evaluate.py --debug makes them"
-            )
+            count = f"{len(files)} drawings, not {options.count}"
+            raise UserError(f"{folder} has {count}; evaluate.py --debug makes them")
         drawings += [load_image(file) for file in files[: options.count]]
     if not cv2.imwrite(str(options.out), in_column(drawings)):
         raise UserError(f"{options.out} cannot be written")
