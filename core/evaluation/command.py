@@ -6,7 +6,7 @@
     torchrun --nproc_per_node 4 evaluate.py CornerNet           # four GPUs divide the images
 
 Writes results.json and metrics.json into <result_dir>/<config>/<iteration>/<split>/, with --debug
-also drawings of detections beside the ground truth.
+also drawings of what is right, wrong and missed, with --report a page about it: report.html.
 """
 
 import logging
@@ -20,6 +20,7 @@ from ..distributed import join_ranks
 from ..models.device import choose_device, make_current
 from ..models.loading import LoadedDetector
 from .evaluator import EvaluationError, evaluate
+from .html_report import require_annotations, require_report_packages, write_report
 from .report import write_results
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--split", choices=SPLITS, default="validation")
     parser.add_argument("--suffix", help="use <config>-<suffix>.json, with the weights of <config>")
     parser.add_argument("--debug", action="store_true", help="draw detections and ground truth")
+    parser.add_argument("--report", action="store_true", help="write report.html, a page to read")
     parser.add_argument(
         "--reference-scoring",
         action="store_true",
@@ -62,6 +64,9 @@ def main(argv: list[str]) -> int:
             make_current(options.device)
             loaded = load_chosen_detector(options, options.suffix)
             config, dataset = loaded.config, open_dataset(loaded, options.split)
+            if options.report:
+                require_report_packages()
+                require_annotations(dataset)
         folder = evaluation_folder(loaded, options.split)
         try:
             with ranks.agree_on_errors():
@@ -88,6 +93,8 @@ def main(argv: list[str]) -> int:
                 "reference_scoring": config.db.reference_scoring,
             }
             write_results(metrics, dataset, folder, about)
+            if options.report:
+                write_report(folder / "report.html", metrics, dataset, about, config.as_dict())
         ranks.barrier()
     return 0
 

@@ -6,31 +6,27 @@ One evaluator serves evaluate.py, evaluations while training, and the benchmarks
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from ..config.errors import UserError
 from ..config.loading import Config
 from ..data.coco import CocoDetection
-from ..data.file_names import output_name
 from ..data.images import decoded_images
 from ..data.loader import LOST_WORKER, lost_worker_hint
 from ..distributed import ONE_PROCESS, Ranks
 from ..inference.batches import BatchedInference
-from ..inference.saccade import SaccadeRound
 from ..inference.timing import Timing
 from ..models.detector import Detector
 from ..structures import Detections
 from .coco import Metrics, coco_results, score_results
-from .draw import draw_detections, draw_saccades, jpeg, side_by_side
+from .debug_drawings import debug_drawings
 from .report import progress_bar
 
 logger = logging.getLogger(__name__)
 
-_DRAWN_IMAGES, _DRAWN_SCORE = 200, 0.3  # first images, lowest score of a detection
+_DRAWN_IMAGES = 200  # the first ones
 _ROUND = 16  # images of each rank between two exchanges of what was found
 
 
@@ -112,7 +108,7 @@ def evaluate(
                     drawings = {}
                     wanted = debug_dir is not None and index < _DRAWN_IMAGES
                     if wanted and image is not None and problem is None:
-                        drawings = _draw(image, detections, trace, dataset, index)
+                        drawings = debug_drawings(image, detections, trace, dataset, index)
                     in_round.append(_Found(detections, drawings, problem))
             except Exception as caught:
                 error = caught
@@ -203,31 +199,6 @@ def _gather(
         )
     world_size = ranks.world_size
     return [gathered[place % world_size][0][place // world_size] for place in range(len(indices))]
-
-
-def _draw(
-    image: np.ndarray,
-    found: Detections,
-    trace: Sequence[SaccadeRound],
-    dataset: CocoDetection,
-    index: int,
-) -> dict[str, bytes]:
-    """Draws an image with its detections beside its ground truth, and the rounds of saccades.
-
-    Returns:
-        JPEG files by name.
-    """
-    shown = found.scores > _DRAWN_SCORE
-    names = dataset.class_names
-    detected = draw_detections(
-        image, found.boxes[shown], found.labels[shown], found.scores[shown], names
-    )
-    truth = draw_detections(image, dataset.boxes(index), dataset.labels(index), None, names)
-    stem = f"{index:05d}_{dataset.image_path(index).stem}"
-    drawings = {stem: side_by_side({"detections": detected, "ground truth": truth})}
-    if trace:
-        drawings[f"{stem}_saccades"] = draw_saccades(image, trace)
-    return {output_name(name, ".jpg"): jpeg(drawing) for name, drawing in drawings.items()}
 
 
 def _report(found: _Found, path: Path, debug_dir: Path | None) -> None:

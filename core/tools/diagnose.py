@@ -34,9 +34,9 @@ from ..evaluation.command import SPLITS, evaluation_folder, require_same_classes
 from ..evaluation.errors import ALL_TYPES, TYPES, Breakdown, Errors, find_errors
 from ..evaluation.evaluator import EvaluationError, evaluate
 from ..evaluation.oracles import ORACLES, Oracles, has_oracles
+from ..evaluation.plotting import COLORS, drawing_style, write_figure
 from ..evaluation.report import metric_text, write_json
 from ..models.loading import LoadedDetector
-from .plot import COLORS, drawing_style, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
