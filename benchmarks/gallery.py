@@ -1,9 +1,9 @@
 """Puts the first drawings of evaluations into one image, as docs/detections.png.
 
-    python -m benchmarks.gallery FOLDER [FOLDER …] --out docs/detections.png [--count 2]
+    python -m benchmarks.gallery FOLDER [FOLDER …] --out docs/detections.png [--count 6]
 
 A folder is the ``debug`` folder of ``evaluate.py --debug``: detections beside ground truth, a file
-an image. The first ones of the split are taken, whatever they show; one below the other.
+an image. The first ones of the split are taken, whatever they show; two beside one another.
 """
 
 import argparse
@@ -12,19 +12,20 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from core.cli import exit_codes
 from core.config.errors import UserError
 from core.data.images import load_image
 
-WIDTH, GAP = 848, 8  # pixels of a drawing, and of the white between two
+WIDTH, GAP = 636, 8  # pixels of a drawing, and of the white between two
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path, help="debug folders of evaluations")
     parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
-    parser.add_argument("--count", type=int, default=2, help="drawings of each (%(default)s)")
+    parser.add_argument("--count", type=int, default=6, help="drawings of each (%(default)s)")
     options = parser.parse_args(argv)
     drawings: list[np.ndarray] = []
     for folder in options.folders:
@@ -33,19 +34,32 @@ def main(argv: list[str]) -> int:
             count = f"{len(files)} drawings, not {options.count}"
             raise UserError(f"{folder} has {count}; evaluate.py --debug makes them")
         drawings += [load_image(file) for file in files[: options.count]]
-    if not cv2.imwrite(str(options.out), in_column(drawings)):
-        raise UserError(f"{options.out} cannot be written")
+    colors = Image.fromarray(in_rows(drawings)[:, :, ::-1]).quantize(256, dither=Image.Dither.NONE)
+    try:
+        colors.save(options.out, optimize=True)
+    except OSError as error:
+        raise UserError(f"{options.out} cannot be written: {error.strerror}") from None
     return 0
 
 
-def in_column(drawings: list[np.ndarray]) -> np.ndarray:
-    """Lays out drawings uint8 [h, w, 3] below each other, each resized to one width."""
-    gap = np.full((GAP, WIDTH, 3), 255, np.uint8)
-    parts = []
-    for drawing in drawings:
-        size = WIDTH, round(drawing.shape[0] * WIDTH / drawing.shape[1])
-        parts += [cv2.resize(drawing, size, interpolation=cv2.INTER_AREA), gap]
-    return np.concatenate(parts[:-1])
+def in_rows(drawings: list[np.ndarray]) -> np.ndarray:
+    """Lays out drawings uint8 [h, w, 3] in rows of two, each resized to one width."""
+    rows = []
+    for left in range(0, len(drawings), 2):
+        resized = [
+            cv2.resize(
+                drawing,
+                (WIDTH, round(drawing.shape[0] * WIDTH / drawing.shape[1])),
+                interpolation=cv2.INTER_AREA,
+            )
+            for drawing in drawings[left : left + 2]
+        ]
+        row = np.full((max(map(len, resized)) + GAP, 2 * WIDTH + GAP, 3), 255, np.uint8)
+        for place, drawing in enumerate(resized):
+            start = place * (WIDTH + GAP)
+            row[: len(drawing), start : start + WIDTH] = drawing
+        rows.append(row)
+    return np.concatenate(rows)[:-GAP]
 
 
 if __name__ == "__main__":
