@@ -165,16 +165,17 @@ class BatchedInference:
                 pool.shutdown(cancel_futures=True)
 
     def _results(self, pending: "_Pending") -> Iterator[Found]:
-        start = time.perf_counter()
+        began = time.perf_counter()
         while True:
             self._collect(pending)
             while pending.jobs and pending.jobs[0].done:
-                self.timing.first_result = self.timing.first_result or time.perf_counter() - start
+                self.timing.first_result = self.timing.first_result or time.perf_counter() - began
                 yield pending.jobs.popleft().result()
-            full = pending.longest_queue() >= self._batch
-            if full and len(pending.launched) < self._queued:
+            if len(pending.launched) >= self._queued:
+                self._fetch(pending)
+            elif pending.longest_queue() >= self._batch:
                 self._launch(pending, pending.pop_longest(self._batch))
-            elif not full and pending.has_room(self._batch):
+            elif pending.has_room(self._batch):
                 self._take_in(pending)
             elif pending.launched:
                 self._fetch(pending)
