@@ -84,6 +84,29 @@ def test_ranks_give_the_files_of_one_process(data, tmp_path, world_size, monkeyp
         assert found[name] == content, name
 
 
+def test_batches_change_nothing_but_the_last_digits(data, tmp_path):
+    found = {}
+    for batch in ("0", "4"):
+        out = tmp_path / batch
+        assert command.main(arguments(data, out, "--batch", batch)) == 0
+        (file,) = out.rglob("results.json")
+        found[batch] = json.loads(file.read_text())
+    one, four = found.values()
+    assert len(one) == len(four) > 50
+    for mine, theirs in zip(one, four, strict=True):
+        assert (mine["image_id"], mine["category_id"]) == (
+            theirs["image_id"],
+            theirs["category_id"],
+        )
+        np.testing.assert_allclose(mine["bbox"], theirs["bbox"], atol=1e-3)
+        assert mine["score"] == pytest.approx(theirs["score"], abs=1e-5)
+
+
+def test_a_batch_below_0_is_refused(data, tmp_path):
+    with pytest.raises(UserError, match="--batch -1 must be at least 0"):
+        command.main(arguments(data, tmp_path, "--batch", "-1"))
+
+
 class Bar:
     """A progress bar that counts."""
 
