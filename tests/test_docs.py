@@ -209,20 +209,21 @@ def test_the_readme_s_python_detects(tmp_path: Path, monkeypatch) -> None:
     (block,) = blocks(ROOT / "README.md", "python")
     config = tiny_detector.write_config(tmp_path)
     snapshot = tiny_detector.write_snapshot(tmp_path, 1, ("person", "dog"))
-    image = tmp_path / "photo.png"
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    cv2.imwrite(str(image), noise)
+    for image in ("photo.jpg", "one.jpg", "two.jpg"):
+        cv2.imwrite(str(tmp_path / image), noise)
+    monkeypatch.chdir(tmp_path)
     for name, value in (
         ("from cornerkit", "from core"),
         ('"CornerNet_Squeeze"', repr(str(config))),
         ('"CornerNet_Squeeze_500000.pkl"', repr(str(snapshot))),
-        ('"photo.jpg"', repr(str(image))),
     ):
         assert name in block
         block = block.replace(name, value)
     names: dict[str, Any] = {}
     exec(block, names)
     assert names["boxes"].ndim == 2 and names["boxes"].shape[1] == 5
+    assert (names["first"].boxes == names["second"].boxes).all()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
