@@ -1,4 +1,4 @@
-"""Corner pooling by operators that every other runtime has: what an exported network consists of."""
+"""Corner pooling by operators that every runtime has: what an exported network consists of."""
 
 from torch import Tensor
 from torch.nn import functional as F
