@@ -1,4 +1,4 @@
-"""Exports a small network of every model and compares onnxruntime with PyTorch: minutes of one core.
+"""Exports a small network of every model and compares onnxruntime with PyTorch, for minutes.
 
     PYTHONPATH=. python tests/support/export_all.py [MODEL …]
 
@@ -20,11 +20,9 @@ from core.export.graph import DetectionGraph, settings_of
 from core.export.manifest import Manifest
 from core.export.onnx_detector import OnnxDetector
 from core.export.onnx_file import trace, write_onnx
-from tests.support.exports import CLASS_NAMES, finding_detector
-from tests.support.model_builders import SMALL
+from tests.support.exports import CLASS_NAMES, MODELS, finding_detector
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "bccd" / "images"
-MODELS = [name for name in SMALL if not name.startswith("FasterRCNN")]
 
 
 def images() -> list[np.ndarray]:

@@ -1,23 +1,56 @@
 """Small detectors with fresh weights that find objects, for comparisons with their exports."""
 
+import math
 from pathlib import Path
 
 import torch
 
 from core.models.loading import LoadedDetector
-from tests.support.model_builders import small_config, small_detector
+from tests.support.model_builders import SMALL, small_config, small_detector
 
+_CORNERS = {
+    "stacks": 1,
+    "stem_channels": [4, 4],
+    "channels": [4, 4],
+    "blocks": [1, 1],
+    "head_channels": 4,
+    "pooling_channels": 4,
+}
+_CENTERS = {key: value for key, value in _CORNERS.items() if key != "pooling_channels"}
+# The ``model`` sections of networks that are quickly exported.
+TINY = {
+    "CornerNet": _CORNERS,
+    "CentripetalNet": _CORNERS,
+    "CornerNet_Saccade": {**_CORNERS, "channels": [4, 4, 4], "blocks": [1, 1, 1]},
+    "CenterNet": _CENTERS,
+}
+# Every model, and every kind of backbone; fresh weights on ResNet-18 confirm no pair of corners.
+MODELS = [name for name in SMALL if name != "CornerNet-resnet18" and "FasterRCNN" not in name]
 CLASS_NAMES = ("red", "white", "plate <let>")
 
 
 def finding_detector(name: str, **settings) -> LoadedDetector:
-    """A detector as :func:`small_detector` makes it, whose heatmaps have clear peaks."""
+    """A detector as :func:`small_detector` makes it, that finds objects of about 7 cells in noise.
+
+    Its heatmaps have clear peaks, of the same classes for both corners; any two corners have equal
+    embeddings, and all corners and centres predict boxes of about one size.
+    """
+    settings = {"top_k": 40, "num_dets": 200, "max_per_image": 1000, **settings}
     detector = small_detector(name, **settings)
-    for key, value in detector.network.state_dict().items():
-        if key.endswith("1.weight") and ("_heats." in key or key.startswith("hm.")):
+    weights = detector.network.state_dict()
+    for key, value in weights.items():
+        if key.startswith("br_"):
+            value.copy_(weights[key.replace("br_", "tl_", 1)])
+        elif key.endswith("1.weight") and ("_heats." in key or key.startswith("hm.")):
             value *= 100
+        elif key.endswith("1.bias") and ("_heats." in key or key.startswith("hm.")):
+            value.fill_(1)
         elif "_tags." in key:
-            value.zero_()  # any two corners make a pair
+            value.zero_()
+        elif key.endswith("1.bias") and "_shifts." in key and "guide" not in key:
+            value.fill_(math.log(3.5))
+        elif key.endswith("1.bias") and key.startswith("wh."):
+            value.fill_(7)
     config = small_config(name, **settings)
     snapshot = Path(f"{name}.pkl")
     return LoadedDetector(detector, config, CLASS_NAMES, True, snapshot, 1, torch.device("cpu"))
