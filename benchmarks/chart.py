@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from core.tools.plot import INK, drawing_style, write_figure
+from core.evaluation.plotting import INK, drawing_style, write_figure
 
 COLORS = ("#969696", "#78A0B4", "#D2AA6E", "#288246")
 WIDTH, BAR, GROUP = 10.0, 0.34, 0.6  # inches: of the page, height of a bar and of a group's title

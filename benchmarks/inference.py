@@ -1,13 +1,16 @@
-"""Times detection in one image, from its pixels to its boxes, beside Ultralytics' YOLO11n.
+"""Times detection, from pixels to boxes: images a second, and each stage, beside other detectors.
 
-    python -m benchmarks.inference [CONFIG …] [--yolo PYTHON] [--size 640 480] [--threads N]
-                                   [--set section.key=value]
+    python -m benchmarks.inference [CONFIG …] [--batch 1 8 32] [--device cuda] [--onnx]
+                                   [--torchvision] [--yolo PYTHON] [--size 640 480] [--threads N]
 
-The image is generated (640 x 480 pixels, an animal among leaves). Our weights are random, so that
-every candidate reaches soft-NMS; trained ones are a little faster. The detectors take turns, one
-image each, YOLO11n in a process of its own by the Python of an environment that has Ultralytics
-(see inference_yolo.py), with as many threads; while one works, the others wait. Times are medians,
-with the fastest in brackets; the yardstick is a 2048^3 matrix product in this process.
+The images are generated (640 x 480 pixels, an animal among leaves). Our weights are random, so that
+every candidate reaches soft-NMS; trained ones are a little faster. Each detector finds the objects
+of the same images with each size of batch, all of them in turns; times are medians. Stages of ours
+run at the same time as others, in threads or on the device, so their sum can exceed the time of an
+image. ``--onnx`` exports each detector and runs the file by onnxruntime. ``--torchvision`` adds
+torchvision's Faster R-CNN (ResNet-50) at the same size, and ``--yolo`` Ultralytics' YOLO11n, one
+image at a time in a process of its own (see inference_yolo.py). The yardstick is a matrix product
+in this process: 2048^3 in float32 on a CPU, 8192^3 in the detectors' precision on a GPU.
 """
 
 import argparse
@@ -17,9 +20,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,9 +34,14 @@ from core import models
 from core.cli import exit_codes
 from core.config.loading import load_config
 from core.data.shapes_natural import draw_natural
-from core.inference.predict import Predict
+from core.inference.batches import BatchedInference
+from core.models.device import choose_device, move_to_device_
 
 CLASSES = 3
+STAGES = ("preparing", "network", "decoding", "suppressing", "waiting")
+
+# Runs once; returns seconds an image, and those of each stage, as far as they are known.
+Timed = Callable[[], tuple[float, Mapping[str, float]]]
 
 
 def main(argv: list[str]) -> None:
@@ -43,55 +52,91 @@ def main(argv: list[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("configs", nargs="*", default=["CornerNet_Lite0"], metavar="CONFIG")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1], metavar="N")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--onnx", action="store_true", help="onnxruntime beside ours")
+    parser.add_argument("--torchvision", action="store_true", help="Faster R-CNN beside ours")
     parser.add_argument("--yolo", metavar="PYTHON", help="a Python that has Ultralytics")
     parser.add_argument("--size", nargs=2, type=int, default=[640, 480], metavar=("W", "H"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=15, help="images of each, after two")
+    parser.add_argument("--rounds", type=int, default=7, help="of each, after one")
     parser.add_argument("--set", action="append", default=[], help="section.key=value")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
+    device = choose_device(options.device)
     image = cv2.resize(draw_natural(np.random.default_rng(1)).image, options.size)
-    a, b = torch.rand(2, 2048, 2048).unbind()
-    timed: dict[str, Callable[[], float]] = {"product": lambda: seconds(lambda: torch.mm(a, b))}
-    parts: dict[str, list[float]] = {}
-    for name in options.configs:
-        timed[name], parts[name] = ours(name, image, options.set)
-    with yolo(options, image) as peer:
-        if peer is not None:
-            timed["YOLO11n"] = peer
-        times: dict[str, list[float]] = {name: [] for name in timed}
-        for _ in range(2 + options.rounds):
-            for name, run in timed.items():
-                times[name].append(run())
-    print(report({name: each[2:] for name, each in times.items()}, parts), end="")
+    product = product_on(device)
+    candidates: dict[str, Timed] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.configs:
+            for batch in options.batch:
+                candidates[f"{name}, batch {batch}"] = ours(name, image, batch, device, options.set)
+            if options.onnx:
+                candidates[f"{name}, onnxruntime"] = onnx(name, image, Path(folder), options)
+        if options.torchvision:
+            for batch in options.batch:
+                candidates[f"torchvision Faster R-CNN, batch {batch}"] = torchvision_detector(
+                    image, batch, device
+                )
+        with yolo(options, image) as peer:
+            if peer is not None:
+                candidates["YOLO11n"] = peer
+            runs: dict[str, list[tuple[float, Mapping[str, float]]]] = {n: [] for n in candidates}
+            products: list[float] = []
+            for _ in range(1 + options.rounds):
+                products.append(product())
+                for name, run in candidates.items():
+                    runs[name].append(run())
+    print(report({name: each[1:] for name, each in runs.items()}, statistics.median(products[1:])))
 
 
 def ours(
-    name: str, image: np.ndarray, overrides: list[str]
-) -> tuple[Callable[[], float], list[float]]:
-    """Builds a detector; returns what times it once, and the times of its network and decoding."""
+    name: str, image: np.ndarray, batch: int, device: torch.device, overrides: list[str]
+) -> Timed:
+    """Builds a detector that finds the objects of two batches."""
     config = load_config(name, overrides=overrides)
     torch.manual_seed(0)
     detector = models.build(config, CLASSES)
     detector.network.eval()
-    predict = detector.predict(torch.device("cpu"), half=config.system.precision == "bfloat16")
-    in_network: list[float] = []
+    move_to_device_(detector.network, device, config.system.channels_last, training=False)
+    predict = detector.predict(device, half=config.system.precision == "bfloat16")
+    images = [image] * 2 * batch
 
-    def timed_predict(*arguments: torch.Tensor, **more: object) -> object:
-        start = time.perf_counter()
-        found = Predict.__call__(predict, *arguments, **more)
-        in_network.append(time.perf_counter() - start)
-        return found
+    def once() -> tuple[float, Mapping[str, float]]:
+        inference = BatchedInference(detector.infer, predict, batch)
+        spent = seconds(lambda: list(inference(images))) / len(images)
+        stages = inference.timing.rounded()
+        return spent, {stage: whole / len(images) for stage, whole in stages.items()}
 
-    def once() -> float:
-        with torch.inference_mode():
-            return seconds(lambda: detector.infer(image, timed_predict))
+    return once
 
-    return once, in_network
+
+def onnx(name: str, image: np.ndarray, folder: Path, options: argparse.Namespace) -> Timed:
+    """Exports a detector with random weights, and runs the file by onnxruntime, image by image."""
+    raise NotImplementedError
+
+
+def torchvision_detector(image: np.ndarray, batch: int, device: torch.device) -> Timed:
+    """Makes torchvision's Faster R-CNN (ResNet-50) with random weights, for images of this size."""
+    from torchvision.models.detection import fasterrcnn_resnet50_fpn
+
+    sides = {"min_size": min(image.shape[:2]), "max_size": max(image.shape[:2])}
+    network = fasterrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=CLASSES + 1, **sides
+    )
+    network.eval().to(device)
+
+    def detect() -> list[dict[str, Any]]:
+        pixels = torch.from_numpy(np.stack([image] * batch)).to(device)
+        with torch.no_grad():
+            found = network(list(pixels.flip(3).permute(0, 3, 1, 2).float() / 255))
+        return [{key: value.cpu() for key, value in one.items()} for one in found]
+
+    return lambda: (seconds(detect) / batch, {})
 
 
 @contextmanager
-def yolo(options: argparse.Namespace, image: np.ndarray) -> Iterator[Callable[[], float] | None]:
+def yolo(options: argparse.Namespace, image: np.ndarray) -> Iterator[Timed | None]:
     """Starts YOLO11n in a process of its own; gives what times it once, or None without it."""
     if options.yolo is None:
         yield None
@@ -100,18 +145,32 @@ def yolo(options: argparse.Namespace, image: np.ndarray) -> Iterator[Callable[[]
         file = Path(folder) / "image.png"
         cv2.imwrite(str(file), image)
         script = Path(__file__).with_name("inference_yolo.py")
-        command = [options.yolo, str(script), str(file), str(options.threads)]
+        command = [options.yolo, str(script), str(file), str(options.threads), options.device]
         pipe = functools.partial(subprocess.Popen, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         with pipe(command, text=True) as process:
             assert process.stdin is not None and process.stdout is not None
 
-            def once() -> float:
+            def once() -> tuple[float, Mapping[str, float]]:
                 process.stdin.write("\n")
                 process.stdin.flush()
-                return float(process.stdout.readline())
+                return float(process.stdout.readline()), {}
 
             yield once
             process.stdin.close()
+
+
+def product_on(device: torch.device) -> Callable[[], float]:
+    """Makes what times the yardstick: a product of two matrices."""
+    on_gpu = device.type == "cuda"
+    side, dtype = (8192, torch.bfloat16) if on_gpu else (2048, torch.float32)
+    a, b = torch.rand(2, side, side, device=device, dtype=dtype).unbind()
+
+    def multiply() -> None:
+        torch.mm(a, b)
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    return lambda: seconds(multiply)
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -121,17 +180,28 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def report(times: dict[str, list[float]], parts: dict[str, list[float]]) -> str:
-    """Makes a Markdown table: milliseconds, and ratios to the product and to YOLO11n."""
-    product = statistics.median(times.pop("product"))
-    peer = statistics.median(times["YOLO11n"]) if "YOLO11n" in times else None
+def report(runs: Mapping[str, list[tuple[float, Mapping[str, float]]]], product: float) -> str:
+    """Makes a Markdown table: images a second, milliseconds an image by stage, and ratios.
+
+    Args:
+        runs: seconds an image, and those of its stages, of every round of each candidate.
+        product: seconds of the yardstick.
+    """
+    medians = {name: statistics.median(spent for spent, _ in each) for name, each in runs.items()}
+    peer = medians.get("YOLO11n")
     rows = {}
-    for name, each in times.items():
-        median = statistics.median(each)
-        network = f"{1000 * statistics.median(parts[name]):.0f}" if name in parts else "-"
-        row = [f"{1000 * median:.0f} [{1000 * min(each):.0f}]", network, f"{median / product:.2f}"]
-        rows[name] = row if peer is None else [*row, f"{median / peer:.2f}"]
-    head = ["ms an image", "of it network and decoding", "products"]
+    for name, each in runs.items():
+        stages = [
+            f"{1000 * statistics.median(stage[key] for _, stage in each):.1f}"
+            if each[0][1]
+            else "-"
+            for key in STAGES
+        ]
+        spent = medians[name]
+        rows[name] = [f"{1 / spent:.1f}", f"{1000 * spent:.1f}", *stages, f"{spent / product:.2f}"]
+        if peer is not None:
+            rows[name].append(f"{spent / peer:.2f}")
+    head = ["images a second", "ms an image", *STAGES, "products"]
     return table(head if peer is None else [*head, "times YOLO11n"], rows)
 
 

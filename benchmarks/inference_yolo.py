@@ -14,10 +14,10 @@ def main() -> None:
     import torch
     from ultralytics import YOLO
 
-    file, threads = sys.argv[1:]
+    file, threads, device = sys.argv[1:]
     image = cv2.imread(file)
     network = YOLO("yolo11n.yaml", task="detect")
-    settings = {"imgsz": max(image.shape[:2]), "device": "cpu", "verbose": False}
+    settings = {"imgsz": max(image.shape[:2]), "device": device, "verbose": False}
     network.predict(image, **settings)
     torch.set_num_threads(int(threads))  # after its own choice
     for _ in sys.stdin:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from benchmarks.chart import draw_bars
 from benchmarks.pools import POOLS, Pool, both_passes
-from core.tools.plot import drawing_style
+from core.evaluation.plotting import drawing_style
 from cpools_ext import DIRECTIONS, corner_pool, corner_pool_sum, native
 
 SHAPE = (4, 128, 128, 128)

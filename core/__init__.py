@@ -1,18 +1,29 @@
 """Training and evaluation of keypoint detectors: CornerNet and its family."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .api import evaluate, train
+    from .config.errors import UserError
+    from .detections import Detections
     from .models.loading import load_detector
 
 __version__ = "0.2.0"
-__all__ = ["__version__", "load_detector"]
+__all__ = ["Detections", "UserError", "__version__", "evaluate", "load_detector", "train"]
+
+_MODULES = {
+    "Detections": ".detections",
+    "UserError": ".config.errors",
+    "evaluate": ".api",
+    "load_detector": ".models.loading",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports ``load_detector`` when it is used, since it needs PyTorch, which loads slowly."""
-    if name == "load_detector":
-        from .models.loading import load_detector
-
-        return load_detector
+    """Imports a function or a class when it is used, since PyTorch loads slowly."""
+    if name == "train":  # the package of this name, which is callable
+        return importlib.import_module(".train", __name__)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .detections import Detections as Detections
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -208,19 +210,6 @@ class GuidedMaps(NamedTuple):
     br_guiding: Tensor
 
 
-class SaccadeMaps(NamedTuple):
-    """Maps from the heads of one stack of CornerNet-Saccade (CornerNet-Lite, section 3).
-
-    Attributes:
-        corners: maps of corners.
-        attention: logits [B, 1, h, w] of the centres of objects, coarse first: a map for each range
-            of sizes. Empty if not asked for.
-    """
-
-    corners: CornerMaps | CentripetalMaps
-    attention: list[Tensor]
-
-
 class CenterMaps(NamedTuple):
     """Maps of centres from the heads of one stack (CenterNet, arXiv:1904.07850, section 3).
 
@@ -237,19 +226,47 @@ class CenterMaps(NamedTuple):
     offset: Tensor
 
 
-@dataclass(frozen=True)
-class Detections:
-    """Objects found in one image, highest score first.
+class Peaks(NamedTuple):
+    """The k highest local maxima of the heatmaps of each image, highest first.
 
     Attributes:
-        boxes: float32 [n, 4], pixels of the image.
-        scores: float32 [n].
-        labels: int64 [n].
+        scores: float32 [B, k], values of the heatmap; -inf where an image has fewer peaks.
+        labels: int64 [B, k], classes; 0 where there is no peak.
+        cells: int64 [B, k], y * W + x; 0 where there is no peak.
     """
 
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
+    scores: Tensor
+    labels: Tensor
+    cells: Tensor
 
-    def __len__(self) -> int:
-        return len(self.scores)
+
+class SearchedMaps(NamedTuple):
+    """Maps of a network that searched for the cells itself at which its heads are read.
+
+    Attributes:
+        maps: the maps.
+        peaks: of corners, those of the top-left and of the bottom-right heatmap, whose scores are
+            logits; of centres, one, whose scores are probabilities and, with mirror images, the
+            means of both, for the images alone.
+    """
+
+    maps: CornerMaps | CentripetalMaps | GuidedMaps | CenterMaps
+    peaks: tuple[Peaks, ...]
+
+
+class SaccadeMaps(NamedTuple):
+    """Maps from the heads of one stack of CornerNet-Saccade (CornerNet-Lite, section 3).
+
+    Attributes:
+        corners: maps of corners, with their peaks if the network searched for them.
+        attention: logits [B, 1, h, w] of the centres of objects, coarse first: a map for each range
+            of sizes. Empty if not asked for.
+    """
+
+    corners: CornerMaps | CentripetalMaps | SearchedMaps
+    attention: list[Tensor]
+
+
+NO_DETECTIONS = Detections(
+    np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
+)

@@ -15,6 +15,7 @@ import evaluate
 from core.config.errors import UserError
 from core.config.loading import load_config
 from core.data.coco import CocoDetection
+from core.evaluation import command
 from core.evaluation.coco import METRICS
 from core.evaluation.evaluator import evaluate as evaluate_detector
 from core.evaluation.report import write_results
@@ -39,6 +40,24 @@ def root(tmp_path):
 
 def argv(root, *more, name="CornerNet-tiny"):
     return [str(root / "configs" / f"{name}.json"), "--device", "cpu", *more]
+
+
+def test_a_report_beside_the_metrics(root, caplog):
+    caplog.set_level(logging.INFO)
+    assert evaluate.main(argv(root, "--report")) == 0
+    folder = root / "results" / "CornerNet-tiny" / "20" / "validation"
+    names = sorted(file.name for file in folder.iterdir())
+    assert names == ["metrics.json", "report.html", "results.json"]
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "CornerNet-tiny on the validation split" in page and "toothbrush" in page
+    assert "&#34;top_k&#34;: 20" in page  # the config
+
+
+def test_a_report_needs_annotations(root, monkeypatch):
+    monkeypatch.setattr(command, "evaluate", None)  # refused before anything is detected
+    message = "image_info_test.json has none; choose another --split, or leave out --report"
+    with pytest.raises(UserError, match=message):
+        evaluate.main(argv(root, "--report", "--split", "testing"))
 
 
 def test_evaluation_writes_results_and_metrics(root, caplog):
@@ -67,10 +86,11 @@ def test_the_truth_as_detections_scores_one(root):
     dataset = CocoDetection(data / "annotations" / "instances_val.json", data / "images" / "val")
     images = [cv2.imread(str(dataset.image_path(index))) for index in range(3)]
 
-    def detect(image, predict, trace=None):
+    def detect(image, trace=None):
         (index,) = (n for n in range(3) if np.array_equal(images[n], image))
         boxes, labels = dataset.boxes(index), dataset.labels(index)
         return Detections(boxes, np.linspace(1, 0.5, len(boxes)).astype(np.float32), labels)
+        yield  # no request
 
     detector = dataclasses.replace(stand_in(), infer=detect)
     metrics = evaluate_detector(detector, dataset, load_config(argv(root)[0]))

@@ -53,8 +53,8 @@ def test_from_train_py_to_the_network(tmp_path, calls):
 
 
 def test_from_evaluate_py_to_the_network(tmp_path, calls):
-    """main, evaluate, what the family does with an image, the call of the network."""
+    """main, evaluate, the batches, the call of the network."""
     write_training(tmp_path)
     assert train.main(argv(tmp_path, "--initialize")) == 0
     assert evaluate.main(argv(tmp_path)) == 0
-    assert calls[False] == [["__call__", "detect_corners", "evaluate", "main"]] * 3
+    assert calls[False] == [["run", "_launch", "_results", "__call__", "evaluate", "main"]] * 3

@@ -145,6 +145,7 @@ def test_the_wheel_holds_the_package_and_no_other_name(wheel: Path) -> None:
     expected = {"cornerkit/py.typed"}
     for folder, package, pattern in (
         ("core", "cornerkit", "*.py"),
+        ("core", "cornerkit", "*.html"),
         ("configs", "cornerkit/configs", "*.json"),
         ("cpools_ext", "cpools_ext", "*.py"),
     ):
@@ -163,7 +164,7 @@ def test_metadata(wheel: Path) -> None:
     assert metadata["License-Expression"] == "BSD-3-Clause"
     assert metadata["Requires-Python"] == ">=3.10"
     assert set(metadata.get_all("Provides-Extra", [])) == {
-        *("plot", "tensorboard", "pretrained", "timm", "dev")
+        *("plot", "report", "tensorboard", "pretrained", "timm", "serve", "dev")
     }
     needed = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert len(needed) == 6 and all(">=" in line for line in needed)

@@ -126,7 +126,7 @@ ALONE = {
         "--out below a file",
         "an output that is a folder",
     ],
-    "tools.test_bad_videos.test_an_output_that_is_there_is_replaced_and_an_input_never": [
+    "tools.test_bad_videos.test_an_output_that_is_there_is_replaced_by_force_and_an_input_never": [
         "an output that is there",
         "an output that is an input",
     ],

@@ -55,7 +55,7 @@ def decode_image(data: bytes) -> np.ndarray | Unreadable:
         return _failure(data)
     if data.startswith(START) and (damage := jpeg_damage(data, image, _decode)):
         return Unreadable(damage)
-    return image if image.dtype == np.uint8 else _to_8_bits(image)
+    return image if image.dtype == np.uint8 else to_8_bits(image)
 
 
 def read_image(path: Path) -> np.ndarray | Unreadable:
@@ -198,7 +198,7 @@ def _failure(data: bytes) -> Unreadable:
     return Unreadable(f"is cut short or damaged: its {width} x {height} pixels cannot be decoded")
 
 
-def _to_8_bits(image: np.ndarray) -> np.ndarray:
+def to_8_bits(image: np.ndarray) -> np.ndarray:
     """Scales an image of any depth by its own range.
 
     Args:

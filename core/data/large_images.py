@@ -21,28 +21,9 @@ def is_too_large(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(part in str(error) for part in _TORCH)
 
 
-class TooLargeImage:
-    """Suppresses, as a ``with`` block, the errors of a detector that an image is too large for.
-
-    Args:
-        image: uint8 [h, w, 3].
-
-    Attributes:
-        problem: after the block, what is wrong, to go after the name of the file; None if nothing.
-    """
-
-    def __init__(self, image: np.ndarray) -> None:
-        self.height, self.width = image.shape[:2]
-        self.problem: str | None = None
-
-    def __enter__(self) -> "TooLargeImage":
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        if error is None or not is_too_large(error):
-            return False
-        self.problem = (
-            f"is too large for the memory ({self.width} x {self.height} pixels); "
-            "smaller db.test_scales need less"
-        )
-        return True
+def too_large_reason(image: np.ndarray) -> str:
+    """Says what is wrong with an image uint8 [h, w, 3], to go after the name of its file."""
+    height, width = image.shape[:2]
+    return (
+        f"is too large for the memory ({width} x {height} pixels); smaller db.test_scales need less"
+    )

@@ -1,19 +1,24 @@
 """Boxes about the peaks of a heatmap of centres."""
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor
 
 from ..layers.gather import gather_cells
-from ..structures import CenterMaps
-from .peaks import peak_cells, top_peaks
+from ..layers.heads import Read
+from ..structures import CenterMaps, SearchedMaps
+from .peaks import peaks_of, top_peaks
 
 
 @torch.no_grad()
-def decode_centers(maps: CenterMaps, *, top_k: int, kernel: int) -> Tensor:
+def decode_centers(maps: CenterMaps | SearchedMaps, *, top_k: int, kernel: int) -> Tensor:
     """Finds objects as the best peaks, without other suppression (CenterNet, section 4.1).
 
     Args:
-        maps: maps of one stack, float32; the heatmap holds probabilities, not logits.
+        maps: maps of one stack, float32, with their peaks or without; the heatmap holds
+            probabilities, not logits.
         top_k: K, number of objects of an image, over all classes.
         kernel: side of the window in which a centre is a local maximum, odd.
 
@@ -21,64 +26,77 @@ def decode_centers(maps: CenterMaps, *, top_k: int, kernel: int) -> Tensor:
         float32 [B, K, 6], best first: box in output cells, score, class. The score is 0 where an
         image has fewer peaks.
     """
+    maps, ((scores, labels, cells),) = peaks_of(maps, top_k, kernel, "heatmap")  # [B, K]
     width = maps.heatmap.shape[3]
-    scores, labels, ys, xs = top_peaks(maps.heatmap, top_k, kernel)  # [B, K]
-    cells = ys * width + xs
-    center = torch.stack((xs, ys), 2) + gather_cells(maps.offset, cells)  # [B, K, 2]
+    corner = torch.stack((cells % width, cells // width), 2)
+    center = corner + gather_cells(maps.offset, cells)  # [B, K, 2]
     half = gather_cells(maps.size, cells) / 2
     scores = scores.clamp(min=0)[..., None]  # [B, K, 1]
     return torch.cat((center - half, center + half, scores, labels[..., None]), 2)
 
 
 def average_mirrored(maps: CenterMaps) -> CenterMaps:
-    """Averages the maps of an image and of its mirror image (CenterNet, section 5).
+    """Averages the maps of images and of their mirror images (CenterNet, section 5).
 
     Args:
-        maps: maps of the image and of its mirror image, B = 2; the heatmap holds probabilities.
-            Sizes and offsets may be only those of the cells of :func:`center_cells`.
+        maps: maps of B images, then those of their mirror images; the heatmap holds probabilities.
+            Sizes and offsets may be only those of the cells of :func:`read_centers`.
 
     Returns:
-        Maps of the image, B = 1: means of heatmap and size, and the offset of the image alone: a
+        Maps of the B images: means of heatmap and size, and the offset of the images alone: a
         mirrored offset would be another fraction of another cell.
     """
-    size, mirrored = maps.size[:1], maps.size[1:]
+    images = maps.heatmap.shape[0] // 2
+    size, mirrored = maps.size[:images], maps.size[images:]
     if mirrored.dim() == 4:  # else the cells are mirrored already
         mirrored = mirrored.flip(3)
-    return CenterMaps(_mean_mirrored(maps.heatmap), (size + mirrored) / 2, maps.offset[:1])
+    heatmap, size = _mean_mirrored(maps.heatmap), (size + mirrored) / 2
+    return CenterMaps(heatmap, size, maps.offset[:images])
 
 
-def decode_image(outputs: list[CenterMaps], *, mirrored: bool, top_k: int, kernel: int) -> Tensor:
+def decode_images(
+    outputs: Sequence[CenterMaps | SearchedMaps], *, mirrored: bool, top_k: int, kernel: int
+) -> Tensor:
     """Finds the objects in the network's outputs.
 
     Args:
         outputs: one entry a stack, of which the last is read, in any floating dtype.
-        mirrored: True: they are of an image and its mirror image, B = 2, and are averaged.
+        mirrored: True: they are of images and then of their mirror images, and are averaged.
         top_k, kernel: as for :func:`decode_centers`.
 
     Returns:
-        float32 [B, K, 6] as :func:`decode_centers` gives; B = 1 if ``mirrored``.
+        float32 [B, K, 6] as :func:`decode_centers` gives, for the images alone.
     """
-    heatmap, size, offset = (map_.float() for map_ in outputs[-1])
-    maps = CenterMaps(heatmap.sigmoid(), size, offset)
-    return decode_centers(average_mirrored(maps) if mirrored else maps, top_k=top_k, kernel=kernel)
+    given = outputs[-1]
+    maps = cast(CenterMaps, given.maps if isinstance(given, SearchedMaps) else given)
+    heatmap, size, offset = maps
+    maps = CenterMaps(heatmap.float().sigmoid(), size.float(), offset.float())
+    if mirrored:
+        maps = average_mirrored(maps)
+    if isinstance(given, SearchedMaps):
+        return decode_centers(SearchedMaps(maps, given.peaks), top_k=top_k, kernel=kernel)
+    return decode_centers(maps, top_k=top_k, kernel=kernel)
 
 
-def center_cells(heatmap: Tensor, *, mirrored: bool, top_k: int, kernel: int) -> Tensor:
-    """Finds the cells whose sizes and offsets :func:`decode_image` reads.
+def read_centers(heatmap: Tensor, *, mirrored: bool, top_k: int, kernel: int) -> Read:
+    """Has heads read at the centres that :func:`decode_images` takes.
 
     Args:
         heatmap: logits [B, C, H, W].
-        mirrored, top_k, kernel: as for :func:`decode_image`.
+        mirrored, top_k, kernel: as for :func:`decode_images`.
 
     Returns:
-        int64 [B, K], cells ``y * W + x``; in the mirror image, the mirrored cells.
+        Cells int64 [B, K], ``y * W + x``, in a mirror image the mirrored ones; and the peaks, of
+        the images alone.
     """
     probabilities, width = heatmap.float().sigmoid(), heatmap.shape[3]
-    if not mirrored:
-        return peak_cells(probabilities, top_k, kernel)
-    cells = peak_cells(_mean_mirrored(probabilities), top_k, kernel)
-    return torch.cat((cells, cells + width - 1 - 2 * (cells % width)))
+    peaks = top_peaks(_mean_mirrored(probabilities) if mirrored else probabilities, top_k, kernel)
+    cells = peaks.cells
+    if mirrored:
+        cells = torch.cat((cells, cells + width - 1 - 2 * (cells % width)))
+    return Read(cells, peaks)
 
 
 def _mean_mirrored(maps: Tensor) -> Tensor:
-    return (maps[:1] + maps[1:].flip(3)) / 2
+    images = maps.shape[0] // 2
+    return (maps[:images] + maps[images:].flip(3)) / 2

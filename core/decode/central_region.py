@@ -36,7 +36,7 @@ def decode_central_region(
     Returns:
         As :func:`core.decode.corners.decode_corners`.
     """
-    tl, br = best_corners(maps, top_k=top_k, kernel=kernel)
+    maps, tl, br = best_corners(maps, top_k=top_k, kernel=kernel)
     tl_points, br_points = tl.points[:, :, None], br.points[:, None, :]  # top-left corners down
     tl_centers = tl_points + gather_cells(maps.tl_shift, tl.cells).float().exp()[:, :, None]
     br_centers = br_points - gather_cells(maps.br_shift, br.cells).float().exp()[:, None, :]

@@ -1,20 +1,22 @@
 """Pairs the corners that belong to one object."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..layers.distribution import mean_offset
 from ..layers.gather import gather_cells
-from ..structures import CentripetalMaps, CornerMaps, GuidedMaps
-from .peaks import top_peaks
+from ..structures import CentripetalMaps, CornerMaps, GuidedMaps, Peaks, SearchedMaps
+from .peaks import peaks_of
 
 REJECTED = -1.0  # the score of a pair of corners that is no object
 
 # Largest difference between the size that a corner predicts and that of a pair, relative to the
 # pair's: beyond it they are no object. Wrong pairs of equal objects side by side differ by 1.
 _MAX_DISAGREEMENT = 0.5
+
+AnyCornerMaps = TypeVar("AnyCornerMaps", CornerMaps, CentripetalMaps, GuidedMaps)
 
 
 class Corners(NamedTuple):
@@ -37,7 +39,7 @@ class Corners(NamedTuple):
 
 @torch.no_grad()
 def decode_corners(
-    maps: CornerMaps,
+    maps: CornerMaps | SearchedMaps,
     *,
     top_k: int,
     ae_threshold: float,
@@ -52,7 +54,8 @@ def decode_corners(
     the other.
 
     Args:
-        maps: maps of one stack, any floating dtype, layout and device.
+        maps: maps of one stack, any floating dtype, layout and device; with their peaks, if the
+            network searched for them.
         top_k: K, number of corners of each kind, over all classes.
         ae_threshold: largest distance of the embeddings of two corners of one object.
         kernel: side of the window in which a corner is a local maximum, odd.
@@ -64,7 +67,7 @@ def decode_corners(
         float32 [B, num_dets, 8], best first: box in output cells, score, score of the top-left and
         of the bottom-right corner, class. Pairs that are no objects have the score -1.
     """
-    tl, br = best_corners(maps, top_k=top_k, kernel=kernel, no_border=no_border)
+    maps, tl, br = best_corners(maps, top_k=top_k, kernel=kernel, no_border=no_border)
     tl_embedding = gather_cells(maps.tl_embedding, tl.cells).float()  # [B, K, 1]
     br_embedding = gather_cells(maps.br_embedding, br.cells).float()
     paired = possible_pairs(tl, br)  # [B, K, K]: top-left corners down, bottom-right corners across
@@ -75,7 +78,7 @@ def decode_corners(
 
 @torch.no_grad()
 def decode_centripetal(
-    maps: CentripetalMaps, *, top_k: int, kernel: int, num_dets: int, no_border: bool
+    maps: CentripetalMaps | SearchedMaps, *, top_k: int, kernel: int, num_dets: int, no_border: bool
 ) -> Tensor:
     """Finds objects as pairs of the best corners that agree on the size of their box.
 
@@ -92,7 +95,7 @@ def decode_centripetal(
     Returns:
         As :func:`decode_corners`.
     """
-    tl, br = best_corners(maps, top_k=top_k, kernel=kernel, no_border=no_border)
+    maps, tl, br = best_corners(maps, top_k=top_k, kernel=kernel, no_border=no_border)
     tl_half = gather_cells(maps.tl_shift, tl.cells).float().exp()[:, :, None]  # [B, K, 1, 2]
     br_half = gather_cells(maps.br_shift, br.cells).float().exp()[:, None, :]  # [B, 1, K, 2]
     half = (br.points[:, None, :] - tl.points[:, :, None]).div(2).clamp(min=1e-4)
@@ -106,15 +109,20 @@ def decode_centripetal(
 
 
 def best_corners(
-    maps: CornerMaps | CentripetalMaps | GuidedMaps,
+    maps: AnyCornerMaps | SearchedMaps,
     *,
     top_k: int,
     kernel: int,
     no_border: bool = False,
-) -> tuple[Corners, Corners]:
-    """Finds the best top-left and bottom-right corners; arguments of :func:`decode_corners`."""
+) -> tuple[AnyCornerMaps, Corners, Corners]:
+    """Finds the best top-left and bottom-right corners; arguments of :func:`decode_corners`.
+
+    Returns:
+        The maps without their peaks, and the corners of both kinds.
+    """
+    maps, peaks = peaks_of(maps, top_k, kernel, "tl_heatmap", "br_heatmap")
     height, width = maps.tl_heatmap.shape[2:]
-    tl, br = (_corners(heatmap, top_k, kernel) for heatmap in maps[:2])
+    tl, br = (_corners(each, width) for each in peaks)
     if isinstance(maps, CentripetalMaps):
         tl.points.add_(mean_offset(gather_cells(maps.tl_offset_bins, tl.cells)))
         br.points.add_(mean_offset(gather_cells(maps.br_offset_bins, br.cells)))
@@ -126,7 +134,7 @@ def best_corners(
         br_ys, br_xs = br.cells // width, br.cells % width
         tl.found.logical_and_((tl_ys > 0) & (tl_xs > 0))
         br.found.logical_and_((br_ys < height - 1) & (br_xs < width - 1))
-    return tl, br
+    return maps, tl, br
 
 
 def possible_pairs(tl: Corners, br: Corners) -> Tensor:
@@ -149,11 +157,10 @@ def best_pairs(tl: Corners, br: Corners, scores: Tensor, num_dets: int) -> Tenso
     return torch.stack((tl_x, tl_y, br_x, br_y, scores, tl_score, br_score, label), 2)
 
 
-def _corners(heatmap: Tensor, top_k: int, kernel: int) -> Corners:
-    """Finds the K best corners of one kind, at the top left of their cells."""
-    scores, labels, ys, xs = top_peaks(heatmap, top_k, kernel)  # [B, K]
-    cells = ys * heatmap.shape[3] + xs
-    points = torch.stack((xs, ys), 2).float()
+def _corners(peaks: Peaks, width: int) -> Corners:
+    """Makes corners of the peaks of a heatmap ``width`` cells wide, at the top left of cells."""
+    scores, labels, cells = peaks  # [B, K]
+    points = torch.stack((cells % width, cells // width), 2).float()
     return Corners(points, scores.sigmoid(), labels, cells, scores > -torch.inf)
 
 

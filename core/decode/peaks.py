@@ -1,11 +1,16 @@
 """The best local maxima of a heatmap."""
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..layers.heads import Maps, Read
+from ..structures import Peaks, SearchedMaps
 
-def top_peaks(heatmap: Tensor, k: int, kernel: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+
+def top_peaks(heatmap: Tensor, k: int, kernel: int) -> Peaks:
     """Finds the k highest cells that no cell of the window around them exceeds.
 
     The result is that of comparing the heatmap with its max-pooled self (CornerNet, section 4.2):
@@ -17,9 +22,6 @@ def top_peaks(heatmap: Tensor, k: int, kernel: int) -> tuple[Tensor, Tensor, Ten
         k: number of peaks of an image, over all classes and cells.
         kernel: side of the window, odd.
 
-    Returns:
-        scores: float32 [B, k], descending; -inf where an image has fewer peaks.
-        labels, ys, xs: int64 [B, k], class and cell; 0 where there is no peak.
     """
     assert kernel % 2 == 1, kernel
     heatmap = heatmap.detach().contiguous()
@@ -35,26 +37,35 @@ def top_peaks(heatmap: Tensor, k: int, kernel: int) -> tuple[Tensor, Tensor, Ten
     return _peaks_by_pooling(heatmap, k, kernel)
 
 
-def peak_cells(heatmap: Tensor, k: int, kernel: int) -> Tensor:
-    """Finds the cells ``y * W + x`` of :func:`top_peaks`: int64 [B, k]."""
-    _, _, ys, xs = top_peaks(heatmap, k, kernel)
-    return ys * heatmap.shape[3] + xs
+def read_peaks(heatmap: Tensor, k: int, kernel: int) -> Read:
+    """Has heads read at the :func:`top_peaks` of a heatmap."""
+    peaks = top_peaks(heatmap, k, kernel)
+    return Read(peaks.cells, peaks)
 
 
-def _peaks_by_pooling(
-    heatmap: Tensor, k: int, kernel: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def peaks_of(
+    maps: Maps | SearchedMaps, k: int, kernel: int, *heatmaps: str
+) -> tuple[Maps, tuple[Peaks, ...]]:
+    """Finds the :func:`top_peaks` of some heatmaps of the maps, unless the network did.
+
+    Returns:
+        The maps without their peaks, and the peaks of each heatmap.
+    """
+    if isinstance(maps, SearchedMaps):
+        return cast(Maps, maps.maps), maps.peaks
+    return maps, tuple(top_peaks(getattr(maps, name), k, kernel) for name in heatmaps)
+
+
+def _peaks_by_pooling(heatmap: Tensor, k: int, kernel: int) -> Peaks:
     heatmap = heatmap.float()
     highest = F.max_pool2d(heatmap, kernel, stride=1, padding=kernel // 2)
     peaks = torch.where(heatmap == highest, heatmap, -torch.inf)
     scores, cells = _top(peaks.flatten(1), k)
-    width, area = heatmap.shape[3], heatmap.shape[2] * heatmap.shape[3]
-    return scores, cells // area, cells % area // width, cells % width
+    area = heatmap.shape[2] * heatmap.shape[3]
+    return Peaks(scores, cells // area, cells % area)
 
 
-def _peaks_of_best_rows(
-    heatmap: Tensor, k: int, kernel: int, rows: int
-) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], bool]:
+def _peaks_of_best_rows(heatmap: Tensor, k: int, kernel: int, rows: int) -> tuple[Peaks, bool]:
     """Searches only the rows of the heatmap with the highest cells.
 
     Returns:
@@ -74,7 +85,7 @@ def _peaks_of_best_rows(
     scores, found = _top(torch.where(cells == around, cells, -torch.inf).flatten(1), k)
     row = found // width
     complete = bool((scores[:, -1] >= highest[:, -1]).all())
-    return (scores, labels.gather(1, row), ys.gather(1, row), found % width), complete
+    return Peaks(scores, labels.gather(1, row), ys.gather(1, row) * width + found % width), complete
 
 
 def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ Category ids and xywh boxes are used only here: everywhere else labels are 0 …
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,7 @@ class Metrics:
         scores: COCO's metrics; None if there are no annotations to compare with.
         results: detections in COCO's format on the main process; empty on others.
         skipped: number of images that were too large; they count as without detections.
+        timing: seconds by stage (:class:`core.inference.batches.Timing`), of the main process.
     """
 
     images: int
@@ -57,6 +58,7 @@ class Metrics:
     scores: CocoScores | None
     results: Sequence[Mapping[str, Any]]
     skipped: int = 0
+    timing: Mapping[str, float] = field(default_factory=dict)
 
 
 def coco_results(
@@ -70,22 +72,39 @@ def coco_results(
         reference_scoring: round boxes and scores to 2 decimals as the reference does.
     """
     assert len(found) == len(dataset), (len(found), len(dataset))
-    decimals = 2 if reference_scoring else None
-    results = []
-    for image_id, detections in zip(dataset.image_ids.tolist(), found, strict=True):
-        # The difference of two float32 numbers is exact in float64; the reference takes float32.
-        xywh = detections.boxes.astype(np.float32 if reference_scoring else np.float64)
-        xywh[:, 2:] -= xywh[:, :2]
-        category_ids = dataset.category_ids[detections.labels]
-        for box, score, category_id in zip(
-            xywh.tolist(), detections.scores.tolist(), category_ids.tolist(), strict=True
-        ):
-            if decimals is not None:
-                box, score = [round(side, decimals) for side in box], round(score, decimals)
-            results.append(
-                {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
-            )
-    return results
+    return [
+        result
+        for image_id, detections in zip(dataset.image_ids.tolist(), found, strict=True)
+        for result in image_results(
+            detections, image_id, dataset.category_ids, 2 if reference_scoring else None
+        )
+    ]
+
+
+def image_results(
+    found: Detections, image_id: int, category_ids: np.ndarray, decimals: int | None = None
+) -> list[dict[str, Any]]:
+    """Converts the detections of an image to entries of COCO's list of results.
+
+    Args:
+        found: detections of the image.
+        image_id: its id.
+        category_ids: int64 [C], id of each class.
+        decimals: computes boxes in float32 and rounds them and the scores, as the reference does;
+            None: exact.
+    """
+    # The difference of two float32 numbers is exact in float64; the reference takes float32.
+    xywh = found.boxes.astype(np.float64 if decimals is None else np.float32)
+    xywh[:, 2:] -= xywh[:, :2]
+    boxes, scores = xywh.tolist(), found.scores.tolist()
+    if decimals is not None:
+        boxes = [[round(side, decimals) for side in box] for box in boxes]
+        scores = [round(score, decimals) for score in scores]
+    columns = boxes, scores, category_ids[found.labels].tolist()
+    return [
+        {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+        for box, score, category_id in zip(*columns, strict=True)
+    ]
 
 
 def score_results(results: Sequence[Mapping[str, Any]], dataset: CocoDetection) -> CocoScores:

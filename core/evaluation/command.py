@@ -6,7 +6,7 @@
     torchrun --nproc_per_node 4 evaluate.py CornerNet           # four GPUs divide the images
 
 Writes results.json and metrics.json into <result_dir>/<config>/<iteration>/<split>/, with --debug
-also drawings of detections beside the ground truth.
+also drawings of what is right, wrong and missed, with --report a page about it: report.html.
 """
 
 import logging
@@ -20,6 +20,7 @@ from ..distributed import join_ranks
 from ..models.device import choose_device, make_current
 from ..models.loading import LoadedDetector
 from .evaluator import EvaluationError, evaluate
+from .html_report import require_annotations, require_report_packages, write_report
 from .report import write_results
 
 logger = logging.getLogger(__name__)
@@ -35,10 +36,18 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--split", choices=SPLITS, default="validation")
     parser.add_argument("--suffix", help="use <config>-<suffix>.json, with the weights of <config>")
     parser.add_argument("--debug", action="store_true", help="draw detections and ground truth")
+    parser.add_argument("--report", action="store_true", help="write report.html, a page to read")
     parser.add_argument(
         "--reference-scoring",
         action="store_true",
         help="keep the reference's rounding and the rows its soft-NMS leaves behind",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=0,
+        metavar="N",
+        help="images that go through the network together; 0, the default: chosen by memory",
     )
     parser.add_argument("--workers", type=int, metavar="W", help="processes that decode images")
     options = parser.parse_args(argv)
@@ -46,15 +55,18 @@ def main(argv: list[str]) -> int:
         options.set.append("db.reference_scoring=true")
     if options.workers is not None:
         options.set.append(f"system.workers={options.workers}")
+    if options.batch < 0:
+        raise UserError(f"--batch {options.batch} must be at least 0")
     with join_ranks() as ranks:
         with ranks.agree_on_errors():
             local_rank = ranks.local_rank if ranks.world_size > 1 else None
             options.device = choose_device(options.device, local_rank)
             make_current(options.device)
             loaded = load_chosen_detector(options, options.suffix)
-            config, split = loaded.config, getattr(loaded.config.system, SPLITS[options.split])
-            dataset = open_split(config.system, config.db, split)
-            require_same_classes(loaded, dataset)
+            config, dataset = loaded.config, open_dataset(loaded, options.split)
+            if options.report:
+                require_report_packages()
+                require_annotations(dataset)
         folder = evaluation_folder(loaded, options.split)
         try:
             with ranks.agree_on_errors():
@@ -62,6 +74,7 @@ def main(argv: list[str]) -> int:
                     loaded.detector,
                     dataset,
                     config,
+                    batch=options.batch,
                     ranks=ranks,
                     show_progress=True,
                     debug_dir=folder / "debug" if options.debug else None,
@@ -80,8 +93,28 @@ def main(argv: list[str]) -> int:
                 "reference_scoring": config.db.reference_scoring,
             }
             write_results(metrics, dataset, folder, about)
+            if options.report:
+                write_report(folder / "report.html", metrics, dataset, about, config.as_dict())
         ranks.barrier()
     return 0
+
+
+def open_dataset(loaded: LoadedDetector, split: str) -> CocoDetection:
+    """Opens the dataset to evaluate a detector on.
+
+    Args:
+        loaded: the detector; its config names the data.
+        split: a key of :data:`SPLITS`.
+
+    Raises:
+        UserError: there is no such split, its data cannot be used, or it has other classes.
+    """
+    if split not in SPLITS:
+        raise UserError(f"there is no split {split!r}; there are {', '.join(SPLITS)}")
+    system, db = loaded.config.system, loaded.config.db
+    dataset = open_split(system, db, getattr(system, SPLITS[split]))
+    require_same_classes(loaded, dataset)
+    return dataset
 
 
 def evaluation_folder(loaded: LoadedDetector, split: str) -> Path:

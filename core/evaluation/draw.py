@@ -2,11 +2,13 @@
 
 import colorsys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from ..inference.saccade import SaccadeRound
+from .labels import place_labels
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _GOLDEN_RATIO = 0.618033988749895  # multiples of it, modulo 1, stay distinct however many there are
@@ -16,7 +18,25 @@ _LONGEST_JPEG = 65_500  # pixels, of either side
 _CAPTION = (255, 255, 255)
 _CAPTION_BACKGROUND = (48, 48, 48)
 _SHEET_GAP, _SHEET_CAPTION, _SHEET_FONT = 6, 24, 0.45  # of contact sheets; pixels, pixels, scale
+_DASH = 6  # times the thickness of a line: a dash and the gap after it
 _HEAT_WEIGHT = 0.6  # of attention drawn over an image
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A box to draw.
+
+    Attributes:
+        box: (x0, y0, x1, y1) in pixels of the image.
+        text: what is written at the box; nothing if empty.
+        color: blue, green, red, 0 to 255.
+        dashed: a line with gaps.
+    """
+
+    box: Sequence[float] | np.ndarray
+    text: str
+    color: tuple[int, int, int]
+    dashed: bool = False
 
 
 def class_color(label: int) -> tuple[int, int, int]:
@@ -46,20 +66,51 @@ def draw_detections(
     Returns:
         uint8 [k h, k w, 3]; the zoom k is 1, or more for an image too small to write on.
     """
-    zoom = max(1, -(-_MIN_SIDE // max(image.shape[:2])))
-    canvas = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
-    thickness = max(1, round(max(canvas.shape[:2]) / 320))
-    # The best detection is drawn last, on top of the others.
+    marks = []
+    # The best detection comes last, and lies on top of the others.
     order = range(len(boxes)) if scores is None else np.argsort(scores, kind="stable")
-    corners = np.round(np.asarray(boxes, np.float64).reshape(-1, 4) * zoom).astype(int)
     for row in order:
-        x0, y0, x1, y1 = corners[row].tolist()
-        cv2.rectangle(canvas, (x0, y0), (x1, y1), class_color(int(labels[row])), thickness)
-    for row in order:
-        text = class_names[int(labels[row])]
+        label = int(labels[row])
+        text = class_names[label]
         if scores is not None:
             text += f" {scores[row]:.2f}"
-        _write_label_(canvas, text, corners[row].tolist(), class_color(int(labels[row])))
+        marks.append(Mark(boxes[row], text, class_color(label)))
+    return draw_marks(image, marks)
+
+
+def draw_marks(
+    image: np.ndarray, marks: Sequence[Mark], text_scale: float | None = None
+) -> np.ndarray:
+    """Draws boxes with labels on a copy of an image, later ones on top of those before.
+
+    Labels keep clear of each other where they can, later ones with the better place.
+
+    Args:
+        image: uint8 [h, w, 3], BGR; it is not changed.
+        marks: what to draw.
+        text_scale: size of the labels in units of OpenCV's fonts; None: by the size of the image.
+
+    Returns:
+        uint8 [k h, k w, 3]; the zoom k is 1, or more for an image too small to write on.
+    """
+    zoom = max(1, -(-_MIN_SIDE // max(image.shape[:2])))
+    canvas = image.copy()
+    if zoom > 1:
+        canvas = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
+    thickness = max(1, round(max(canvas.shape[:2]) / 320))
+    boxes = np.array([mark.box for mark in marks], np.float64).reshape(-1, 4) * zoom
+    corners = np.round(boxes).astype(int)
+    for mark, (x0, y0, x1, y1) in zip(marks, corners.tolist(), strict=True):
+        if mark.dashed:
+            cv2.polylines(canvas, _dashes(x0, y0, x1, y1, thickness), False, mark.color, thickness)
+        else:
+            cv2.rectangle(canvas, (x0, y0), (x1, y1), mark.color, thickness)
+    scale = _font_scale(canvas) if text_scale is None else text_scale
+    sizes = np.array([_plate_size(mark.text, scale) for mark in marks]).reshape(-1, 2)
+    places = place_labels(corners[::-1], sizes[::-1], canvas.shape[:2])[::-1]
+    for mark, (x, y), (width, height) in zip(marks, places.tolist(), sizes.tolist(), strict=True):
+        if mark.text:
+            _write_label_(canvas, mark, (x, y, x + width, y + height), scale)
     return canvas
 
 
@@ -177,18 +228,45 @@ def _font_scale(canvas: np.ndarray) -> float:
     return max(0.4, max(canvas.shape[:2]) / 1500)
 
 
+def _plate_size(text: str, scale: float) -> tuple[int, int]:
+    """Width and height of the plate that a text is written on; (0, 0) for no text."""
+    if not text:
+        return 0, 0
+    (width, height), baseline = cv2.getTextSize(text, _FONT, scale, _stroke(scale))
+    return width + 4, height + baseline + 2
+
+
+def _stroke(scale: float) -> int:
+    return max(1, round(1.5 * scale))
+
+
 def _write_label_(
-    canvas: np.ndarray, text: str, box: Sequence[int], color: tuple[int, int, int]
+    canvas: np.ndarray, mark: Mark, plate: tuple[int, int, int, int], scale: float
 ) -> None:
-    """Writes ``text`` on a plate of ``color``: above the box, or inside where there is no room."""
-    scale = _font_scale(canvas)
-    (width, height), baseline = cv2.getTextSize(text, _FONT, scale, 1)
-    plate = height + baseline + 2
-    x = max(0, min(box[0], canvas.shape[1] - width - 3))
-    top = box[1] - plate if box[1] >= plate else box[1]
-    top = max(0, min(top, canvas.shape[0] - plate))
-    cv2.rectangle(canvas, (x, top), (x + width + 3, top + plate), color, cv2.FILLED)
-    blue, green, red = color
+    """Writes the text of a mark on its plate (x0, y0, x1, y1)."""
+    x0, y0, x1, y1 = plate
+    cv2.rectangle(canvas, (x0, y0), (x1 - 1, y1 - 1), mark.color, cv2.FILLED)
+    blue, green, red = mark.color
     dark = 0.114 * blue + 0.587 * green + 0.299 * red < 128
     ink = (255, 255, 255) if dark else (0, 0, 0)
-    cv2.putText(canvas, text, (x + 2, top + height + 1), _FONT, scale, ink, 1, cv2.LINE_AA)
+    _, baseline = cv2.getTextSize(mark.text, _FONT, scale, _stroke(scale))
+    origin = (x0 + 2, y1 - baseline)
+    cv2.putText(canvas, mark.text, origin, _FONT, scale, ink, _stroke(scale), cv2.LINE_AA)
+
+
+def _dashes(x0: int, y0: int, x1: int, y1: int, thickness: int) -> list[np.ndarray]:
+    """Cuts the sides of a box into dashes, int32 [2, 2] each: its ends (x, y)."""
+    dashes = []
+    for start, end in (
+        ((x0, y0), (x1, y0)),
+        ((x1, y0), (x1, y1)),
+        ((x1, y1), (x0, y1)),
+        ((x0, y1), (x0, y0)),
+    ):
+        a, b = np.array(start, np.float64), np.array(end, np.float64)
+        pairs = max(1, round(np.abs(b - a).max() / (_DASH * thickness)))
+        steps = np.arange(pairs)[:, None] / pairs
+        gap = 0.55 / pairs
+        ends = np.stack([a + steps * (b - a), a + (steps + gap) * (b - a)], 1)  # [pairs, 2, 2]
+        dashes += list(np.round(ends).astype(np.int32))
+    return dashes

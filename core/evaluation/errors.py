@@ -1,22 +1,19 @@
 """Types of error, and the AP50 that each costs (TIDE, Bolya et al. 2020, arXiv:2008.08115).
 
-The matching is pycocotools', so the AP50 is COCO's. Where the paper leaves a choice, it is made as
+The matching is COCO's, so the AP50 is COCO's too. Where the paper leaves a choice, it is made as
 in the authors' toolbox, so that the numbers can be compared: own class before other classes, and
 an object that several wrong detections mean is given to the best of them.
 """
 
-import contextlib
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pycocotools import mask
-from pycocotools.cocoeval import COCOeval
 
 from ..data.coco import CocoDetection
-from .coco import coco_evaluation
+from .analysis import precision_at_recalls
+from .matching import Matched, by_image, find_matches, overlaps_of
 
 # IoU from which a detection finds an object, and up to which it shows background (section 2.2).
 FOREGROUND, BACKGROUND = 0.5, 0.1
@@ -28,7 +25,6 @@ ALL_TYPES = (*TYPES, "false_positive", "false_negative")
 
 _CORRECT = -1  # the type of a detection that found an object; others are positions in TYPES
 _CLASSIFICATION, _LOCALIZATION, _BOTH, _DUPLICATE, _BACKGROUND = range(5)
-_RECALLS = np.linspace(0, 1, 101)  # at which COCO takes the precision
 
 
 @dataclass(frozen=True)
@@ -64,31 +60,7 @@ class Errors:
 
 
 @dataclass(frozen=True)
-class _Matched:
-    """Detections, best first, and objects of a dataset, matched as COCO does.
-
-    Detections that found a crowd, those beyond COCO's 100 of a class in an image, and crowds are
-    left out.
-
-    Attributes:
-        boxes, images, labels: xywh float64 [n, 4], image ids and labels int64 [n] of detections.
-        found: int64 [n], number of the object that a detection found, -1 if it is wrong.
-        object_boxes, object_images, object_labels: the same of the objects, [m, 4] and [m].
-        object_found: bool [m], an object was found.
-    """
-
-    boxes: np.ndarray
-    images: np.ndarray
-    labels: np.ndarray
-    found: np.ndarray
-    object_boxes: np.ndarray
-    object_images: np.ndarray
-    object_labels: np.ndarray
-    object_found: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Causes:
+class Causes:
     """What is wrong with detections and objects.
 
     Attributes:
@@ -110,9 +82,19 @@ def find_errors(results: Sequence[Mapping[str, Any]], dataset: CocoDetection) ->
         results: list in COCO's format, as from :func:`core.evaluation.coco.coco_results`.
         dataset: dataset with annotations.
     """
-    matched = _match(results, dataset)
-    causes = _find_causes(matched)
-    classes = len(dataset.class_names)
+    (matched,) = find_matches(results, dataset, [FOREGROUND])
+    return count_errors(matched, find_causes(matched), dataset.class_names)
+
+
+def count_errors(matched: Matched, causes: Causes, class_names: Sequence[str]) -> Errors:
+    """Counts the errors of each type, and finds what they cost.
+
+    Args:
+        matched: detections and objects, matched at an IoU of :data:`FOREGROUND`.
+        causes: what is wrong with them.
+        class_names: C names.
+    """
+    classes = len(class_names)
     objects = _totals(matched, classes)
     base = _average_precision(matched.labels, matched.found >= 0, objects)
     fixed = {name: _fixed_precision(matched, causes, name, classes) for name in ALL_TYPES}
@@ -129,75 +111,18 @@ def find_errors(results: Sequence[Mapping[str, Any]], dataset: CocoDetection) ->
 
     return Errors(
         overall=breakdown(np.arange(classes)),
-        by_class={
-            name: breakdown(np.array([label])) for label, name in enumerate(dataset.class_names)
-        },
+        by_class={name: breakdown(np.array([label])) for label, name in enumerate(class_names)},
     )
 
 
-def _match(results: Sequence[Mapping[str, Any]], dataset: CocoDetection) -> _Matched:
-    """Matches detections with objects at an IoU of :data:`FOREGROUND`."""
-    evaluation = coco_evaluation(results, dataset)
-    every_area, most = evaluation.params.areaRng[0], evaluation.params.maxDets[-1]
-    evaluation.params.iouThrs = np.array([FOREGROUND])
-    evaluation.params.areaRng, evaluation.params.maxDets = [every_area], [most]
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.evaluate()
-    boxes, images, labels = _columns(evaluation.cocoDt.dataset["annotations"], dataset)
-    scores = np.array([result["score"] for result in results], np.float64)
-    objects = _columns(evaluation.cocoGt.dataset["annotations"], dataset)
-    found, shown, counted = _matches(evaluation, len(boxes), len(objects[0]))
-    object_found = np.zeros(len(counted), bool)
-    object_found[found[shown & (found >= 0)]] = True
-    # Among equal scores COCO's order: images by their ids, then the order of the results.
-    order = np.lexsort((np.arange(len(scores)), images, -scores))
-    order = order[shown[order]]
-    numbers = np.cumsum(counted) - 1  # of the objects that are counted
-    found = np.where(found >= 0, numbers[found], -1) if len(counted) else found
-    return _Matched(
-        *(column[order] for column in (boxes, images, labels, found)),
-        *(column[counted] for column in (*objects, object_found)),
-    )
-
-
-def _matches(
-    evaluation: COCOeval, detections: int, objects: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Collects the matches of an evaluation with one IoU, whose ids count from 1.
-
-    Returns:
-        found: int64 [detections], number of the object that each found, -1 if none.
-        shown: bool [detections], False for those that COCO leaves out of the score.
-        counted: bool [objects], False for those that nobody must find.
-    """
-    found = np.full(detections, -1, np.int64)
-    shown, counted = np.zeros(detections, bool), np.zeros(objects, bool)
-    for entry in evaluation.evalImgs:
-        if entry is not None:
-            rows = np.array(entry["dtIds"], np.int64) - 1
-            found[rows] = entry["dtMatches"][0].astype(np.int64) - 1
-            shown[rows] = ~entry["dtIgnore"][0].astype(bool)
-            counted[np.array(entry["gtIds"], np.int64) - 1] = np.asarray(entry["gtIgnore"]) == 0
-    return found, shown, counted
-
-
-def _columns(
-    rows: Sequence[Mapping[str, Any]], dataset: CocoDetection
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes xywh float64 [n, 4], image ids and labels int64 [n] of records in COCO's format."""
-    categories = np.array([row["category_id"] for row in rows], np.int64)
-    return (
-        np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4),
-        np.array([row["image_id"] for row in rows], np.int64),
-        np.searchsorted(dataset.category_ids, categories),
-    )
-
-
-def _find_causes(matched: _Matched) -> _Causes:
+def find_causes(matched: Matched) -> Causes:
     """Finds the type of every error (section 2.2), and what fixing it does (section 2.3)."""
+    wrong = np.flatnonzero(matched.found < 0)
     types = np.full(len(matched.labels), _CORRECT, np.int64)
+    types[wrong] = _BACKGROUND
     meant = np.full(len(matched.labels), -1, np.int64)
-    for rows, objects in _by_image(matched):
+    for places, objects in by_image(matched.images[wrong], matched.object_images):
+        rows = wrong[places]
         types[rows], meant[rows] = _causes_in_image(matched, rows, objects)
     # The best detection that means an object takes it, unless the object was found.
     repaired = np.full(len(meant), -1, np.int64)
@@ -207,25 +132,11 @@ def _find_causes(matched: _Matched) -> _Causes:
     repaired[candidates[best]] = taken
     missed = ~matched.object_found
     missed[taken] = False
-    return _Causes(types, repaired, missed)
-
-
-def _by_image(matched: _Matched) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Numbers of the wrong detections of each image that has any, and of its objects."""
-    wrong = np.flatnonzero(matched.found < 0)
-    wrong = wrong[np.argsort(matched.images[wrong], kind="stable")]
-    objects = np.argsort(matched.object_images, kind="stable")
-    columns = (matched.images[wrong], matched.object_images[objects])
-    for image in np.unique(columns[0]):
-        (start, low), (end, high) = (
-            [np.searchsorted(column, image, side) for column in columns]
-            for side in ("left", "right")
-        )
-        yield wrong[start:end], objects[low:high]
+    return Causes(types, repaired, missed)
 
 
 def _causes_in_image(
-    matched: _Matched, rows: np.ndarray, objects: np.ndarray
+    matched: Matched, rows: np.ndarray, objects: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Finds the types of wrong detections of one image, and the objects that they mean, or -1.
 
@@ -234,10 +145,8 @@ def _causes_in_image(
         rows: int64 [k], numbers of the wrong detections.
         objects: int64 [m], numbers of the objects of their image.
     """
-    if not len(objects):
-        return np.full(len(rows), _BACKGROUND), np.full(len(rows), -1)
-    crowds = [0] * len(objects)
-    iou = mask.iou(matched.boxes[rows], matched.object_boxes[objects], crowds)  # [k, m]
+    no_crowd = np.zeros(len(objects), bool)
+    iou = overlaps_of(matched.boxes[rows], matched.object_boxes[objects], no_crowd)  # [k, m]
     own = matched.labels[rows, None] == matched.object_labels[None, objects]
     own_iou, other_iou = np.where(own, iou, 0), np.where(own, 0, iou)
     best_own, best_other = own_iou.max(1), other_iou.max(1)
@@ -254,7 +163,7 @@ def _causes_in_image(
     return types, meant
 
 
-def _fixed_precision(matched: _Matched, causes: _Causes, name: str, classes: int) -> np.ndarray:
+def _fixed_precision(matched: Matched, causes: Causes, name: str, classes: int) -> np.ndarray:
     """AP50 of each class without the errors of one type (section 2.3): float64 [C].
 
     Fixed detections keep their score. Of missed objects only the number goes down.
@@ -277,7 +186,7 @@ def _fixed_precision(matched: _Matched, causes: _Causes, name: str, classes: int
     return _average_precision(labels[kept], (correct | repaired)[kept], objects)
 
 
-def _count(matched: _Matched, causes: _Causes, name: str, classes: int) -> np.ndarray:
+def _count(matched: Matched, causes: Causes, name: str, classes: int) -> np.ndarray:
     """Number of errors of a type in each class: int64 [C]."""
     if name in ("missed", "false_negative"):
         chosen = causes.missed if name == "missed" else ~matched.object_found
@@ -287,7 +196,7 @@ def _count(matched: _Matched, causes: _Causes, name: str, classes: int) -> np.nd
     return np.bincount(matched.labels[chosen], minlength=classes)
 
 
-def _totals(matched: _Matched, classes: int) -> np.ndarray:
+def _totals(matched: Matched, classes: int) -> np.ndarray:
     """Number of objects of each class: int64 [C]."""
     return np.bincount(matched.object_labels, minlength=classes)
 
@@ -305,14 +214,11 @@ def _average_precision(labels: np.ndarray, correct: np.ndarray, objects: np.ndar
     """
     result = np.zeros(len(objects))
     for label, total in enumerate(objects.tolist()):
-        hits = np.cumsum(correct[labels == label])
-        if total == 0:
-            result[label] = float(not len(hits))
-            continue
-        precision = hits / (np.arange(1, len(hits) + 1) + np.spacing(1))
-        precision = np.maximum.accumulate(precision[::-1])[::-1]
-        reached = np.searchsorted(hits / total, _RECALLS, "left")
-        result[label] = precision[reached[reached < len(hits)]].sum() / len(_RECALLS)
+        own = correct[labels == label]
+        if total:
+            result[label] = precision_at_recalls(own, total).mean()
+        else:
+            result[label] = float(not len(own))
     return result
 
 

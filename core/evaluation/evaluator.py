@@ -3,36 +3,30 @@
 One evaluator serves evaluate.py, evaluations while training, and the benchmarks.
 """
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
-import torch
 
 from ..config.errors import UserError
 from ..config.loading import Config
 from ..data.coco import CocoDetection
-from ..data.file_names import output_name
-from ..data.images import Unreadable, decoded_images
-from ..data.large_images import TooLargeImage
+from ..data.images import decoded_images
 from ..data.loader import LOST_WORKER, lost_worker_hint
 from ..distributed import ONE_PROCESS, Ranks
-from ..inference.saccade import SaccadeRound
+from ..inference.batches import BatchedInference
+from ..inference.timing import Timing
 from ..models.detector import Detector
 from ..structures import Detections
 from .coco import Metrics, coco_results, score_results
-from .draw import draw_detections, draw_saccades, jpeg, side_by_side
+from .debug_drawings import debug_drawings
 from .report import progress_bar
 
 logger = logging.getLogger(__name__)
 
-_DRAWN_IMAGES, _DRAWN_SCORE = 200, 0.3  # first images, lowest score of a detection
-_NO_DETECTIONS = Detections(
-    np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
-)
+_DRAWN_IMAGES = 200  # the first ones
 _ROUND = 16  # images of each rank between two exchanges of what was found
 
 
@@ -64,6 +58,7 @@ def evaluate(
     dataset: CocoDetection,
     config: Config,
     *,
+    batch: int = 0,
     ranks: Ranks = ONE_PROCESS,
     show_progress: bool = False,
     debug_dir: Path | None = None,
@@ -80,6 +75,8 @@ def evaluate(
         dataset: images, and annotations if there are any.
         config: config with the precision, the number of workers that decode images, and
             ``reference_scoring``.
+        batch: images that go through the network together; 0 as for
+            :class:`core.inference.batches.BatchedInference`.
         ranks: this process among those that evaluate together, each with the same weights.
         show_progress: show a progress bar on the main process.
         debug_dir: folder for drawings of the first images, detections beside ground truth.
@@ -94,11 +91,12 @@ def evaluate(
     device = next(detector.network.parameters()).device
     predict = detector.predict(device, half=config.system.precision == "bfloat16")
     own = range(ranks.rank, len(dataset), ranks.world_size)
-    images = decoded_images(dataset, config.system.workers, own)
+    inference = BatchedInference(detector.infer, predict, batch)
+    images = inference(decoded_images(dataset, config.system.workers, own))
     start = time.perf_counter()
     found: list[_Found] = []
     bar = progress_bar(len(dataset), "image", show_progress and ranks.is_main)
-    with torch.no_grad(), bar:
+    with bar, contextlib.closing(images):
         for indices in _rounds(len(dataset), ranks.world_size):
             in_round: list[_Found] = []
             error: Exception | None = None
@@ -106,16 +104,12 @@ def evaluate(
                 for index in indices[ranks.rank :: ranks.world_size]:
                     if signal := asked_to_stop():
                         raise UserError(f"{signal} was received")
-                    image, trace = next(images), list[SaccadeRound]()
-                    if isinstance(image, Unreadable):
-                        in_round.append(_Found(_NO_DETECTIONS, {}, image.reason))
-                        continue
-                    detections, drawings = _NO_DETECTIONS, {}
-                    with TooLargeImage(image) as attempt:
-                        detections = detector.infer(image, predict, trace)
-                    if debug_dir is not None and index < _DRAWN_IMAGES and not attempt.problem:
-                        drawings = _draw(image, detections, trace, dataset, index)
-                    in_round.append(_Found(detections, drawings, attempt.problem))
+                    image, detections, trace, problem = next(images)
+                    drawings = {}
+                    wanted = debug_dir is not None and index < _DRAWN_IMAGES
+                    if wanted and image is not None and problem is None:
+                        drawings = debug_drawings(image, detections, trace, dataset, index)
+                    in_round.append(_Found(detections, drawings, problem))
             except Exception as caught:
                 error = caught
             failure = None if error is None else _describe(error, index, dataset)
@@ -124,11 +118,17 @@ def evaluate(
                     _report(one, dataset.image_path(len(found)), debug_dir)
                 found.append(one._replace(drawings={}))
                 bar.update()
-    return _score(found, dataset, config, ranks, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return _score(found, dataset, config, ranks, seconds, inference.timing)
 
 
 def _score(
-    found: list[_Found], dataset: CocoDetection, config: Config, ranks: Ranks, seconds: float
+    found: list[_Found],
+    dataset: CocoDetection,
+    config: Config,
+    ranks: Ranks,
+    seconds: float,
+    timing: Timing,
 ) -> Metrics:
     """Scores the detections of all images on the main process, and broadcasts the scores.
 
@@ -151,7 +151,7 @@ def _score(
     scores, problem = ranks.broadcast((scores, problem))
     if problem is not None:
         raise EvaluationError(problem) from cause
-    return Metrics(len(dataset), seconds, scores, results, skipped)
+    return Metrics(len(dataset), seconds, scores, results, skipped, timing.rounded())
 
 
 def _rounds(images: int, world_size: int) -> Iterator[range]:
@@ -199,31 +199,6 @@ def _gather(
         )
     world_size = ranks.world_size
     return [gathered[place % world_size][0][place // world_size] for place in range(len(indices))]
-
-
-def _draw(
-    image: np.ndarray,
-    found: Detections,
-    trace: Sequence[SaccadeRound],
-    dataset: CocoDetection,
-    index: int,
-) -> dict[str, bytes]:
-    """Draws an image with its detections beside its ground truth, and the rounds of saccades.
-
-    Returns:
-        JPEG files by name.
-    """
-    shown = found.scores > _DRAWN_SCORE
-    names = dataset.class_names
-    detected = draw_detections(
-        image, found.boxes[shown], found.labels[shown], found.scores[shown], names
-    )
-    truth = draw_detections(image, dataset.boxes(index), dataset.labels(index), None, names)
-    stem = f"{index:05d}_{dataset.image_path(index).stem}"
-    drawings = {stem: side_by_side({"detections": detected, "ground truth": truth})}
-    if trace:
-        drawings[f"{stem}_saccades"] = draw_saccades(image, trace)
-    return {output_name(name, ".jpg"): jpeg(drawing) for name, drawing in drawings.items()}
 
 
 def _report(found: _Found, path: Path, debug_dir: Path | None) -> None:

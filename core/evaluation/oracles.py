@@ -8,7 +8,7 @@ detections are gone as well.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ from ..config.loading import Config
 from ..data.coco import CocoDetection
 from ..decode.corners import REJECTED, Corners, best_corners, center_scores
 from ..inference.corners import CornerSettings, View, detect_corners, lay_out
-from ..inference.predict import Predict
+from ..inference.requests import CanvasRequest, Inference
 from ..inference.saccade import SaccadeRound
 from ..models.detector import Detector
-from ..structures import CentripetalMaps, Detections
+from ..structures import NO_DETECTIONS, CentripetalMaps, Detections
 from ..targets.gaussian import gaussian_radius
 
 # What the truth decides: which corners are of one object, where a corner lies, or both of them.
@@ -48,27 +48,24 @@ class _Truth:
     reach: Tensor
 
 
-@dataclass(frozen=True)
-class _Seen:
+class _Seen(NamedTuple):
     """What a network gives for one view: its own detections, and its corners.
 
     Attributes:
         rows: float32 [B, n, 8], decoded as the detector does.
         tl, br: best corners.
-        centers: map of centres that confirms pairs, logits [B, C, H, W], if there is one; their
-            corners then score their geometric mean, not the arithmetic one.
+        centers: the map of centres that confirms pairs, logits [B, C, H, W], or none; with it,
+            corners score their geometric mean, not the arithmetic one.
     """
 
     rows: Tensor
     tl: Corners
     br: Corners
-    centers: Tensor | None
+    centers: tuple[Tensor, ...]
 
 
-class OracleInfer:
-    """An ``infer`` of a detector that finds objects by the oracles too, in the same pass.
-
-    It must be called for the images of the dataset in their order, each once.
+class Oracles:
+    """A detector of corners that finds objects by the oracles too, in the same pass.
 
     Args:
         detector: a detector of corners (:func:`has_oracles`).
@@ -76,51 +73,56 @@ class OracleInfer:
         config: the detector's config.
 
     Attributes:
-        found: detections by each of :data:`ORACLES`, one for every image so far.
+        detector: the detector with ``infer`` and ``decode`` that look for the oracles' objects too.
+        found: detections of every image of the dataset by each of :data:`ORACLES`.
     """
 
     def __init__(self, detector: Detector, dataset: CocoDetection, config: Config) -> None:
         assert isinstance(detector.infer, partial)
         self._settings: CornerSettings = detector.infer.keywords["settings"]
-        self._dataset = dataset
+        self._decode, self._dataset, self._next = detector.decode, dataset, 0
+        self.detector = replace(detector, infer=self.infer, decode=self.decode)
         self._top_k, self._kernel = config.db.top_k, config.db.nms_kernel
-        self.found: dict[str, list[Detections]] = {name: [] for name in ORACLES}
+        self.found = {name: [NO_DETECTIONS] * len(dataset) for name in ORACLES}
 
-    def __call__(
-        self, image: np.ndarray, predict: Predict, trace: list[SaccadeRound] | None = None
-    ) -> Detections:
-        """Finds the objects of the next image, as :func:`core.inference.corners.detect_corners`."""
-        index, settings = len(self.found["pairs"]), self._settings
-        boxes, labels = self._dataset.boxes(index), self._dataset.labels(index)
-        look = replace(predict, decode=lambda outputs: self._see(predict, outputs))
+    def infer(self, image: np.ndarray, trace: list[SaccadeRound] | None = None) -> Inference:
+        """Finds the objects of the next image, as :func:`core.inference.corners.detect_corners`.
+
+        It must be called for the images of the dataset in their order, each once.
+        """
+        index, self._next = self._next, self._next + 1
+        return self._infer(image, index)
+
+    def decode(self, outputs: Any) -> _Seen:
+        """Decodes the network's outputs, and keeps what the oracles need of them."""
+        maps, tl, br = best_corners(outputs[-1], top_k=self._top_k, kernel=self._kernel)
+        centers = (maps.center_heatmap,) if isinstance(maps, CentripetalMaps) else ()
+        return _Seen(self._decode(outputs), tl, br, centers)
+
+    def _infer(self, image: np.ndarray, index: int) -> Inference:
+        settings = self._settings
         seen: list[_Seen] = []
-
-        def own(images: Tensor) -> Tensor:
-            seen.append(look(images))
-            return seen[-1].rows
-
-        found = detect_corners(image, own, settings=settings)
-        truths = []
+        truths: list[_Truth] = []
+        boxes, labels = self._dataset.boxes(index), self._dataset.labels(index)
         for scale in settings.test_scales:
             view = lay_out(image, scale, settings.fit_size, settings.coarsest_stride)
             truths.append(_in_view(boxes, labels, view, settings))
+            seen.append((yield CanvasRequest(view.canvas, settings.test_flipped)))
         for name in ORACLES:
             rows = [_decide(*pair, name) for pair in zip(seen, truths, strict=True)]
-            self.found[name].append(self._suppressed(image, rows))
-        return found
+            self.found[name][index] = self._suppressed(image, rows)
+        return self._suppressed(image, [each.rows for each in seen])
 
     def _suppressed(self, image: np.ndarray, rows: Sequence[Tensor]) -> Detections:
         """Goes on from decoded detections of every view as the detector does."""
-        left = iter(rows)
-        return detect_corners(image, lambda images: next(left), settings=self._settings)
-
-    def _see(self, predict: Predict, outputs: Any) -> _Seen:
-        maps = outputs[-1]
-        tl, br = best_corners(maps, top_k=self._top_k, kernel=self._kernel)
-        tl, br = (Corners(*(column.cpu() for column in corner)) for corner in (tl, br))
-        rows = predict.decode(outputs).float().cpu()
-        centers = maps.center_heatmap.cpu() if isinstance(maps, CentripetalMaps) else None
-        return _Seen(rows, tl, br, centers)
+        steps = detect_corners(image, settings=self._settings)
+        next(steps)
+        try:
+            for each in rows:
+                steps.send(each)
+        except StopIteration as end:
+            found: Detections = end.value
+        return found
 
 
 def has_oracles(detector: Detector) -> bool:
@@ -170,9 +172,9 @@ def _decide(seen: _Seen, truth: _Truth, oracle: str) -> Tensor:
         points = list(truth.corners.unbind(1))
     tl, br = scores
     score = (tl + br) / 2
-    if seen.centers is not None:
+    for heatmap in seen.centers:
         labels = truth.labels.expand_as(score)
-        center = center_scores(seen.centers, (points[0] + points[1]) / 2, labels)
+        center = center_scores(heatmap, (points[0] + points[1]) / 2, labels)
         score = ((tl * br).sqrt() * center).sqrt()
     paired = near[0] & near[1] & (points[1] >= points[0]).all(2)
     score = torch.where(paired, score, REJECTED)

@@ -88,6 +88,7 @@ def write_results(
         "skipped_images": metrics.skipped,
         "seconds": round(metrics.seconds, 2),
         "images_per_second": round(speed, 2),
+        "seconds_by_stage": metrics.timing,
         **scores.metrics,
         "AP_by_class": scores.ap_by_class,
     }

@@ -1,11 +1,8 @@
-"""Test images as the network takes them: resized, padded, normalised."""
+"""Test images as the network takes them: resized and padded."""
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
-from ..data.color import NORMALIZE, apply_color
 from ..data.transforms import Size, center_in, fitted_size, resize_smoothly
 
 
@@ -41,10 +38,3 @@ def fit_in_canvas(
         sides.append(-(-(side + lacking) // coarsest_stride) * coarsest_stride - lacking)
     canvas, corner = center_in(resize_smoothly(image, size), (sides[0], sides[1]))
     return canvas, corner, size
-
-
-def normalize(canvas: np.ndarray, mirrored: bool) -> Tensor:
-    """Normalises uint8 [H, W, 3]: float32 [1, 3, H, W], or [2, 3, H, W] with its mirror image."""
-    image = torch.from_numpy(canvas).permute(2, 0, 1)[None].contiguous()
-    images = apply_color(image, torch.from_numpy(NORMALIZE)[None])
-    return torch.cat([images, images.flip(3)]) if mirrored else images

@@ -4,18 +4,17 @@ The maps of the image and of its mirror image are averaged. If there are several
 detections are suppressed together, class by class.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor
 
 from ..data.samples.centers import warp, whole_window
 from ..data.transforms import Size, has_area
 from ..decode.soft_nms import SCORE, Method, best_detections, suppress
-from ..structures import Detections
-from .canvas import center_in, fit_in_canvas, normalize, resize_by
+from .canvas import center_in, fit_in_canvas, resize_by
+from .requests import CanvasRequest, Inference
 
 
 @dataclass(frozen=True)
@@ -116,20 +115,18 @@ class CenterSettings:
 
 
 def detect_centers(
-    image: np.ndarray,
-    predict: Callable[[Tensor], Tensor],
-    trace: list[Any] | None = None,
-    *,
-    settings: CenterSettings,
-) -> Detections:
+    image: np.ndarray, trace: list[Any] | None = None, *, settings: CenterSettings
+) -> Inference:
     """Finds the objects of one image.
 
     Args:
         image: uint8 [h, w, 3], BGR.
-        predict: takes normalised images float32 [B, 3, H, W], the image and, with ``test_flipped``,
-            its mirror image; gives the result of :func:`core.decode.centers.decode_image`.
         trace: not used.
         settings: layout, scales, mirroring, suppression.
+
+    Yields:
+        The image at each scale. It is sent its row of the result of
+        :func:`core.decode.centers.decode_images`, float32 [1, K, 6].
 
     Returns:
         Detections in pixels of ``image``; they may reach beyond it.
@@ -138,7 +135,8 @@ def detect_centers(
     passes = []
     for scale in settings.test_scales:
         view = settings.geometry.view(image, scale)
-        rows = predict(normalize(view.canvas, settings.test_flipped))[0].cpu().numpy()
+        decoded = yield CanvasRequest(view.canvas, settings.test_flipped)
+        rows = decoded[0].numpy()
         boxes = boxes_in_image(rows[:, :4], view)
         passes.append(np.concatenate((boxes, rows[:, 4:]), 1))
     found = np.concatenate(passes)

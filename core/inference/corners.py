@@ -4,18 +4,17 @@ Every scale of the image, and its mirror image, goes through the network; the de
 converted to pixels of the image and suppressed together, class by class.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from ..data.transforms import Size
 from ..decode.corners import REJECTED
 from ..decode.soft_nms import SCORE, Method, best_detections, suppress
-from ..structures import Detections
-from .canvas import center_in, fit_in_canvas, normalize, resize_by
+from .canvas import center_in, fit_in_canvas, resize_by
+from .requests import CanvasRequest, Inference
 
 
 @dataclass(frozen=True)
@@ -68,21 +67,19 @@ class CornerSettings:
 
 
 def detect_corners(
-    image: np.ndarray,
-    predict: Callable[[Tensor], Tensor],
-    trace: list[Any] | None = None,
-    *,
-    settings: CornerSettings,
-) -> Detections:
+    image: np.ndarray, trace: list[Any] | None = None, *, settings: CornerSettings
+) -> Inference:
     """Finds the objects of one image.
 
     Args:
         image: uint8 [h, w, 3], BGR.
-        predict: takes normalised images float32 [B, 3, H, W] (on the CPU) and gives decoded
-            detections [B, n, 8] in output cells: box, score, score of the top-left and of the
-            bottom-right corner, class.
         trace: not used.
         settings: scales, mirroring, suppression.
+
+    Yields:
+        The image at each scale. It is sent decoded detections float32 [1, n, 8], or [2, n, 8] with
+        those of the mirror image, in output cells: box, score, score of the top-left and of the
+        bottom-right corner, class.
 
     Returns:
         Detections in pixels of ``image``, within ``[0, w] x [0, h]``.
@@ -91,8 +88,8 @@ def detect_corners(
     passes = []
     for scale in settings.test_scales:
         view = lay_out(image, scale, settings.fit_size, settings.coarsest_stride)
-        decoded = predict(normalize(view.canvas, settings.test_flipped))  # [B, n, 8]
-        passes.append(rows_in_image(decoded.float().cpu().numpy().copy(), view, settings.stride))
+        decoded = yield CanvasRequest(view.canvas, settings.test_flipped)
+        passes.append(rows_in_image(decoded.numpy().copy(), view, settings.stride))
     found = np.concatenate(passes)
     found = found[found[:, SCORE] > REJECTED]
     rows, labels = suppress(

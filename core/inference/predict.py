@@ -27,7 +27,11 @@ class Predict:
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, images: Tensor, **options: Any) -> Any:
-        """Runs the network and decodes its outputs.
+        """Runs the network and decodes its outputs; arguments of :meth:`run`."""
+        return self.decode(self.run(images, **options))
+
+    def run(self, images: Tensor, **options: Any) -> Any:
+        """Runs the network.
 
         Args:
             images: normalised, float32 [B, 3, height, width].
@@ -35,5 +39,4 @@ class Predict:
         """
         images = images.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-            outputs = self.network(images, **self.inputs, **options)
-        return self.decode(outputs)
+            return self.network(images, **self.inputs, **options)

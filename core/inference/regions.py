@@ -1,6 +1,5 @@
 """Inference with Faster R-CNN: the whole image at one scale (arXiv:1506.01497, section 3.3)."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,27 +10,27 @@ from ..data import transforms
 from ..data.samples.whole import fitted_size
 from ..layers.regions import BACKGROUND
 from ..structures import Detections
-from .canvas import normalize
+from .requests import CanvasRequest, Inference
 
 
 def detect_regions(
     image: np.ndarray,
-    predict: Callable[[Tensor], list[Tensor]],
     trace: list[Any] | None = None,
     *,
     shorter_side: int,
     longer_side: int,
     least_side: int,
-) -> Detections:
+) -> Inference:
     """Finds the objects of one image.
 
     Args:
         image: uint8 [h, w, 3], BGR.
-        predict: takes normalised images float32 [B, 3, H, W] and gives the result of
-            :func:`decode_regions`.
         trace: not used.
         shorter_side, longer_side, least_side: as for
             :func:`core.data.samples.whole.fitted_size`.
+
+    Yields:
+        The image. It is sent its part of the result of :func:`decode_regions`.
 
     Returns:
         Detections in pixels of ``image``, within ``[0, w] x [0, h]``.
@@ -39,7 +38,7 @@ def detect_regions(
     height, width = image.shape[:2]
     size = fitted_size((height, width), shorter_side, longer_side, least_side)
     resized, _ = transforms.resize(image, np.zeros((0, 4), np.float32), size)
-    (rows,) = predict(normalize(resized, mirrored=False))
+    (rows,) = yield CanvasRequest(resized, mirrored=False)
     found = rows.numpy()
     zoom = np.array([size[1] / width, size[0] / height] * 2, np.float32)
     boxes = np.clip(found[:, :4] / zoom, 0, [width, height] * 2).astype(np.float32)
@@ -47,7 +46,7 @@ def detect_regions(
 
 
 def decode_regions(outputs: list[dict[str, Tensor]]) -> list[Tensor]:
-    """Collects the detections of each image in one tensor on the CPU.
+    """Collects the detections of each image in one tensor.
 
     Args:
         outputs: for each image ``boxes`` [n, 4], ``scores`` [n], best first, and ``labels`` [n],
@@ -64,6 +63,6 @@ def decode_regions(outputs: list[dict[str, Tensor]]) -> list[Tensor]:
                 (found["labels"] - BACKGROUND - 1)[:, None].float(),
             ],
             dim=1,
-        ).cpu()
+        )
         for found in outputs
     ]

@@ -3,26 +3,23 @@
 CornerNet-Lite, arXiv:1904.08900, section 3.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from ..data.color import NORMALIZE, apply_color
 from ..data.transforms import Size
 from ..decode.corners import REJECTED
 from ..decode.soft_nms import SCORE, Method, best_detections, suppress
-from ..structures import Detections
-from .crops import Crops, cut_crops, plan_crops
+from .crops import Crops, plan_crops
 from .locations import (
     attention_locations,
-    attention_peaks,
     detection_locations,
     suppress_locations,
 )
-from .predict import Predict
+from .requests import CropRequest, DeviceImage, Inference
 
 _FIRST_SCORE = 0.3  # lowest score of a detection of the first round
 _DISTANCE = 16 / 255  # least distance of two locations, as a part of a view's side
@@ -36,10 +33,12 @@ class SaccadePrediction(NamedTuple):
         detections: float32 [B, n, 8] in output cells: box, score, scores of the top-left and of the
             bottom-right corner, class.
         attention: probabilities float32 [B, 1, h, w], coarse first; empty if not asked for.
+        peaks: attention at its local maxima, and 0 elsewhere.
     """
 
     detections: Tensor
-    attention: list[Tensor]
+    attention: Sequence[Tensor]
+    peaks: Sequence[Tensor]
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,6 @@ class SaccadeSettings:
         init_sizes: longer sides of the whole image in the views of the first round.
         ranges: longer sides, in pixels of a view, of the objects of each attention map.
         strides: pixels per cell, of each attention map.
-        windows: sides of the windows in which attention must be highest, of each map, in cells.
         zooms: for each round after the first, the zoom at the locations of each map.
         thresholds: for each of these rounds, attention above which a cell becomes a location.
         max_crops: largest number of views in all these rounds together.
@@ -66,7 +64,6 @@ class SaccadeSettings:
     init_sizes: tuple[int, ...]
     ranges: tuple[tuple[int, int], ...]
     strides: tuple[int, ...]
-    windows: tuple[int, ...]
     zooms: tuple[tuple[float, ...], ...]
     thresholds: tuple[float, ...]
     max_crops: int
@@ -85,40 +82,40 @@ class SaccadeRound:
         detections: float32 [n, 8], of all views, boxes in pixels of the image.
         attention: probabilities float32 [N, 1, h, w], coarse first; empty for a round that no other
             could follow.
+        peaks: attention at its local maxima, and 0 elsewhere.
         strides, ranges: strides and ranges of the attention maps, as in :class:`SaccadeSettings`.
     """
 
     crops: Crops
     detections: np.ndarray
-    attention: list[Tensor]
+    attention: Sequence[Tensor]
+    peaks: Sequence[Tensor]
     strides: tuple[int, ...]
     ranges: tuple[tuple[int, int], ...]
 
 
 def detect_saccades(
-    image: np.ndarray,
-    predict: Predict,
-    trace: list[SaccadeRound] | None = None,
-    *,
-    settings: SaccadeSettings,
-) -> Detections:
+    image: np.ndarray, trace: list[SaccadeRound] | None = None, *, settings: SaccadeSettings
+) -> Inference:
     """Finds the objects of one image, round after round, until no location is left to crop.
 
-    The image is copied to the network's device once; all views of a round are cut and run there as
-    one batch. The detections of all rounds are suppressed together.
+    The image is copied to the network's device once; all views of a round are cut and run there
+    together. The detections of all rounds are suppressed together.
 
     Args:
         image: uint8 [h, w, 3], BGR.
-        predict: gives a :class:`SaccadePrediction` of normalised images float32 [B, 3, H, W] on its
-            device; with ``attention=False``, without attention maps.
         trace: list to which the rounds are appended, the round of the whole image first.
         settings: settings of the rounds and of the suppression.
+
+    Yields:
+        The views of each round. It is sent their :class:`SaccadePrediction`, for the last round,
+        with the network's option ``attention=False``, without attention.
 
     Returns:
         Detections in pixels of ``image``; they may reach beyond it.
     """
     assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3, image.shape
-    pixels = torch.from_numpy(image.copy()).to(predict.device)
+    pixels = DeviceImage(image)
     size = image.shape[:2]
     locations = first_locations(size, settings.init_sizes)
     rounds: list[SaccadeRound] = []
@@ -126,12 +123,13 @@ def detect_saccades(
     while len(locations):
         can_zoom = len(rounds) < len(settings.thresholds) and left > 0
         crops = plan_crops(locations, size, settings.input_size)
-        views = normalized_views(pixels, crops, settings.input_size)
-        prediction = predict(views, attention=can_zoom)
+        options = {"attention": can_zoom}
+        prediction = yield CropRequest(pixels, crops, settings.input_size, options)
         lowest = REJECTED if rounds else _FIRST_SCORE
         rows = rows_in_image(prediction.detections, crops, settings, lowest)
+        _, attention, peaks = prediction
         rounds.append(
-            SaccadeRound(crops, rows, prediction.attention, settings.strides, settings.ranges)
+            SaccadeRound(crops, rows, attention, peaks, settings.strides, settings.ranges)
         )
         if not can_zoom:
             break
@@ -162,13 +160,6 @@ def first_locations(image_size: Size, init_sizes: tuple[int, ...]) -> np.ndarray
     return np.stack((*middle, scales.astype(np.float64)), 1)
 
 
-def normalized_views(pixels: Tensor, crops: Crops, view_size: Size) -> Tensor:
-    """Cuts N views out of an image uint8 [h, w, 3]: normalised float32 [N, 3, *view_size]."""
-    views = cut_crops(pixels, crops, view_size)
-    color = torch.from_numpy(NORMALIZE).to(views.device).expand(len(views), -1, -1)
-    return apply_color(views, color)
-
-
 def rows_in_image(
     decoded: Tensor, crops: Crops, settings: SaccadeSettings, lowest: float
 ) -> np.ndarray:
@@ -183,7 +174,7 @@ def rows_in_image(
     Returns:
         float32 [m, 8], boxes in pixels of the image.
     """
-    rows = decoded.cpu().double().numpy().copy()
+    rows = decoded.double().numpy()
     for axis, columns in enumerate(([1, 3], [0, 2])):
         rows[..., columns] /= settings.output_size[axis] / settings.input_size[axis]
         rows[..., columns] /= crops.scales[:, None, None]
@@ -196,9 +187,8 @@ def next_locations(
 ) -> np.ndarray:
     """Finds the ``limit`` best locations that follow from the last round (:mod:`.locations`)."""
     last, number = rounds[-1], len(rounds) - 1
-    peaks = attention_peaks(last.attention, settings.windows)
     locations = attention_locations(
-        [map_.cpu().numpy() for map_ in peaks],
+        [map_.numpy() for map_ in last.peaks],
         last.crops,
         image_size,
         strides=settings.strides,

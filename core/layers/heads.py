@@ -1,16 +1,37 @@
 """Prediction heads: from features to the maps that the losses and the decoder read."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import NamedTuple, TypeVar, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..structures import (
+    CenterMaps,
+    CentripetalMaps,
+    CornerMaps,
+    GuidedMaps,
+    Peaks,
+    SearchedMaps,
+)
 from .blocks import ConvRelu
 from .gather import gather_windows
 
-# Cells to read: int64 [B, M], each y * W + x; or a function that finds them in a heatmap's logits.
-Cells = Tensor | Callable[[Tensor], Tensor]
+
+class Read(NamedTuple):
+    """Where heads are read.
+
+    Attributes:
+        cells: int64 [B, M], each y * W + x; None: everywhere.
+        peaks: the peaks of a heatmap that the cells are of, if they were searched for.
+    """
+
+    cells: Tensor | None
+    peaks: Peaks | None = None
+
+
+# Cells to read, int64 [B, M]; or a function that finds them in a heatmap's logits.
+Cells = Tensor | Callable[[Tensor], Read]
 
 # Logit of the probability 0.1: with it, the many empty cells don't dominate the first steps
 # (RetinaNet, arXiv:1708.02002, section 4.1).
@@ -82,6 +103,15 @@ class Head(nn.Sequential):
         return vectors
 
 
-def cells_in(heatmap: Tensor, cells: Cells | None) -> Tensor | None:
-    """Finds the cells to read, if that needs the heatmap; None: all."""
-    return cells(heatmap) if callable(cells) else cells
+def where_to_read(heatmap: Tensor, cells: Cells | None) -> Read:
+    """Finds the cells to read, if that needs the heatmap; ``cells`` None: all."""
+    return cells(heatmap) if callable(cells) else Read(cells)
+
+
+Maps = TypeVar("Maps", CornerMaps, CentripetalMaps, GuidedMaps, CenterMaps)
+
+
+def with_peaks(maps: Maps, *read: Read) -> Maps | SearchedMaps:
+    """Adds the peaks to maps that were read at them."""
+    peaks = tuple(each.peaks for each in read if each.peaks is not None)
+    return SearchedMaps(maps, peaks) if peaks else maps

@@ -37,7 +37,7 @@ def saccade_losses(
         tl_valid=targets.tl_valid,
         br_valid=targets.br_valid,
     )
-    with torch.autocast(outputs[0].corners.tl_heatmap.device.type, enabled=False):
+    with torch.autocast(targets.attention[0].device.type, enabled=False):
         levels = [
             focal_loss(logits, target)
             for maps in outputs

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from ..config.loading import Config
 from ..data.samples.centers import sample_centers
 from ..data.samples.fit import choose_sample
-from ..decode.centers import center_cells, decode_image
+from ..decode.centers import decode_images, read_centers
 from ..inference.centers import CenterSettings, Geometry, detect_centers
 from ..layers.backbones import Backbone
-from ..layers.heads import HEATMAP_BIAS, Cells, Head, cells_in
+from ..layers.heads import HEATMAP_BIAS, Cells, Head, where_to_read, with_peaks
 from ..layers.hourglass import StackedHourglass
 from ..layers.pyramid import PyramidFeatures, pyramid_maps
 from ..layers.resnet import UpsampledResNet18
 from ..losses.centers import center_losses
-from ..structures import CenterMaps
+from ..structures import CenterMaps, SearchedMaps
 from ..targets.centers import center_targets
 from .architecture import (
     SACCADE_SETTINGS,
@@ -109,7 +109,7 @@ class CenterHourglass(StackedHourglass):
 
     def forward(  # type: ignore[override]
         self, images: Tensor, cells: Cells | None = None
-    ) -> list[CenterMaps]:
+    ) -> list[CenterMaps | SearchedMaps]:
         """Computes the maps of every stack, or in evaluation mode of the last one only.
 
         Args:
@@ -137,7 +137,9 @@ class CenterResNet18(nn.Module):
             channels[-1], architecture.head_channels, num_classes, 1
         )
 
-    def forward(self, images: Tensor, cells: Cells | None = None) -> list[CenterMaps]:
+    def forward(
+        self, images: Tensor, cells: Cells | None = None
+    ) -> list[CenterMaps | SearchedMaps]:
         """Computes the maps of its one stack; arguments as for :meth:`CenterHourglass.forward`."""
         return [center_maps(self, self.backbone(images), 0, cells)]
 
@@ -158,7 +160,9 @@ class CenterPyramid(nn.Module):
         self.pyramid = PyramidFeatures(backbone.channels, architecture.stride, width)
         self.hm, self.wh, self.reg = center_heads(width, width, num_classes, architecture.stacks)
 
-    def forward(self, images: Tensor, cells: Cells | None = None) -> list[CenterMaps]:
+    def forward(
+        self, images: Tensor, cells: Cells | None = None
+    ) -> list[CenterMaps | SearchedMaps]:
         """Computes the maps of its one stack; arguments as for :meth:`CenterHourglass.forward`."""
         (stack,) = pyramid_maps(self.backbone, self.pyramid, images)
         return [center_maps(self, stack.features, 0, cells)]
@@ -182,12 +186,12 @@ def center_maps(
     features: Tensor,
     stack: int,
     cells: Cells | None,
-) -> CenterMaps:
+) -> CenterMaps | SearchedMaps:
     """Computes the maps of a stack from its features [B, channels, H, W]."""
     heatmap = network.hm[stack](features)
-    read = cells_in(heatmap, cells)
-    size, offset = (head[stack](features, read) for head in (network.wh, network.reg))
-    return CenterMaps(heatmap, size, offset)
+    read = where_to_read(heatmap, cells)
+    size, offset = (head[stack](features, read.cells) for head in (network.wh, network.reg))
+    return with_peaks(CenterMaps(heatmap, size, offset), read)
 
 
 def build(config: Config, num_classes: int) -> Detector:
@@ -257,8 +261,8 @@ def _detector(
         ),
         losses=center_losses,
         network_inputs=lambda targets: (targets.index,),
-        decode=partial(decode_image, **decoding),
-        decode_inputs={"cells": partial(center_cells, **decoding)},
+        decode=partial(decode_images, **decoding),
+        decode_inputs={"cells": partial(read_centers, **decoding)},
         infer=partial(
             detect_centers,
             settings=CenterSettings(

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ..config.loading import Config
 from ..layers.cross_star import GuidedShift
-from ..layers.heads import Cells, cells_in
-from ..structures import GuidedMaps
+from ..layers.heads import Cells, where_to_read, with_peaks
+from ..structures import GuidedMaps, SearchedMaps
 from . import cornernet
 from .architecture import HourglassArchitecture, read_architecture
 from .corners import CornerArchitecture, corner_detector, guided_pairing
@@ -47,24 +47,25 @@ class CentripetalNet(cornernet.CornerNet):
 
     def corner_maps(  # type: ignore[override]
         self, features: Tensor, stack: int, tl_cells: Cells | None, br_cells: Cells | None
-    ) -> GuidedMaps:
+    ) -> GuidedMaps | SearchedMaps:
         """Computes the maps of one stack from its features [B, head_channels, H, W]."""
         top_left = self.tl_modules[stack](features)
         bottom_right = self.br_modules[stack](features)
         tl_heatmap, br_heatmap = self.tl_heats[stack](top_left), self.br_heats[stack](bottom_right)
-        tl_read, br_read = cells_in(tl_heatmap, tl_cells), cells_in(br_heatmap, br_cells)
-        tl_guiding, tl_shift = self.tl_shifts[stack](top_left, tl_read)
-        br_guiding, br_shift = self.br_shifts[stack](bottom_right, br_read)
-        return GuidedMaps(
+        tl, br = where_to_read(tl_heatmap, tl_cells), where_to_read(br_heatmap, br_cells)
+        tl_guiding, tl_shift = self.tl_shifts[stack](top_left, tl.cells)
+        br_guiding, br_shift = self.br_shifts[stack](bottom_right, br.cells)
+        maps = GuidedMaps(
             tl_heatmap=tl_heatmap,
             br_heatmap=br_heatmap,
             tl_shift=tl_shift,
             br_shift=br_shift,
-            tl_offset=self.tl_offs[stack](top_left, tl_read),
-            br_offset=self.br_offs[stack](bottom_right, br_read),
+            tl_offset=self.tl_offs[stack](top_left, tl.cells),
+            br_offset=self.br_offs[stack](bottom_right, br.cells),
             tl_guiding=tl_guiding,
             br_guiding=br_guiding,
         )
+        return with_peaks(maps, tl, br)
 
 
 def build(config: Config, num_classes: int) -> Detector:

@@ -10,10 +10,10 @@ from ..layers.backbones import Backbone
 from ..layers.blocks import Block, Residual
 from ..layers.corner_pooling import BOTTOM_RIGHT, TOP_LEFT, Corner, CornerPooling
 from ..layers.distribution import VALUES
-from ..layers.heads import HEATMAP_BIAS, Cells, Head, cells_in
+from ..layers.heads import HEATMAP_BIAS, Cells, Head, where_to_read, with_peaks
 from ..layers.hourglass import StackedHourglass, StackMaps, Upsample, nearest_upsample
 from ..layers.pyramid import PyramidFeatures, pyramid_maps
-from ..structures import CentripetalMaps, CornerMaps
+from ..structures import CentripetalMaps, CornerMaps, SearchedMaps
 from .architecture import on_hourglasses, read_architecture
 from .corners import CornerArchitecture, CornerPyramid, corner_detector, read_pairing
 from .detector import Detector
@@ -70,7 +70,7 @@ class CornerHeads(nn.Module, ABC):
 
     def forward(
         self, images: Tensor, tl_cells: Cells | None = None, br_cells: Cells | None = None
-    ) -> list[CornerMaps | CentripetalMaps]:
+    ) -> list[CornerMaps | CentripetalMaps | SearchedMaps]:
         """Computes the maps of every stack, or in evaluation mode of the last one only.
 
         Args:
@@ -86,30 +86,32 @@ class CornerHeads(nn.Module, ABC):
 
     def corner_maps(
         self, features: Tensor, stack: int, tl_cells: Cells | None, br_cells: Cells | None
-    ) -> CornerMaps | CentripetalMaps:
+    ) -> CornerMaps | CentripetalMaps | SearchedMaps:
         """Computes the maps of one stack from its features [B, head_channels, H, W]."""
         top_left = self.tl_modules[stack](features)
         bottom_right = self.br_modules[stack](features)
         tl_heatmap, br_heatmap = self.tl_heats[stack](top_left), self.br_heats[stack](bottom_right)
-        tl_read, br_read = cells_in(tl_heatmap, tl_cells), cells_in(br_heatmap, br_cells)
+        tl, br = where_to_read(tl_heatmap, tl_cells), where_to_read(br_heatmap, br_cells)
         if self.pairing == "embedding":
-            return CornerMaps(
+            embedded = CornerMaps(
                 tl_heatmap=tl_heatmap,
                 br_heatmap=br_heatmap,
-                tl_embedding=self.tl_tags[stack](top_left, tl_read),
-                br_embedding=self.br_tags[stack](bottom_right, br_read),
-                tl_offset=self.tl_offs[stack](top_left, tl_read),
-                br_offset=self.br_offs[stack](bottom_right, br_read),
+                tl_embedding=self.tl_tags[stack](top_left, tl.cells),
+                br_embedding=self.br_tags[stack](bottom_right, br.cells),
+                tl_offset=self.tl_offs[stack](top_left, tl.cells),
+                br_offset=self.br_offs[stack](bottom_right, br.cells),
             )
-        return CentripetalMaps(
+            return with_peaks(embedded, tl, br)
+        maps = CentripetalMaps(
             tl_heatmap=tl_heatmap,
             br_heatmap=br_heatmap,
-            tl_shift=self.tl_shifts[stack](top_left, tl_read),
-            br_shift=self.br_shifts[stack](bottom_right, br_read),
-            tl_offset_bins=self.tl_offset_bins[stack](top_left, tl_read),
-            br_offset_bins=self.br_offset_bins[stack](bottom_right, br_read),
+            tl_shift=self.tl_shifts[stack](top_left, tl.cells),
+            br_shift=self.br_shifts[stack](bottom_right, br.cells),
+            tl_offset_bins=self.tl_offset_bins[stack](top_left, tl.cells),
+            br_offset_bins=self.br_offset_bins[stack](bottom_right, br.cells),
             center_heatmap=self.center_heats[stack](features),
         )
+        return with_peaks(maps, tl, br)
 
 
 class CornerNet(CornerHeads):

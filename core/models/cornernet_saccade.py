@@ -7,6 +7,7 @@ attention maps on the hourglasses' merged maps show which regions to crop next.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,10 +15,11 @@ from ..config.errors import UserError
 from ..config.loading import Config, Db
 from ..data.samples import sample_unchanged
 from ..data.samples.saccade import SaccadeCropSettings, sample_saccade
+from ..inference.locations import attention_peaks
 from ..inference.saccade import SaccadePrediction, SaccadeSettings, detect_saccades
 from ..layers.heads import HEATMAP_BIAS, Cells, Head
 from ..losses.saccade import saccade_losses
-from ..structures import CentripetalMaps, CornerMaps, SaccadeMaps
+from ..structures import SaccadeMaps
 from ..targets.saccade import saccade_targets
 from . import cornernet
 from .architecture import UNUSED_WITH, read_architecture, refuse_unused
@@ -131,7 +133,7 @@ def build(config: Config, num_classes: int) -> Detector:
         losses=partial(saccade_losses, corners=pairing.losses),
         network_inputs=lambda targets: (targets.corners.tl_index, targets.corners.br_index),
         decode_inputs=decoded_cells(db),
-        decode=partial(decode_saccade, corners=pairing.decode),
+        decode=partial(decode_saccade, corners=pairing.decode, windows=db.att_nms_ks),
         infer=partial(detect_saccades, settings=_settings(db, strides)),
         class_head_keys=class_head_keys(stacks),
         pairing_head_keys=PAIRING_HEAD_KEYS,
@@ -139,17 +141,22 @@ def build(config: Config, num_classes: int) -> Detector:
 
 
 def decode_saccade(
-    outputs: list[SaccadeMaps], *, corners: Callable[[CornerMaps | CentripetalMaps], Tensor]
+    outputs: list[SaccadeMaps],
+    *,
+    corners: Callable[[Any], Tensor],
+    windows: Sequence[int],
 ) -> SaccadePrediction:
     """Decodes the maps of the last stack.
 
     Args:
         outputs: one entry a stack.
         corners: function that decodes the maps of corners.
+        windows: sides of the windows in which attention must be highest, of each map, in cells.
     """
     maps = outputs[-1]
-    attention = [logits.float().sigmoid() for logits in maps.attention]
-    return SaccadePrediction(corners(maps.corners), attention)
+    attention = tuple(logits.float().sigmoid() for logits in maps.attention)
+    peaks = tuple(attention_peaks(attention, windows)) if attention else ()
+    return SaccadePrediction(corners(maps.corners), attention, peaks)
 
 
 def attention_sizes(output_size: tuple[int, int], levels: int) -> tuple[tuple[int, int], ...]:
@@ -170,7 +177,6 @@ def _settings(db: Db, strides: tuple[int, ...]) -> SaccadeSettings:
         init_sizes=db.init_sizes,
         ranges=db.att_ranges,
         strides=strides,
-        windows=db.att_nms_ks,
         zooms=db.att_scales,
         thresholds=db.att_thresholds,
         max_crops=db.att_max_crops,

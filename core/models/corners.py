@@ -13,9 +13,10 @@ from ..data.samples.corners import sample_corners
 from ..data.samples.fit import choose_sample
 from ..decode.central_region import decode_central_region
 from ..decode.corners import decode_centripetal, decode_corners
-from ..decode.peaks import peak_cells
+from ..decode.peaks import read_peaks
 from ..inference.corners import CornerSettings, detect_corners
 from ..layers.distribution import WIDEST_WINDOW
+from ..layers.heads import Cells
 from ..losses.centripetal import centripetal_losses
 from ..losses.corners import corner_losses
 from ..losses.guided import guided_losses
@@ -208,9 +209,9 @@ def _read_decoded(config: Config) -> dict[str, Any]:
     return {"top_k": db.top_k, "kernel": db.nms_kernel, "num_dets": db.num_dets}
 
 
-def decoded_cells(db: Db) -> dict[str, Callable[[Tensor], Tensor]]:
+def decoded_cells(db: Db) -> dict[str, Cells]:
     """Inputs of the network that find the cells which the decoders of corners read."""
-    find = partial(peak_cells, k=db.top_k, kernel=db.nms_kernel)
+    find = partial(read_peaks, k=db.top_k, kernel=db.nms_kernel)
     return {"tl_cells": find, "br_cells": find}
 
 

@@ -2,32 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..data.samples import SampleFunction
+from ..inference.batches import Infer
 from ..inference.predict import Predict
-from ..inference.saccade import SaccadeRound
-from ..structures import Batch, Detections
-
-
-class Infer(Protocol):
-    """A function that finds the objects of one image."""
-
-    def __call__(
-        self, image: np.ndarray, predict: Predict, trace: list[SaccadeRound] | None = None
-    ) -> Detections:
-        """Finds the objects of an image uint8 [height, width, 3], BGR.
-
-        Args:
-            image: the image.
-            predict: decodes the network's outputs for normalised images float [B, 3, h, w].
-            trace: list to which CornerNet-Saccade appends its rounds; other detectors nothing.
-        """
-        ...
+from ..structures import Batch
 
 
 def no_inputs(targets: Any) -> tuple[Any, ...]:
@@ -54,7 +37,9 @@ class Detector:
         losses: ``losses(outputs, targets)`` -> weighted terms by name; their sum is minimised.
         decode: ``decode(outputs)`` -> float32 [B, n, columns], detections in output cells; or
             another result that ``infer`` works with.
-        infer: ``infer(image, predict, trace=None)`` -> Detections, an :class:`Infer`.
+        infer: ``infer(image, trace=None)``, an :class:`Infer`: asks for what the network finds in
+            an image and returns its Detections. :class:`core.inference.batches.BatchedInference`
+            runs it.
         class_head_keys: prefixes of the state-dict keys whose shape depends on the number of
             classes.
         pairing_head_keys: prefixes of the state-dict keys of heads that pair corners. Weights of a
@@ -86,5 +71,5 @@ class Detector:
     compilable: nn.Module | None = None
 
     def predict(self, device: torch.device, half: bool = False) -> Predict:
-        """Makes the function by which ``infer`` runs the network; arguments of :class:`Predict`."""
+        """Makes the function that runs the network and decodes; arguments of :class:`Predict`."""
         return Predict(self.network, self.decode, device, half, self.decode_inputs)

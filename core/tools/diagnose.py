@@ -18,7 +18,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -33,10 +33,10 @@ from ..evaluation.coco import coco_results, score_results
 from ..evaluation.command import SPLITS, evaluation_folder, require_same_classes
 from ..evaluation.errors import ALL_TYPES, TYPES, Breakdown, Errors, find_errors
 from ..evaluation.evaluator import EvaluationError, evaluate
-from ..evaluation.oracles import ORACLES, OracleInfer, has_oracles
+from ..evaluation.oracles import ORACLES, Oracles, has_oracles
+from ..evaluation.plotting import COLORS, drawing_style, write_figure
 from ..evaluation.report import metric_text, write_json
 from ..models.loading import LoadedDetector
-from .plot import COLORS, drawing_style, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -153,8 +153,8 @@ def detect(
     detector, config = loaded.detector, loaded.config
     oracles = None
     if has_oracles(detector):
-        oracles = OracleInfer(detector, dataset, config)
-        detector = replace(detector, infer=oracles)
+        oracles = Oracles(detector, dataset, config)
+        detector = oracles.detector
     else:
         logger.info("no oracles: they are for corners that are found in the whole image at once")
     metrics = evaluate(detector, dataset, config, show_progress=True)

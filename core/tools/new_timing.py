@@ -27,6 +27,7 @@ from ..config.loading import load_config
 from ..data.images import Unreadable, read_image
 from ..data.splits import open_split
 from ..distributed import join_ranks
+from ..inference.batches import BatchedInference
 from ..models.device import choose_device, make_current
 from ..structures import Batch
 from ..train.freezing import thawed
@@ -181,7 +182,7 @@ def _measure_detection(run: TrainingRun) -> float:
         start = time.perf_counter()
         image = read_image(dataset.image_path(index))
         if not isinstance(image, Unreadable):
-            run.detector.infer(image, predict)
+            next(BatchedInference(run.detector.infer, predict, 1, threaded=False)([image]))
         times.append(time.perf_counter() - start)
         if sum(times[1:]) > _IMAGE_SECONDS:
             break

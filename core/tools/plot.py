@@ -7,23 +7,21 @@ RUN is a config's name, the folder of a run, or its log.jsonl. Steps that a resu
 replace those of the run before. Needs matplotlib.
 """
 
-import contextlib
-import io
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checkpoint.files import write_together
 from ..checkpoint.run_directory import RunDirectory
 from ..cli import plain_parser
 from ..config.errors import UserError
 from ..config.loading import load_config
+from ..evaluation.plotting import COLORS, INK, drawing_style, write_figure
 from ..train.log import FILE_NAME, read_log
 
 if TYPE_CHECKING:
@@ -31,10 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
-
-# Colours that the colour-blind can tell from each other (Okabe and Ito, Color Universal Design).
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-INK = "#323232"
 
 # A running mean covers this part of the longest run, or this many lines of a log if that is more.
 _WINDOW_PART, _WINDOW_LINES = 0.02, 8
@@ -50,17 +44,6 @@ _STYLES: dict[str, dict[str, Any]] = {
     "mean": {"linewidth": 2.2},
     "dots": {"linewidth": 2.2, "marker": "o", "markersize": 5.5},
     "rings": {"linewidth": 1.1, "marker": "o", "markersize": 5.5, "markerfacecolor": "white"},
-}
-_PAGE = {
-    "agg.path.chunksize": 10_000,  # points drawn at once; a hundred thousand are too many
-    "axes.edgecolor": "#969696",
-    "axes.grid": True,
-    "axes.titlesize": 10.5,
-    "font.size": 9.0,
-    "grid.color": "#E4E4E4",
-    "legend.frameon": False,
-    "text.color": INK,
-    "text.parse_math": False,  # a name may hold dollar signs
 }
 
 
@@ -150,32 +133,6 @@ def draw_runs(path: Path, logs: Sequence[Path]) -> None:
             _draw_precision(every[-1], runs)
         _draw_legend(figure, runs, window)
         write_figure(figure, path)
-
-
-@contextlib.contextmanager
-def drawing_style() -> Iterator[None]:
-    """Context in which matplotlib draws with the project's settings, whatever the user's are.
-
-    Raises:
-        UserError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib.style
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f'plots need matplotlib ({error}): pip install "cornerkit[plot]", or '
-            "pip install matplotlib"
-        ) from None
-    with matplotlib.style.context(["default", _PAGE]):
-        yield
-
-
-def write_figure(figure: "Figure", path: Path) -> None:
-    """Writes a figure as PNG; a file that is there is replaced, and folders are made."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", backend="agg")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_together({path: lambda file: file.write(content.getvalue())})
 
 
 def running_mean(steps: np.ndarray, values: np.ndarray, window: float) -> np.ndarray:

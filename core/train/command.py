@@ -122,6 +122,26 @@ def describe(run: TrainingRun) -> list[str]:
     return lines
 
 
+def open_log(run: TrainingRun, tensorboard: bool = False) -> RunLog:
+    """Opens the log of a run, with a header that says what the run is.
+
+    Raises:
+        UserError: as :class:`core.train.log.RunLog`.
+    """
+    return RunLog(
+        run.directory.path,
+        run.config.system,
+        start=run.start,
+        images=len(run.dataset),
+        tensorboard=tensorboard,
+        header={
+            "device": str(run.device),
+            "processes": run.ranks.world_size,
+            "config": run.config.as_dict(),
+        },
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("train", __doc__)
     parser.add_argument(
@@ -184,22 +204,8 @@ def _start_log(run: TrainingRun, options: argparse.Namespace) -> RunLog | None:
     for line in describe(run):
         logger.info("%s", line)
     logger.info("to resume after step N: %s", _resume_command(options, "N"))
-    log = None
     with run.ranks.agree_on_errors():
-        if run.ranks.is_main:
-            log = RunLog(
-                run.directory.path,
-                run.config.system,
-                start=run.start,
-                images=len(run.dataset),
-                tensorboard=options.tensorboard,
-                header={
-                    "device": str(run.device),
-                    "processes": run.ranks.world_size,
-                    "config": run.config.as_dict(),
-                },
-            )
-    return log
+        return open_log(run, options.tensorboard) if run.ranks.is_main else None
 
 
 def _script() -> list[str]:

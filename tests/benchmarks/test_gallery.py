@@ -23,19 +23,16 @@ def test_the_first_drawings_of_every_folder_in_their_order(tmp_path):
     folders = [str(tmp_path / "a"), str(tmp_path / "b")]
     assert gallery.main([*folders, "--out", str(out), "--count", "3"]) == 0
     sheet = cv2.imread(str(out)).astype(int)[..., 0]
-    width, step = gallery.WIDTH, gallery.WIDTH + gallery.GAP
-    heights = [round(40 * width / 120), round(60 * width / 90)]
-    tops = [10, heights[0] + gallery.GAP + 10, heights[0] + heights[1] + 2 * gallery.GAP + 10]
-    found = [sheet[top, left + 20] for top in tops for left in (0, step)]
+    width, gap = gallery.WIDTH, gallery.GAP
+    heights = 3 * [round(40 * width / 120)] + 3 * [round(60 * width / 90)]
+    tops = [sum(heights[:n]) + n * gap for n in range(6)]
+    found = [sheet[top + 10, 20] for top in tops]
     np.testing.assert_allclose(found, [0, 20, 40, 0, 20, 40], atol=3)
-    assert sheet.shape == (
-        sum([heights[0], heights[1], heights[1]]) + 2 * gallery.GAP,
-        2 * step - 8,
-    )
-    assert (sheet[:, width + 2] == 255).all()
+    assert sheet.shape == (sum(heights) + 5 * gap, width)
+    assert (sheet[tops[1] - gap : tops[1]] == 255).all()
 
 
 def test_too_few_drawings(tmp_path):
-    write(tmp_path / "a", 2)
-    with pytest.raises(UserError, match=r"has 2 drawings; evaluate\.py --debug makes them"):
+    write(tmp_path / "a", 1)
+    with pytest.raises(UserError, match=r"has 1 drawings, not 2; evaluate\.py --debug makes them"):
         gallery.main([str(tmp_path / "a"), "--out", str(tmp_path / "x.png")])

@@ -6,12 +6,12 @@ import torch
 
 from core.decode.centers import (
     average_mirrored,
-    center_cells,
     decode_centers,
-    decode_image,
+    decode_images,
+    read_centers,
 )
 from core.layers.gather import gather_cells
-from core.structures import CenterMaps
+from core.structures import CenterMaps, SearchedMaps
 from tests.support.centers_golden import DATA, meta, tensor
 
 CASES = meta("dec_meta")
@@ -99,14 +99,14 @@ def test_what_is_read_at_cells_is_what_whole_maps_have(mirrored, top_k):
     maps = random_maps()
     maps = maps._replace(heatmap=maps.heatmap * 8 - 4)
     settings = {"mirrored": mirrored, "top_k": top_k, "kernel": 3}
-    cells = center_cells(maps.heatmap, **settings)
+    cells, peaks = read_centers(maps.heatmap, **settings)
     assert cells.shape == (2, top_k)
     read = [gather_cells(map_, cells) for map_ in (maps.size, maps.offset)]
-    expected = decode_image([maps], **settings)
+    expected = decode_images([maps], **settings)
     assert expected.shape == (1 if mirrored else 2, top_k, 6)
-    torch.testing.assert_close(
-        decode_image([CenterMaps(maps.heatmap, *read)], **settings), expected
-    )
+    maps = CenterMaps(maps.heatmap, *read)
+    for given in (maps, SearchedMaps(maps, (peaks,))):
+        torch.testing.assert_close(decode_images([given], **settings), expected)
 
 
 def test_cells_of_the_mirror_image_show_the_same():
@@ -114,4 +114,4 @@ def test_cells_of_the_mirror_image_show_the_same():
     logits = torch.full((2, 1, 4, 6), -9.0)
     logits[0, 0, 1, 0], logits[0, 0, 2, 5], logits[1, 0, 2, 0] = 1.0, 0.5, 0.9
     settings = {"mirrored": True, "top_k": 1, "kernel": 3}
-    assert center_cells(logits, **settings).tolist() == [[2 * 6 + 5], [2 * 6 + 0]]
+    assert read_centers(logits, **settings).cells.tolist() == [[2 * 6 + 5], [2 * 6 + 0]]

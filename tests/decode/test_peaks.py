@@ -16,9 +16,10 @@ def by_full_pooling(heatmap: torch.Tensor, kernel: int) -> torch.Tensor:
 
 
 def check(heatmap: torch.Tensor, k: int, kernel: int) -> None:
-    scores, labels, ys, xs = top_peaks(heatmap, k, kernel)
-    assert scores.dtype == torch.float32 and labels.dtype == torch.int64
-    assert scores.shape == labels.shape == ys.shape == xs.shape == (len(heatmap), k)
+    scores, labels, cells = top_peaks(heatmap, k, kernel)
+    assert scores.dtype == torch.float32 and labels.dtype == cells.dtype == torch.int64
+    assert scores.shape == labels.shape == cells.shape == (len(heatmap), k)
+    ys, xs = cells // heatmap.shape[3], cells % heatmap.shape[3]
     peaks = by_full_pooling(heatmap, kernel)
     for row in range(len(heatmap)):
         wanted = peaks[row].flatten().sort(descending=True).values[:k]
@@ -28,7 +29,7 @@ def check(heatmap: torch.Tensor, k: int, kernel: int) -> None:
         places = labels[row, found], ys[row, found], xs[row, found]
         assert torch.equal(peaks[row][places], wanted[found])  # each is a peak of that score
         assert len(set(zip(*(p.tolist() for p in places), strict=True))) == found.sum()
-        assert not (labels[row, ~found].any() or ys[row, ~found].any() or xs[row, ~found].any())
+        assert not (labels[row, ~found].any() or cells[row, ~found].any())
 
 
 def maps(kind: str) -> torch.Tensor:

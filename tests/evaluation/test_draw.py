@@ -76,7 +76,7 @@ def saccade_round(locations, size, cells=()):
     for row, column in cells:
         attention[0][:, 0, row, column] = 0.95
     crops = plan_crops(np.array(locations, np.float64), size, (255, 255))
-    return SaccadeRound(crops, np.zeros((0, 8), np.float32), attention, STRIDES, RANGES)
+    return SaccadeRound(crops, np.zeros((0, 8), np.float32), attention, (), STRIDES, RANGES)
 
 
 def test_saccades_are_drawn_as_crops_and_attention():

@@ -63,6 +63,7 @@ def files(folder):
     (name,) = (name for name in found if name.name == "metrics.json")
     metrics = json.loads(found.pop(name))
     assert metrics.pop("seconds") > 0 and metrics.pop("images_per_second") > 0
+    assert metrics.pop("seconds_by_stage")["network"] > 0
     return found | {name: metrics}
 
 
@@ -107,11 +108,14 @@ def evaluate_until(ranks, root, act):
     """
     numbers, bar = itertools.count(ranks.rank, ranks.world_size), Bar()
 
-    def infer(image, predict, trace=None):
-        number = next(numbers)
+    def steps(number):
         act(number)
         box = np.array([[0, 0, 1 + number, 1]], np.float32)
         return Detections(box, np.ones(1, np.float32), np.zeros(1, np.int64))
+        yield  # no request
+
+    def infer(image, trace=None):
+        return steps(next(numbers))
 
     config = load_config("CornerNet-tiny", config_dir=root / "configs")
     with pytest.MonkeyPatch.context() as patch:
@@ -184,11 +188,15 @@ def too_large_at(*images):
     def run(ranks, root, debug_dir=None):
         numbers = itertools.count(ranks.rank, ranks.world_size)
 
-        def infer(image, predict, trace=None):
-            if next(numbers) in images:
+        def steps(number):
+            if number in images:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB")
             box = np.array([[0, 0, 9, 9]], np.float32)
             return Detections(box, np.ones(1, np.float32), np.zeros(1, np.int64))
+            yield  # no request
+
+        def infer(image, trace=None):
+            return steps(next(numbers))
 
         config = load_config("CornerNet-tiny", config_dir=root / "configs")
         detector = dataclasses.replace(stand_in(), infer=infer)

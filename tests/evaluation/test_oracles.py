@@ -13,8 +13,9 @@ from core.config.loading import load_config
 from core.data.coco import CocoDetection
 from core.evaluation.coco import coco_results, score_results
 from core.evaluation.evaluator import evaluate
-from core.evaluation.oracles import ORACLES, OracleInfer, has_oracles
+from core.evaluation.oracles import ORACLES, Oracles, has_oracles
 from core.inference.corners import lay_out
+from core.inference.requests import CanvasRequest
 from core.layers.distribution import VALUES
 from core.structures import CentripetalMaps, CornerMaps, GuidedMaps
 from tests.support import tiny_models
@@ -62,13 +63,14 @@ class Maps(nn.Module):
     def __init__(self, dataset, settings, pairing, spoil):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
-        self.views = iter(
-            [
-                (index, lay_out(image, scale, settings.fit_size, settings.coarsest_stride))
-                for index, image in enumerate(map(cv2.imread, paths(dataset)))
-                for scale in settings.test_scales
-            ]
-        )
+        self.views = {}  # by what the network sees of them
+        for index, image in enumerate(map(cv2.imread, paths(dataset))):
+            for scale in settings.test_scales:
+                view = lay_out(image, scale, settings.fit_size, settings.coarsest_stride)
+                request = CanvasRequest(view.canvas, False)
+                seen = request.batch([request], torch.device("cpu")).numpy().tobytes()
+                assert seen not in self.views
+                self.views[seen] = index, view
         self.dataset, self.stride, self.pairing, self.spoil = (
             *(dataset, settings.stride, pairing),
             spoil,
@@ -76,7 +78,7 @@ class Maps(nn.Module):
         self.rng = np.random.default_rng(1)
 
     def forward(self, images, **cells):
-        index, view = next(self.views)
+        index, view = self.views.pop(images[:1].numpy().tobytes())
         assert images.shape[2:] == view.canvas.shape[:2]
         height, width = (-(-side // self.stride) for side in images.shape[2:])
         boxes = self.dataset.boxes(index).astype(np.float64)
@@ -180,8 +182,8 @@ def find(root, dataset, spoil, pairing="embedding", *overrides):
     detector = models.build(config, CLASSES)
     settings = detector.infer.keywords["settings"]
     detector = replace(detector, network=Maps(dataset, settings, pairing, spoil).eval())
-    oracles = OracleInfer(detector, dataset, config)
-    return evaluate(replace(detector, infer=oracles), dataset, config), oracles.found
+    oracles = Oracles(detector, dataset, config)
+    return evaluate(oracles.detector, dataset, config), oracles.found
 
 
 def scores(root, dataset, spoil, pairing="embedding", *overrides):
@@ -261,8 +263,8 @@ def test_the_detector_itself_finds_what_it_finds_alone(root, dataset):
         head[1].weight.data *= 100
     detector.network.eval()
     alone = evaluate(detector, dataset, config).results
-    oracles = OracleInfer(detector, dataset, config)
-    beside = evaluate(replace(detector, infer=oracles), dataset, config).results
+    oracles = Oracles(detector, dataset, config)
+    beside = evaluate(oracles.detector, dataset, config).results
     assert alone and beside == alone
     assert [len(oracles.found[name]) for name in ORACLES] == [IMAGES] * 3
 
@@ -278,8 +280,8 @@ def test_an_image_without_objects(root, dataset):
     nothing = CocoDetection(
         empty / "annotations" / "instances_train.json", empty / "images" / "train"
     )
-    oracles = OracleInfer(detector, nothing, config)
-    own = evaluate(replace(detector, infer=oracles), nothing, config).results
+    oracles = Oracles(detector, nothing, config)
+    own = evaluate(oracles.detector, nothing, config).results
     assert [len(found) for found in oracles.found["pairs"]] == [0, 0, 0]
     assert coco_results(oracles.found["offsets"], nothing) == own
 

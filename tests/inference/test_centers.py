@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from core.data.color import MEAN, STD
-from core.decode.centers import decode_image
-from core.inference.canvas import normalize
+from core.decode.centers import decode_images
 from core.inference.centers import CenterSettings, Geometry, boxes_in_image, detect_centers
+from core.inference.requests import CanvasRequest
 from core.structures import CenterMaps
 from tests.support.centers_golden import DATA, blocky_noise, meta
+from tests.support.inference import run
 
 POST, INF = meta("post_meta"), meta("inf_meta")
 KEEP, FIX = Geometry("keep", (512, 512), 128, 4), Geometry("fix", (512, 512), 128, 4)
@@ -32,11 +33,8 @@ NOTHING = -200.0  # a logit whose probability is 0 in float32
 def detect(image, network, *, top_k, kernel, **settings):
     """Detections around a ``network`` that gives maps."""
     decoding = {"mirrored": settings["test_flipped"], "top_k": top_k, "kernel": kernel}
-    return detect_centers(
-        image,
-        lambda images: decode_image([network(images)], **decoding),
-        settings=CenterSettings(**settings),
-    )
+    steps = detect_centers(image, settings=CenterSettings(**settings))
+    return run(steps, lambda images: decode_images([network(images)], **decoding))
 
 
 def geometry_of(case):
@@ -103,7 +101,8 @@ def test_golden_geometry(number):
     for row, expected in enumerate(case["passes"]):
         scale, name = expected["scale"], f"post_case{number}_{row}"
         view = geometry_of(case).view(image, scale)
-        images = normalize(view.canvas, case["flip"])
+        request = CanvasRequest(view.canvas, case["flip"])
+        images = request.batch([request], torch.device("cpu"))
         assert list(images.shape) == expected["in_shape"]
         assert list(view.center[::-1]) == expected["c"]
         tolerance = input_tolerance(case, scale)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from core.inference.canvas import normalize
 from core.inference.corners import CornerSettings, detect_corners, lay_out
+from core.inference.requests import CanvasRequest
+from tests.support.inference import run
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "inference.npz"
 META = json.loads(str(np.load(GOLDEN)["meta"]))
@@ -63,7 +64,7 @@ def test_equals_the_reference(case):
         calls.append(images.numpy().copy())
         return torch.from_numpy(golden[f"case{case}_dets_{len(calls) - 1}"])
 
-    found = detect_corners(image, predict, settings=settings_of(meta, reference_scoring=True))
+    found = run(detect_corners(image, settings=settings_of(meta, reference_scoring=True)), predict)
     np.testing.assert_array_equal(image, untouched)
     assert len(calls) == len(meta["test_scales"])
     for number, (images, scale) in enumerate(zip(calls, meta["test_scales"], strict=True)):
@@ -88,7 +89,7 @@ def test_suppressed_rows_are_dropped_by_default(case):
     def find(reference_scoring):
         passes = (torch.from_numpy(golden[f"case{case}_dets_{s}"]) for s in range(5))
         settings = replace(settings_of(meta, reference_scoring), max_per_image=10**6)
-        return detect_corners(image, lambda images: next(passes), settings=settings)
+        return run(detect_corners(image, settings=settings), lambda images: next(passes))
 
     exact, reference = find(False), find(True)
     assert len(exact) <= len(reference)
@@ -102,7 +103,7 @@ def test_detections_are_sorted_and_typed():
     rows = [
         [8 * n, 8, 8 * n + 4, 12, score, 1, 1, n % 2] for n, score in enumerate((0.2, 0.9, 0.5))
     ]
-    found = detect_corners(gray(127, 127), given(*rows), settings=SETTINGS)
+    found = run(detect_corners(gray(127, 127), settings=SETTINGS), given(*rows))
     np.testing.assert_allclose(found.scores, [0.9, 0.5, 0.2])
     assert found.labels.tolist() == [1, 0, 0]
     assert (found.boxes.dtype, found.scores.dtype, found.labels.dtype) == (
@@ -115,7 +116,7 @@ def test_detections_are_sorted_and_typed():
 def test_boxes_come_back_to_pixels_of_the_image():
     # 100 x 60 goes into the middle of 127 x 127: 13 pixels above, 33 to the left.
     cells = np.array([33 + 5, 13 + 10, 33 + 45, 13 + 70], np.float32) * 32 / 127
-    found = detect_corners(gray(100, 60), given([*cells, 0.8, 1, 1, 2]), settings=SETTINGS)
+    found = run(detect_corners(gray(100, 60), settings=SETTINGS), given([*cells, 0.8, 1, 1, 2]))
     np.testing.assert_allclose(found.boxes, [[5, 10, 45, 70]], atol=1e-4)
 
 
@@ -127,7 +128,9 @@ def test_the_mirror_image_finds_mirrored_boxes():
         assert torch.equal(images[1], images[0].flip(2))
         return torch.tensor([[right], [mirrored]], dtype=torch.float32)
 
-    found = detect_corners(gray(127, 127), predict, settings=replace(SETTINGS, test_flipped=True))
+    found = run(
+        detect_corners(gray(127, 127), settings=replace(SETTINGS, test_flipped=True)), predict
+    )
     assert found.labels.tolist() == [0, 1]
     np.testing.assert_allclose(found.boxes[0], found.boxes[1], atol=1e-4)
 
@@ -135,13 +138,13 @@ def test_the_mirror_image_finds_mirrored_boxes():
 def test_boxes_are_clipped_to_the_image():
     settings = replace(SETTINGS, test_scales=(1.5,))
     predict = given([-9, -9, 99, 99, 0.8, 1, 1, 0])
-    found = detect_corners(gray(90, 40), predict, settings=settings)
+    found = run(detect_corners(gray(90, 40), settings=settings), predict)
     np.testing.assert_allclose(found.boxes, [[0, 0, 40, 90]], atol=1e-4)
 
 
 @pytest.mark.parametrize("rows", [[], [[0, 0, 4, 4, -1, 1, 1, 0]]], ids=["none", "all rejected"])
 def test_nothing_found(rows):
-    found = detect_corners(gray(64, 64), given(*rows), settings=SETTINGS)
+    found = run(detect_corners(gray(64, 64), settings=SETTINGS), given(*rows))
     assert len(found) == 0
     assert found.boxes.shape == (0, 4) and found.labels.dtype == np.int64
 
@@ -149,7 +152,7 @@ def test_nothing_found(rows):
 def test_at_most_max_per_image():
     rows = [[n, n, n + 1, n + 1, 0.9 - 0.01 * n, 1, 1, n % 3] for n in range(30)]
     settings = replace(SETTINGS, max_per_image=7)
-    found = detect_corners(gray(127, 127), given(*rows), settings=settings)
+    found = run(detect_corners(gray(127, 127), settings=settings), given(*rows))
     np.testing.assert_allclose(found.scores, [0.9 - 0.01 * n for n in range(7)], atol=1e-6)
 
 
@@ -157,7 +160,7 @@ def test_predicted_tensor_is_not_changed():
     decoded = torch.tensor([[[4, 4, 8, 8, 0.5, 1, 1, 0]]] * 2, dtype=torch.float32)
     before = decoded.clone()
     settings = replace(SETTINGS, test_flipped=True)
-    detect_corners(gray(64, 64), lambda images: decoded, settings=settings)
+    run(detect_corners(gray(64, 64), settings=settings), lambda images: decoded)
     assert torch.equal(decoded, before)
 
 
@@ -180,7 +183,9 @@ def test_a_tiny_scale_leaves_one_pixel():
 
 
 def test_normalized_padding_is_black():
-    images = normalize(np.zeros((127, 127, 3), np.uint8), mirrored=True)
+    images = CanvasRequest.batch(
+        [CanvasRequest(np.zeros((127, 127, 3), np.uint8), True)], torch.device("cpu")
+    )
     assert images.shape == (2, 3, 127, 127)
     expected = [-0.40789654 / 0.28863828, -0.44719302 / 0.27408164, -0.47026115 / 0.27809835]
     np.testing.assert_allclose(images[1, :, 0, 0], expected, rtol=1e-5)

@@ -16,6 +16,7 @@ from core.structures import collate
 from core.targets.centers import center_targets
 from core.targets.corners import corner_targets
 from tests.support.centers_golden import blocky_noise
+from tests.support.inference import run
 
 # Sides of the training images, pixels per cell, and pixels per cell of the coarsest map.
 GEOMETRIES = [
@@ -164,7 +165,7 @@ def test_detections_of_several_scales_and_of_the_mirror_image_agree():
         fit_size=(128, 160),
         coarsest_stride=32,
     )
-    found = detect_corners(image, predict, settings=settings)
+    found = run(detect_corners(image, settings=settings), predict)
     assert sizes == [(64, 96), (96, 160), (192, 320)]
     assert found.labels.tolist() == [0, 1]
     np.testing.assert_allclose(found.boxes, [box, box], atol=0.05)

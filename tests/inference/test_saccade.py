@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from core.inference.predict import Predict
+from core.inference.locations import attention_peaks
 from core.inference.saccade import (
     SaccadePrediction,
     SaccadeSettings,
     detect_saccades,
     first_locations,
 )
+from tests.support.inference import run as run_steps
 from tests.support.saccade_golden import INFERENCE, RANGES, STRIDES, blocky_noise
 
 META = json.loads(str(INFERENCE["inf_meta"]))
@@ -27,7 +28,6 @@ def make_settings(**settings):
         "init_sizes": (192, 255),
         "ranges": RANGES,
         "strides": STRIDES,
-        "windows": (3, 3, 3),
         "zooms": ((1, 2, 4),),
         "thresholds": (0.3,),
         "max_crops": 30,
@@ -53,13 +53,17 @@ class Network(torch.nn.Module):
         for level, row, column, value in self.peaks:
             maps[level][:, 0, row, column] = value
         rows = self.rows.expand(len(images), -1, -1)
-        return SaccadePrediction(rows, maps if attention else [])
+        return prediction(rows, maps if attention else [])
+
+
+def prediction(rows, attention):
+    peaks = attention_peaks(attention, (3, 3, 3)[: len(attention)])
+    return SaccadePrediction(rows, tuple(attention), tuple(peaks))
 
 
 def run(network, image, **settings):
-    predict = Predict(network, lambda outputs: outputs, torch.device("cpu"))
     rounds = []
-    found = detect_saccades(image, predict, rounds, settings=make_settings(**settings))
+    found = run_steps(detect_saccades(image, rounds, settings=make_settings(**settings)), network)
     return rounds, found
 
 
@@ -80,7 +84,7 @@ class Golden(torch.nn.Module):
         maps = [
             torch.from_numpy(INFERENCE[f"{prefix}att_{level}"]) for level in range(3 * attention)
         ]
-        return SaccadePrediction(torch.from_numpy(INFERENCE[f"{prefix}dets"]), maps)
+        return prediction(torch.from_numpy(INFERENCE[f"{prefix}dets"]), maps)
 
 
 def in_order(rows):
@@ -100,9 +104,8 @@ def test_equals_the_reference(case):
         detections_too=meta["ref_dets"],
         **{key: meta[key] for key in MERGING},
     )
-    predict = Predict(network, lambda outputs: outputs, torch.device("cpu"))
     rounds = []
-    found = detect_saccades(image, predict, rounds, settings=settings)
+    found = run_steps(detect_saccades(image, rounds, settings=settings), network)
     assert network.calls == len(rounds) == meta["calls"]
     for number, round_ in enumerate(rounds):
         scales = INFERENCE[f"inf{case}_locs{number}"][:, 2]

@@ -14,6 +14,7 @@ from core.checkpoint.run_directory import RunDirectory
 from core.data.color import apply_color
 from core.models import MODELS
 from core.structures import collate
+from tests.support.inference import detect
 from tests.support.model_builders import (
     SMALL,
     formula,
@@ -188,13 +189,12 @@ def test_the_functions_of_a_detector_fit_each_other(name):
     predict = detector.predict(torch.device("cpu"))
     for size in ((2 * height, 2 * width), (1, 1), (3, 200), (90, 40)):
         image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-        with torch.inference_mode():
-            found = detector.infer(image, predict)
+        found = detect(detector, image, predict)
         assert (found.boxes[:, 2] >= found.boxes[:, 0]).all() and (found.labels < 3).all()
         assert np.isfinite(found.boxes).all()
 
 
-def test_between_infer_and_the_network_is_nothing_but_predict(name):
+def test_between_batches_and_the_network_is_nothing_but_predict(name):
     detector, calls = small_detector(name), []
     package = str(Path(core.__file__).parent)
 
@@ -203,6 +203,5 @@ def test_between_infer_and_the_network_is_nothing_but_predict(name):
         calls.append([frame.name for frame in stack if frame.filename.startswith(package)])
 
     detector.network.eval().register_forward_pre_hook(note)
-    with torch.inference_mode():
-        detector.infer(np.zeros((90, 120, 3), np.uint8), detector.predict(torch.device("cpu")))
-    assert calls and all(call == [detector.infer.func.__name__, "__call__"] for call in calls)
+    detect(detector, np.zeros((90, 120, 3), np.uint8), detector.predict(torch.device("cpu")))
+    assert calls and all(call == ["__call__", "_results", "_launch", "run"] for call in calls)

@@ -11,7 +11,7 @@ from core import models
 from core.checkpoint import snapshot as checkpoint
 from core.config.errors import UserError
 from core.config.loading import config_from_dict, load_config
-from core.decode.centers import decode_image
+from core.decode.centers import decode_images
 from core.layers.resnet import UpsampledResNet18
 from core.targets.centers import CenterTargets
 from tests.models.test_golden import Golden, set_momentum_
@@ -89,7 +89,7 @@ def test_forward_loss_gradients_and_decoding():
     with torch.no_grad():
         maps = network(images)
     GOLDEN.compare(maps[0], "eval", tolerance=2e-2)
-    found = decode_image(maps, mirrored=False, top_k=int(GOLDEN["decode_K"]), kernel=3)
+    found = decode_images(maps, mirrored=False, top_k=int(GOLDEN["decode_K"]), kernel=3)
     np.testing.assert_allclose(found[:, :20, 4], GOLDEN["decode_top"], atol=1e-4)
 
 

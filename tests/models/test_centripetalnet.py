@@ -17,6 +17,7 @@ from core.train.weights import load_start_weights_
 from tests.decode.test_central_region import guided
 from tests.decode.test_centripetal import perfect_maps
 from tests.models.test_all import TRAINABLE
+from tests.support.inference import detect
 from tests.support.model_builders import (
     manifest,
     published_detector,
@@ -150,7 +151,7 @@ def test_the_mirror_image_finds_the_same_boxes():
         sized = type(batch)(**{**vars(batch), "images": torch.zeros(2, 3, 127, 255)})
         return detector.decode([guided(perfect_maps(detector.targets(sized)))])
 
-    found = detector.infer(np.zeros((127, 255, 3), np.uint8), predict)
+    found = detect(detector, np.zeros((127, 255, 3), np.uint8), predict)
     best = found.boxes[:12]  # each object twice; suppression lowers the second one's score
     for box in boxes:
         assert (np.abs(best - box[:4]).max(1) < 0.1).sum() == 2

@@ -11,6 +11,7 @@ from core.data.samples.fit import sample_fit
 from core.inference.centers import Geometry
 from core.models import cornernet_squeeze
 from core.models.corners import CornerArchitecture
+from tests.support.inference import detect
 from tests.support.model_builders import small_config, small_detector
 
 NAMES = ["CornerNet", "CornerNet_Squeeze"]
@@ -144,7 +145,7 @@ def test_whole_images_reach_samples_and_inference(name):
         seen.append(tuple(images.shape[1:]))
         return detector.decode(detector.network.eval()(images))
 
-    detector.infer(np.full((126, 80, 3), 99, np.uint8), predict, None)
+    detect(detector, np.full((126, 80, 3), 99, np.uint8), predict)
     assert seen == [(3, 63, 47), (3, 95, 63)]
 
 

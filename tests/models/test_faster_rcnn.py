@@ -14,6 +14,7 @@ from core.layers.anchors import AnchorGrid
 from core.layers.vgg import vgg_features
 from core.models.faster_rcnn import Architecture
 from core.structures import collate
+from tests.support.inference import detect
 from tests.support.model_builders import small_config, small_detector
 
 NAME = "FasterRCNN"
@@ -214,7 +215,7 @@ def test_detections_are_in_pixels_of_the_image():
         return [torch.tensor(rows)]
 
     for height, width in ((60, 200), (300, 280), (47, 63)):
-        found = detector.infer(np.zeros((height, width, 3), np.uint8), predict)
+        found = detect(detector, np.zeros((height, width, 3), np.uint8), predict)
         expected = [[0, 0, width, height], [0, 0, width / 2, height / 2]]
         np.testing.assert_allclose(found.boxes, expected, rtol=1e-5)
         assert found.labels.tolist() == [2, 0] and found.labels.dtype == np.int64
@@ -227,8 +228,7 @@ def test_images_of_any_size(size):
     detector.network.eval()
     predict = detector.predict(torch.device("cpu"))
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    with torch.inference_mode():
-        found = detector.infer(image, predict)
+    found = detect(detector, image, predict)
     assert (found.boxes >= 0).all() and (found.boxes <= [size[1], size[0]] * 2).all()
     assert (np.diff(found.scores) <= 0).all() and set(found.labels) <= {0, 1, 2}
 

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from core.checkpoint import snapshot as checkpoint
 from core.config.errors import UserError
@@ -169,19 +170,46 @@ def test_bfloat16(root):
     assert found.boxes.dtype == np.float32 and np.isfinite(found.boxes).all()
 
 
-@pytest.mark.parametrize(
-    "image",
-    [
-        IMAGE.astype(np.float32),
-        IMAGE[:, :, 0],
-        IMAGE[:0],
-        np.zeros((5, 5, 4), np.uint8),
-        None,
-    ],
-    ids=["float", "gray", "empty", "alpha", "none"],
-)
+def test_images_of_all_kinds(root):
+    detect, expected = load(root), load(root)(IMAGE).boxes
+    assert len(expected)
+    rgb = np.ascontiguousarray(IMAGE[:, :, ::-1])
+    for image in (Image.fromarray(rgb), torch.from_numpy(rgb).permute(2, 0, 1)):
+        np.testing.assert_array_equal(detect(image).boxes, expected)
+    np.testing.assert_array_equal(detect(rgb, rgb=True).boxes, expected)
+    assert detect(rgb).boxes.tolist() != expected.tolist()
+
+
+def test_several_images_give_a_list(root):
+    detect, other = load(root), np.ascontiguousarray(IMAGE[::-1])
+    single = [detect(image).scores.tolist() for image in (IMAGE, other)]
+    assert single[0] != single[1]
+    tensors = torch.from_numpy(np.stack([IMAGE, other])[..., ::-1].copy()).permute(0, 3, 1, 2)
+    for images in ([IMAGE, other], (IMAGE, other), np.stack([IMAGE, other]), tensors):
+        found = detect(images)
+        assert [one.scores.tolist() for one in found] == single
+        assert all(one.names == NAMES for one in found)
+    assert detect([]) == []
+    with pytest.raises(UserError, match=r"^images\[1\]: an image must be a path.*, not int$"):
+        detect([IMAGE, 1])
+
+
+def test_a_threshold(root):
+    detect = load(root)
+    scores = detect(IMAGE).scores
+    middle = float(np.median(scores))
+    assert scores.min() < middle
+    for images in (IMAGE, [IMAGE]):
+        found = detect(images, threshold=middle)
+        found = found[0] if isinstance(found, list) else found
+        assert found.scores.tolist() == scores[scores >= middle].tolist()
+    with pytest.raises(UserError, match="the threshold 2 must be from 0 to 1"):
+        detect(IMAGE, threshold=2)
+
+
+@pytest.mark.parametrize("image", [IMAGE.astype(np.float32), IMAGE[:0], None])
 def test_not_an_image(root, image):
-    with pytest.raises(UserError, match=r"must be uint8 \[height, width, 3\]"):
+    with pytest.raises(UserError, match=r"^an image "):
         load(root)(image)
 
 

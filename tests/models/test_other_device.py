@@ -18,7 +18,8 @@ from core.torch_compat import in_float64
 from core.train.optimizer import build_optimizer
 from core.train.step import train_step, validate
 from tests.support.engine_stand_in import state
-from tests.support.model_builders import PYRAMIDS, SMALL, small_detector
+from tests.support.inference import detect
+from tests.support.model_builders import SMALL, detector_that_finds
 from tests.support.other_device import OTHER, OtherDevice
 
 CPU = torch.device("cpu")
@@ -32,21 +33,6 @@ def no_autocast(monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
 
 
-def detector_that_finds(name):
-    """A detector with fresh weights whose attention and sizes are large enough to detect."""
-    settings = {"att_thresholds": [0.05]} if "Saccade" in name else {}
-    if name == "CentripetalNet" or (name in PYRAMIDS and name.startswith("Corner")):
-        settings = {"top_k": 60}  # few pairs have one size
-    detector = small_detector(name, seed=2, **settings)
-    with torch.no_grad():
-        for key, value in detector.network.named_parameters():
-            if re.fullmatch(r"wh\..*1\.bias", key):
-                value.fill_(3)
-            elif re.fullmatch(r"(tl|br)_shifts\..*1\.bias", key):
-                value.fill_(1.8 if name in PYRAMIDS else 1)
-    return detector
-
-
 def detect_and_train(name, device):
     """Detections, numbers of two steps and a validation, weights, and waits for the device."""
     detector = detector_that_finds(name)
@@ -56,7 +42,7 @@ def detect_and_train(name, device):
     with OtherDevice(float64=False) as other:
         move_to_device_(detector.network.eval(), device, False, training=True)
         with torch.no_grad():
-            found = detector.infer(image, detector.predict(device))
+            found = detect(detector, image, detector.predict(device))
         other.waits.clear()
         optimizer = build_optimizer(detector.network.parameters(), "sgd", 0.01)
         run = state(system, detector, optimizer, device=device)

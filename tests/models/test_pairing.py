@@ -17,6 +17,7 @@ from core.structures import CentripetalMaps, CornerMaps, SaccadeMaps
 from core.train.weights import load_start_weights_
 from tests.decode.test_centripetal import perfect_maps
 from tests.models.test_all import image_batch
+from tests.support.inference import run
 from tests.support.model_builders import small_config, small_detector
 from tests.targets.test_centripetal import make_batch
 
@@ -117,7 +118,7 @@ def test_the_mirror_image_finds_the_same_boxes():
         return detector.decode([perfect_maps(detector.targets(sized))])
 
     image = np.zeros((127, 255, 3), np.uint8)
-    found = detect_corners(image, predict, settings=settings)
+    found = run(detect_corners(image, settings=settings), predict)
     best = found.boxes[:12]  # each object twice; suppression lowers the second one's score
     for x0, y0, x1, y1, _ in boxes:
         errors = np.abs(best - [x0, y0, x1, y1]).max(1)

@@ -14,6 +14,7 @@ from core.config.loading import load_config
 from core.layers.backbones import Backbone, make_backbone
 from core.layers.pyramid import pad_to_cells
 from core.models import pyramid
+from tests.support.inference import detect
 from tests.support.model_builders import PYRAMIDS, small_config, small_detector
 from tests.support.model_losses import image_batch, losses
 
@@ -158,7 +159,7 @@ def test_a_mirrored_image_is_tested_too(name):
         with torch.inference_mode():
             for mirrored in (False, True):
                 given = image[:, ::-1].copy() if mirrored else image
-                found = detector.infer(given, predict)
+                found = detect(detector, given, predict)
                 scores[flipped, mirrored] = found.scores
                 boxes[flipped, mirrored] = found.boxes
     assert len(scores[True, False]) > 3

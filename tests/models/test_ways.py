@@ -150,7 +150,8 @@ def test_with_cells_only_heatmaps_are_whole_maps(map_name):
     with torch.no_grad():
         found = detector.network.eval()(images, **detector.decode_inputs)
     for maps in (*trained, *found):
-        for key, map_ in getattr(maps, "corners", maps)._asdict().items():
+        corners = getattr(maps, "corners", maps)
+        for key, map_ in getattr(corners, "maps", corners)._asdict().items():
             assert map_.dim() == (4 if "heatmap" in key else 3), key
 
 

@@ -50,7 +50,7 @@ def stand_in(seed: int = 0) -> Detector:
             "offset": 0.1 * outputs[0].float().abs().sum(),  # not a mean: chunks count
         },
         decode=lambda outputs: outputs[0],
-        infer=lambda image, predict, trace=None: None,
+        infer=lambda image, trace=None: None,
         class_head_keys=("heads.0.",),
     )
 

@@ -39,11 +39,18 @@ def write_config(root: Path, name: str = "CornerNet-tiny", **db) -> Path:
 
 
 def write_snapshot(
-    root: Path, iteration: int, class_names: tuple[str, ...], name: str = "CornerNet-tiny"
+    root: Path,
+    iteration: int,
+    class_names: tuple[str, ...],
+    name: str = "CornerNet-tiny",
+    seed: int | None = None,
 ) -> Path:
-    """Writes a snapshot of that config, with weights that find objects in noise."""
+    """Writes a snapshot of that config, with weights that find objects in noise.
+
+    The weights are drawn from ``seed``, or else from the iteration.
+    """
     config = load_config(name, config_dir=root / "configs")
-    torch.manual_seed(iteration)
+    torch.manual_seed(iteration if seed is None else seed)
     network = models.build(config, len(class_names)).network
     for key, value in network.state_dict().items():
         if "_heats.0.1.weight" in key:

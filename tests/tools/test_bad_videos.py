@@ -12,21 +12,11 @@ import numpy as np
 import pytest
 
 from core.config.errors import UserError
-from core.structures import Detections
-from core.tools.detect import draw_inputs
+from tests.support.stub_detectors import OneObject
+from tests.support.stub_detectors import draw as draw_inputs
 
 NOT_A_VIDEO, NO_FRAME = "is not a video that OpenCV can read", "has no frame that OpenCV can read"
 FRAMES = 5
-
-
-class OneObject:
-    """A detector that finds one object in every image."""
-
-    class_names = ("thing",)
-
-    def detections(self, image):
-        box = np.array([[1, 1, 9, 9]], np.float32)
-        return Detections(box, np.ones(1, np.float32), np.zeros(1, np.int64))
 
 
 def video(path, size=(96, 64), frames=FRAMES, codec="MJPG"):
@@ -98,8 +88,8 @@ DRAWN = {
 SIZES = {"one pixel": (1, 1), "odd sides": (97, 65), "a strip": (2000, 8)}
 
 
-def draw(*files, out):
-    draw_inputs(OneObject(), list(files), out, 0.3)
+def draw(*files, out, force=False):
+    draw_inputs(OneObject(), *files, out=out, force=force)
     (drawn,) = out.iterdir()
     reader = cv2.VideoCapture(str(drawn))
     return reader.get(cv2.CAP_PROP_FRAME_COUNT), reader.get(cv2.CAP_PROP_FPS)
@@ -108,7 +98,7 @@ def draw(*files, out):
 def refusal(caplog, *files, out):
     """The line about the only file that is skipped, or the error before any is drawn."""
     with pytest.raises(UserError) as error:
-        draw_inputs(OneObject(), list(files), out, 0.3)
+        draw_inputs(OneObject(), *files, out=out)
     assert "\n" not in str(error.value)
     lines = [record.message for record in caplog.records if record.levelname == "WARNING"]
     return lines[0] if lines else str(error.value)
@@ -188,17 +178,19 @@ def test_outputs_that_cannot_be_written(avi, tmp_path, caplog):
     assert "cannot be made: Not a directory" in refusal(caplog, file, out=file / "below")
     for name in ("a.mp4", "b.png"):
         (tmp_path / "out" / name).mkdir(parents=True)
-    assert "a.mp4 cannot be written: 480 x 320" in refusal(caplog, file, out=tmp_path / "out")
-    caplog.clear()
-    line = refusal(caplog, image, out=tmp_path / "out")
-    assert line.endswith("b.png cannot be written: Is a directory")
+    for source, name in ((file, "a.mp4"), (image, "b.png")):
+        line = refusal(caplog, source, out=tmp_path / "out")
+        assert line == f"{tmp_path / 'out' / name} is a folder; give another folder as --out"
 
 
-def test_an_output_that_is_there_is_replaced_and_an_input_never(avi, tmp_path, caplog):
+def test_an_output_that_is_there_is_replaced_by_force_and_an_input_never(avi, tmp_path, caplog):
     file, out = tmp_path / "a.avi", tmp_path / "out"
     file.write_bytes(avi)
     out.mkdir()
     (out / "a.mp4").write_text("older")
-    assert draw(file, out=out) == (FRAMES, 10)
+    line = f"{out / 'a.mp4'} is there already; --force overwrites it, or give another --out"
+    assert refusal(caplog, file, out=out) == line
+    assert (out / "a.mp4").read_text() == "older"
+    assert draw(file, out=out, force=True) == (FRAMES, 10)
     shown: Path = out / "a.mp4"
     assert refusal(caplog, shown, out=out).endswith("give another folder as --out")
