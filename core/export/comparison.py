@@ -2,8 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,14 +11,6 @@ from ..structures import Detections
 
 LOWEST_SCORE = 0.05  # of the detections that are compared
 _SAME = 1.0  # pixels and hundredths of a score that two detections of one object differ by at most
-
-
-class Streaming(Protocol):
-    """A detector, as far as it is compared."""
-
-    def stream(self, images: Iterable[np.ndarray], batch: int = 0) -> Iterator[Detections]:
-        """Finds the objects of many images."""
-        ...
 
 
 class Differences(NamedTuple):

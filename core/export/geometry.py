@@ -1,6 +1,6 @@
 """What an exported detector needs to know of how images are laid out for the network."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,7 +16,8 @@ Settings = CornerSettings | CenterSettings | SaccadeSettings
 _PADDED_TO = 128  # corner detectors' canvases are one pixel short of multiples of it
 
 
-class Sides(NamedTuple):
+@dataclass(frozen=True)
+class Sides:
     """The lengths that a side of the network's input can have: ``step * k - lacking``, in pixels.
 
     Attributes:

@@ -42,7 +42,7 @@ class DetectionGraph(nn.Module):
             images: [B, 3, height, width] in 0..255, BGR.
 
         Returns:
-            A tensor for each of :attr:`output_names`: boxes [B, n, 4] in pixels of the images;
+            A tensor for each of :func:`output_names`: boxes [B, n, 4] in pixels of the images;
             scores [B, n], not above 0 in rows that are no detection; labels int64 [B, n]; and, as
             far as the detector has them, scores of the two corners [B, n, 2], and attention at its
             local maxima, 0 elsewhere, [B, 1, h, w] for each range of sizes.
@@ -52,7 +52,8 @@ class DetectionGraph(nn.Module):
         found = self._decode(self.network(views, **self._inputs))
         attention: tuple[Tensor, ...] = ()
         if isinstance(found, SaccadePrediction):
-            found, attention = found.detections, tuple(found.peaks)
+            attention = tuple(found.peaks)
+            found = found.detections
         height, width = images.shape[2:]
         rows, columns = -(-height // self._stride), -(-width // self._stride)
         if self._mirrored and found.shape[2] == 8:  # those of centres are averaged already

@@ -15,7 +15,7 @@ from ..inference.corners import CornerSettings
 from ..inference.saccade import SaccadeSettings
 from .geometry import Settings, Sides
 
-FORMAT = "cornerkit detector 1"
+FORMAT = "cornerkit-detector-1"
 
 FAMILIES: dict[str, type[Settings]] = {
     "corners": CornerSettings,
@@ -70,8 +70,8 @@ class Manifest:
                     "color": "BGR",
                     "dtype": self.dtype,
                     "range": [0, 255],
-                    "height": self.height._asdict(),
-                    "width": self.width._asdict(),
+                    "height": dataclasses.asdict(self.height),
+                    "width": dataclasses.asdict(self.width),
                 }
             ),
             "settings": json.dumps(dataclasses.asdict(self.settings)),

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config.errors import UserError
-from ..data.images import load_image
-from ..inference.batches import BatchedInference
+from ..inference.batches import Found
 from ..inference.centers import CenterSettings, detect_centers
 from ..inference.corners import CornerSettings, detect_corners
 from ..inference.crops import cut_crops
@@ -25,24 +24,23 @@ from ..inference.saccade import (
     SaccadeSettings,
     detect_saccades,
 )
-from ..structures import Detections
+from ..models.ready import ReadyDetector
 from .geometry import Settings
-from .manifest import read_manifest
+from .manifest import Manifest, read_manifest
 from .onnx_file import INPUT, import_package
 
 
-class OnnxDetector:
+class OnnxDetector(ReadyDetector):
     """A detector in a file that ``cornerkit export`` wrote.
 
-    Images are laid out and detections are suppressed as :class:`core.models.loading.LoadedDetector`
-    does it; what is between runs in onnxruntime, on a GPU if onnxruntime has one.
+    Images are laid out and detections are suppressed as for PyTorch's detectors; what is between
+    runs in onnxruntime, on a GPU if onnxruntime has one.
 
     Args:
         file: an ONNX file.
         threads: threads of onnxruntime on a CPU; None: as many as PyTorch takes.
 
     Attributes:
-        class_names: C names.
         manifest: the description in the file.
         batch: number of images that the file takes; None: any.
 
@@ -53,52 +51,26 @@ class OnnxDetector:
     def __init__(self, file: str | Path, threads: int | None = None) -> None:
         self.file = Path(file)
         session = _open_session(self.file, threads)
-        self.manifest = read_manifest(session.get_modelmeta().custom_metadata_map, str(file))
-        self.class_names = self.manifest.class_names
-        network = _SessionNetwork(session, self.file)
-        self._predict = Predict(network, _decoder(self.manifest.settings), torch.device("cpu"))
-        self._infer = partial(_infer_in_pixels, settings=self.manifest.settings)
+        metadata = session.get_modelmeta().custom_metadata_map
+        self.manifest = read_manifest(metadata, str(file))
+        network = _SessionNetwork(session, self.manifest, self.file)
         self.batch = network.batch
+        settings = self.manifest.settings
+        predict = Predict(network, _decoder(settings), torch.device("cpu"))
+        infer = partial(_infer_in_pixels, settings=settings)
+        super().__init__(infer, predict, self.manifest.class_names)
 
-    def detections(
-        self, image: np.ndarray | str | Path, trace: list[SaccadeRound] | None = None
-    ) -> Detections:
-        """Finds the objects of an image uint8 [h, w, 3], BGR, or of an image file.
-
-        Args:
-            image: the image.
-            trace: list to which CornerNet-Saccade appends its rounds; others append nothing.
-
-        Raises:
-            UserError: the image is too large for the file, or for the memory.
-        """
-        if isinstance(image, str | Path):
-            image = load_image(image)
-        inference = BatchedInference(self._infer, self._predict, 1, threaded=False)
-        (found,) = inference([image])
-        if found.problem is not None:
-            raise UserError(f"the image {found.problem}")
-        if trace is not None:
-            trace.extend(found.trace)
-        return found.detections
-
-    def stream(self, images: Iterable[np.ndarray], batch: int = 0) -> Iterator[Detections]:
-        """Finds the objects of many images, in batches; reads ahead of what it yields.
+    def found(self, images: Iterable[np.ndarray], batch: int = 0) -> Iterator[Found]:
+        """Finds the objects of many images, as :meth:`.ReadyDetector.found`.
 
         Args:
             images: uint8 [h, w, 3], BGR.
             batch: images that go through the network together; 0: as many as the file was made for.
 
-        Yields:
-            For each image, in their order, its detections.
-
         Raises:
-            UserError: as for :meth:`detections`.
+            UserError: an image is too large for the file.
         """
-        for found in BatchedInference(self._infer, self._predict, batch or self.batch or 0)(images):
-            if found.problem is not None:
-                raise UserError(f"the image {found.problem}")
-            yield found.detections
+        return super().found(images, batch or self.batch or 0)
 
 
 class _SessionNetwork(nn.Module):
@@ -108,11 +80,9 @@ class _SessionNetwork(nn.Module):
         batch: number of images that the file takes; None: any.
     """
 
-    def __init__(self, session: Any, file: Path) -> None:
+    def __init__(self, session: Any, manifest: Manifest, file: Path) -> None:
         super().__init__()
         self._session, self._file = session, file
-        metadata = session.get_modelmeta().custom_metadata_map
-        manifest = read_manifest(metadata, str(file))
         self._height, self._width = manifest.height, manifest.width
         count = session.get_inputs()[0].shape[0]
         self.batch = count if isinstance(count, int) else None

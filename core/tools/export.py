@@ -12,6 +12,7 @@ Needs onnx, onnxscript and onnxruntime: pip install "cornerkit[export]".
 import argparse
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -35,6 +36,8 @@ from ..export.manifest import Manifest
 from ..export.onnx_detector import OnnxDetector
 from ..export.onnx_file import OPSET, import_package, trace, write_onnx
 from ..models.loading import LoadedDetector
+from ..models.ready import ReadyDetector
+from ..structures import Detections
 
 logger = logging.getLogger(__name__)
 
@@ -156,17 +159,14 @@ def _report(
         f"{file}: {file.stat().st_size / 1e6:.1f} MB, opset {OPSET}\n"
         f"input: {manifest.dtype} [{exported.batch or 'any'}, 3, {height}, {width}], BGR\n"
     )
-    found = [[next(iter(each.stream([image]))) for image in images] for each in (loaded, exported)]
-    same = compare(*found)
+    same = compare(*([each.detections(image) for image in images] for each in (loaded, exported)))
     write(
         f"against PyTorch: {same.compared - same.missing} of {same.compared} detections agree, "
         f"boxes within {same.boxes:.1g} pixels, scores within {same.scores:.1g}\n"
     )
     together = [images[0]] * batch
-    torch_time, onnx_time = median_times(
-        [lambda each=each: list(each.stream(together, batch)) for each in (loaded, exported)],
-        _ROUNDS,
-    )
+    runs = [partial(_run, each, together) for each in (loaded, exported)]
+    torch_time, onnx_time = median_times(runs, _ROUNDS)
     write(
         f"an image of {images[0].shape[1]} x {images[0].shape[0]}: onnxruntime "
         f"{1000 * onnx_time / batch:.0f} ms, PyTorch {1000 * torch_time / batch:.0f} ms (float32, "
@@ -182,6 +182,11 @@ def _report(
         logger.error("error: %s does not detect what PyTorch detects", file)
         return 1
     return 0
+
+
+def _run(detector: ReadyDetector, images: list[np.ndarray]) -> list[Detections]:
+    """Detects in images, all of them in one batch."""
+    return list(detector.stream(images, len(images)))
 
 
 def _described(side: Sides) -> str:

@@ -43,7 +43,7 @@ def test_what_other_programs_read():
     [
         ({"format": None}, "has no description of a detector"),
         ({"settings": None}, "has no description of a detector"),
-        ({"format": "cornerkit detector 2"}, "another version"),
+        ({"format": "cornerkit-detector-2"}, "another version"),
         ({"settings": '{"stride": 4}'}, "another version"),
         ({"family": "points"}, "another version"),
         ({"input": "{"}, "another version"),
