@@ -29,6 +29,7 @@ COMMANDS = {
     "evaluate": "evaluation.command",
     "diagnose": "tools.diagnose",
     "detect": "tools.detect",
+    "export": "tools.export",
     "check": "tools.check",
     "convert": "tools.convert",
     "plan": "tools.plan",
@@ -44,6 +45,7 @@ _HELP = """usage: cornerkit COMMAND …
   evaluate   scores a trained detector on a split of its dataset
   diagnose   says what a detector loses AP to: duplicates, imprecise boxes, wrong classes …
   detect     draws what a detector finds in images, folders of images, and videos
+  export     writes a trained detector as an ONNX file, and compares both
   check      reads a whole dataset before a run, lists what is wrong with it, draws its boxes
   convert    writes a YOLO, Pascal VOC or other dataset in COCO's format
   plan       measures a training step and says what fits and how long a run takes

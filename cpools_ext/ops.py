@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.library import Library, register_autograd, register_fake, register_vmap
 
-from cpools_ext import native, reference
+from cpools_ext import native, portable, reference
 
 # Dimension of the scan in [..., H, W], and True if it runs from the last position to the first:
 # "top" is the maximum of a row and all below it, scanned from the last row upwards.
@@ -49,6 +49,8 @@ def corner_pool(x: Tensor, direction: str) -> Tensor:
         raise ValueError(f"direction {direction!r} must be one of {', '.join(DIRECTIONS)}")
     check_map(x)
     dim, reverse = DIRECTIONS[direction]
+    if torch.compiler.is_exporting():
+        return portable.corner_pool(x, dim, reverse)
     return torch.ops.cpools_ext.corner_pool(x, dim, reverse)[0]
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.library import register_autograd, register_fake, register_vmap
 
-from cpools_ext import native, reference
+from cpools_ext import native, portable, reference
 from cpools_ext.ops import check_map, empty_like, empty_record, layout_of, library, to_front
 
 # True: both scans run from the last position to the first.
@@ -46,7 +46,11 @@ def corner_pool_sum(vertical: Tensor, horizontal: Tensor, corner: str) -> Tensor
             f"the two maps of a corner must agree, not {_describe(vertical)} "
             f"and {_describe(horizontal)}"
         )
-    return torch.ops.cpools_ext.corner_pool_sum(vertical, horizontal, CORNERS[corner])[0]
+    reverse = CORNERS[corner]
+    if torch.compiler.is_exporting():
+        down = portable.corner_pool(vertical, -2, reverse)
+        return down + portable.corner_pool(horizontal, -1, reverse)
+    return torch.ops.cpools_ext.corner_pool_sum(vertical, horizontal, reverse)[0]
 
 
 def _describe(x: Tensor) -> str:

@@ -164,7 +164,7 @@ def test_metadata(wheel: Path) -> None:
     assert metadata["License-Expression"] == "BSD-3-Clause"
     assert metadata["Requires-Python"] == ">=3.10"
     assert set(metadata.get_all("Provides-Extra", [])) == {
-        *("plot", "report", "tensorboard", "pretrained", "timm", "serve", "dev")
+        *("plot", "report", "tensorboard", "pretrained", "timm", "serve", "export", "dev")
     }
     needed = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert len(needed) == 6 and all(">=" in line for line in needed)

@@ -46,7 +46,7 @@ def average_mirrored(maps: CenterMaps) -> CenterMaps:
         Maps of the B images: means of heatmap and size, and the offset of the images alone: a
         mirrored offset would be another fraction of another cell.
     """
-    images = len(maps.heatmap) // 2
+    images = maps.heatmap.shape[0] // 2
     size, mirrored = maps.size[:images], maps.size[images:]
     if mirrored.dim() == 4:  # else the cells are mirrored already
         mirrored = mirrored.flip(3)
@@ -98,5 +98,5 @@ def read_centers(heatmap: Tensor, *, mirrored: bool, top_k: int, kernel: int) ->
 
 
 def _mean_mirrored(maps: Tensor) -> Tensor:
-    images = len(maps) // 2
+    images = maps.shape[0] // 2
     return (maps[:images] + maps[images:].flip(3)) / 2

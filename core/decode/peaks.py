@@ -25,7 +25,7 @@ def top_peaks(heatmap: Tensor, k: int, kernel: int) -> Peaks:
     """
     assert kernel % 2 == 1, kernel
     heatmap = heatmap.detach().contiguous()
-    if not heatmap.is_cuda:
+    if not heatmap.is_cuda and not torch.compiler.is_exporting():
         # Only rows with the highest cells need to be searched. Four rows for each wanted peak are
         # enough, unless many of them belong to few peaks.
         rows = 4 * k
@@ -90,6 +90,8 @@ def _peaks_of_best_rows(heatmap: Tensor, k: int, kernel: int, rows: int) -> tupl
 
 def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k highest of [B, n] and their indices; filled up with -inf at 0 if n < k."""
+    if torch.compiler.is_exporting():  # n may be any number
+        values = F.pad(values, (0, k), value=-torch.inf)
     scores, index = values.topk(min(k, values.shape[1]))
     missing = k - scores.shape[1]
     scores, index = F.pad(scores, (0, missing), value=-torch.inf), F.pad(index, (0, missing))

@@ -141,8 +141,8 @@ def _bilinear(features: Tensor, y: Tensor, x: Tensor) -> Tensor:
         [n, C].
     """
     height, width = features.shape[2:]
-    images = torch.arange(len(features), device=y.device)
-    images = images.repeat_interleave(len(y) // len(features))
+    images = torch.arange(features.shape[0], device=y.device)
+    images = images.repeat_interleave(y.shape[0] // features.shape[0])
     down = torch.arange(4, device=y.device)[:, None] // 2  # the four cells about each point
     right = torch.arange(4, device=y.device)[:, None] % 2
     near_y, near_x = y.floor() + down, x.floor() + right  # [4, n]

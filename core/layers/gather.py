@@ -33,7 +33,7 @@ def gather_windows(maps: Tensor, index: Tensor, side: int) -> Tensor:
         [B * M, D, side, side].
     """
     height, width = maps.shape[2:]
-    rows = torch.arange(len(maps), device=maps.device)[:, None, None, None]
+    rows = torch.arange(maps.shape[0], device=maps.device)[:, None, None, None]
     reach = torch.arange(-(side // 2), side // 2 + 1, device=maps.device)
     y = (index // width)[..., None, None] + reach[:, None]  # [B, M, side, 1]
     x = (index % width)[..., None, None] + reach  # [B, M, 1, side]

@@ -1,0 +1,1 @@
+"""Detectors as files that other programs run, and such files as detectors."""
