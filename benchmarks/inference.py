@@ -34,8 +34,13 @@ from core import models
 from core.cli import exit_codes
 from core.config.loading import load_config
 from core.data.shapes_natural import draw_natural
+from core.export.graph import DetectionGraph, settings_of
+from core.export.onnx_detector import OnnxDetector
+from core.export.onnx_file import trace, write_onnx
 from core.inference.batches import BatchedInference
 from core.models.device import choose_device, move_to_device_
+from core.models.loading import LoadedDetector
+from core.tools.export import describe
 
 CLASSES = 3
 STAGES = ("preparing", "network", "decoding", "suppressing", "waiting")
@@ -113,7 +118,17 @@ def ours(
 
 def onnx(name: str, image: np.ndarray, folder: Path, options: argparse.Namespace) -> Timed:
     """Exports a detector with random weights, and runs the file by onnxruntime, image by image."""
-    raise NotImplementedError
+    config = load_config(name, overrides=[*options.set, "system.precision=float32"])
+    torch.manual_seed(0)
+    detector = models.build(config, CLASSES)
+    names, device = [f"class {n}" for n in range(CLASSES)], torch.device("cpu")
+    loaded = LoadedDetector(detector, config, names, True, Path("random.pkl"), None, device)
+    settings = settings_of(detector, config.path)
+    manifest = describe(loaded, settings, (image.shape[0], image.shape[1]))
+    graph, file = DetectionGraph(detector, settings), folder / f"{config.name}.onnx"
+    write_onnx(trace(graph, manifest, 1), graph.output_names, manifest, file)
+    exported = OnnxDetector(file, options.threads)
+    return lambda: (seconds(lambda: exported.detections(image)), {})
 
 
 def torchvision_detector(image: np.ndarray, batch: int, device: torch.device) -> Timed:
