@@ -61,7 +61,7 @@ class OnnxDetector(ReadyDetector):
         super().__init__(infer, predict, self.manifest.class_names)
 
     def found(self, images: Iterable[np.ndarray], batch: int = 0) -> Iterator[Found]:
-        """Finds the objects of many images, as :meth:`.ReadyDetector.found`.
+        """Finds the objects of many images, as :meth:`core.models.ready.ReadyDetector.found`.
 
         Args:
             images: uint8 [h, w, 3], BGR.

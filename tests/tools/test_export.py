@@ -1,5 +1,6 @@
 """`cornerkit export`: the file, what is printed about it, its use from other programs, refusals."""
 
+import json
 import re
 import subprocess
 import sys
@@ -9,22 +10,32 @@ import cv2
 import numpy as np
 import pytest
 
+from core.checkpoint.run_directory import RunDirectory
+from core.checkpoint.snapshot import Meta, save_snapshot, versions
 from core.cli import main as cornerkit
 from core.config.errors import UserError
+from core.config.loading import load_config
 from core.export.onnx_detector import OnnxDetector
 from core.models.loading import load_detector
 from core.tools import export
 from tests.support import tiny_detector
+from tests.support.exports import CLASS_NAMES, TINY, finding_detector
 
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a config, its snapshot and an image."""
+    """A folder with a config of the model that is exported soonest, its snapshot and an image."""
     root = tmp_path_factory.mktemp("export")
-    tiny_detector.write_config(root, nms_threshold=0.4)
-    tiny_detector.write_snapshot(root, 1, ("person", "dog"))
+    file = tiny_detector.write_config(root, "CenterNet-tiny", nms_threshold=0.4)
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "model": TINY["CenterNet"]}))
+    config = load_config(str(file))
+    network = finding_detector("CenterNet", model=TINY["CenterNet"]).detector.network
+    meta = Meta("CenterNet-tiny", 1, CLASS_NAMES, config.as_dict(), versions())
+    path = RunDirectory(root / "cache", "CenterNet-tiny").snapshot(1)
+    save_snapshot(path, network, {}, meta)
     noise = np.random.default_rng(0).integers(0, 256, (80, 90, 3), np.uint8)
     cv2.imwrite(str(root / "photo.png"), noise)
     return root
@@ -44,7 +55,7 @@ def printed(folder):
 def run(folder, *arguments):
     photo, configs = folder / "photo.png", folder / "configs"
     return export.main(
-        ["CornerNet-tiny", "--config-dir", str(configs), "--image", str(photo)]
+        ["CenterNet-tiny", "--config-dir", str(configs), "--image", str(photo)]
         + [str(argument) for argument in arguments]
     )
 
@@ -52,7 +63,7 @@ def run(folder, *arguments):
 def test_what_is_printed(folder, printed):
     file, shape, agreement, times = printed.splitlines()
     assert re.fullmatch(rf"{folder}/cells.onnx: 0\.\d MB, opset 18", file)
-    assert shape == "input: uint8 [1, 3, 127, 127], BGR"
+    assert shape == "input: uint8 [1, 3, 128, 104], BGR"
     count, total, boxes, scores = re.fullmatch(
         r"against PyTorch: (\d+) of (\d+) detections agree, boxes within (\S+) pixels, scores "
         r"within (\S+)",
@@ -68,8 +79,8 @@ def test_what_is_printed(folder, printed):
 
 def test_the_file_is_of_the_snapshot(folder, printed):
     manifest = OnnxDetector(folder / "cells.onnx").manifest
-    assert manifest.class_names == ("person", "dog") and manifest.settings.nms_threshold == 0.4
-    assert (manifest.config, manifest.snapshot) == ("CornerNet-tiny", "CornerNet-tiny_1.pkl")
+    assert manifest.class_names == CLASS_NAMES and manifest.settings.nms_threshold == 0.4
+    assert (manifest.config, manifest.snapshot) == ("CenterNet-tiny", "CenterNet-tiny_1.pkl")
 
 
 def test_a_script_without_this_package(folder, printed):
@@ -81,7 +92,7 @@ def test_a_script_without_this_package(folder, printed):
     )
     found = OnnxDetector(folder / "cells.onnx").detections(folder / "photo.png")
     lines = ran.stdout.splitlines()
-    assert lines and all(re.match(r"(person|dog) 0\.\d+ \[", line) for line in lines)
+    assert lines and all(re.match(r"(red|white|plate <let>) 0\.\d+ \[", line) for line in lines)
     assert len(found)
 
 
@@ -114,7 +125,7 @@ def test_refusals(folder, arguments, message, monkeypatch, tmp_path):
 def test_a_wrong_file_is_reported(folder, printed, monkeypatch, capsys, caplog):
     monkeypatch.setattr(export, "_ROUNDS", 1)
     monkeypatch.setattr(export, "_MOST_PIXELS", -1.0)
-    loaded = load_detector("CornerNet-tiny", config_dir=folder / "configs", device="cpu")
+    loaded = load_detector("CenterNet-tiny", config_dir=folder / "configs", device="cpu")
     image = cv2.imread(str(folder / "photo.png"))
     assert export._report(loaded, OnnxDetector(folder / "cells.onnx"), [image], 1) == 1
     assert "does not detect what PyTorch detects" in caplog.text
@@ -123,5 +134,5 @@ def test_a_wrong_file_is_reported(folder, printed, monkeypatch, capsys, caplog):
 def test_without_the_packages(folder, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(SystemExit, match="2"):
-        cornerkit(["export", "CornerNet-tiny"])
+        cornerkit(["export", "CenterNet-tiny"])
     assert 'pip install "cornerkit[export]"' in caplog.text
