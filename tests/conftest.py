@@ -1,7 +1,8 @@
 """What all tests share: one thread, set before anything imports torch, and an order for two cores.
 
 Tiny networks gain nothing from more threads, and where processes share cores they wait for one
-another at the end of every parallel loop.
+another at the end of every parallel loop. PyTorch's compiler starts no processes of its own, which
+would import PyTorch for a few kernels.
 """
 
 import os
@@ -9,6 +10,7 @@ import os
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)

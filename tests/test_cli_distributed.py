@@ -1,12 +1,9 @@
 """train.py in several processes: by torchrun, by --distributed, and what both say when it fails."""
 
-import os
 import re
 import socket
-import subprocess
 import sys
 from itertools import takewhile
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,10 +16,9 @@ from core.config.errors import UserError
 from core.distributed import launch
 from core.train import command
 from core.train.log import read_log
+from tests.support.jobs import FORK, Job
 from tests.support.some_ranks import run_processes
 from tests.support.tiny_training import NAME, argv, write_config, write_training
-
-REPOSITORY = Path(train.__file__).parent
 
 # Lines of a warning of torchrun, whose agents do not always wait for one another at the end.
 PYTORCHS = re.compile(r"\[W.* TCPStore\.cpp")
@@ -46,17 +42,6 @@ def alone(tmp_path_factory):
     return root
 
 
-def start(*command):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, *command],
-        cwd=REPOSITORY,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def check_same_run(root, alone):
     """Four steps of Adam in float32, as one process makes them."""
     assert losses(root) == pytest.approx(losses(alone), rel=1e-4)
@@ -71,17 +56,17 @@ def check_same_run(root, alone):
 def test_distributed_on_two_machines(alone, tmp_path):
     """Both of them this one, which has one device.
 
-    Each starts torchrun: two processes and torchrun import PyTorch in ten seconds. A user starts it
-    in ``tests/distributed/test_faults.py``.
+    Each starts torchrun, whose process imports PyTorch. A user starts torchrun in
+    ``tests/distributed/test_faults.py``.
     """
     write_training(tmp_path)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     more = ("--distributed", "--world-size", "2", "--dist-url", url, "--dist-backend", "gloo")
-    both = [start("train.py", *argv(tmp_path, *more, "--rank", str(rank))) for rank in (0, 1)]
-    outputs = [process.communicate(timeout=120)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
+    both = [Job(tmp_path, *more, "--rank", str(rank), launcher=FORK) for rank in (0, 1)]
+    codes, outputs = [job.end() for job in both], [job.output for job in both]
+    assert codes == [0, 0], outputs
     check_same_run(tmp_path, alone)
     assert outputs[0].count("processes: 2, for 2 chunks a step: 1 each") == 1
     assert outputs[0].count("_4.pkl") == 1

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import logging
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -173,10 +173,13 @@ def test_mistakes_have_one_line(root):
     assert not (root / "results").exists()
 
 
-def test_exit_codes(root):
+def test_exit_codes(root, monkeypatch, capfd):
     script = str(Path(evaluate.__file__))
-    bad = [sys.executable, script, *argv(root, "--testiter", "77")]
-    done = subprocess.run(bad, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: there is no snapshot")
-    assert len(done.stderr.strip().splitlines()) == 1
+    monkeypatch.setattr(sys, "argv", [script, *argv(root, "--testiter", "77")])
+    monkeypatch.setattr("logging.root.handlers", [])  # pytest's
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(script, run_name="__main__")
+    assert end.value.code == 2
+    printed = capfd.readouterr().err
+    assert printed.startswith("error: there is no snapshot")
+    assert len(printed.strip().splitlines()) == 1

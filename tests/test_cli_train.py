@@ -7,9 +7,7 @@ import pickle
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,9 +19,8 @@ from core.checkpoint.run_directory import RunDirectory
 from core.cli import exit_codes
 from core.config.errors import UserError
 from core.train.log import read_log
+from tests.support.jobs import FORK, PYTHON, Job
 from tests.support.tiny_training import NAME, argv, write_config, write_training
-
-REPOSITORY = Path(train.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -223,32 +220,22 @@ def test_tensorboard_is_optional(root, monkeypatch):
         train.main(argv(root, "--tensorboard"))
 
 
-@pytest.mark.parametrize("what", ["SIGTERM", "a killed worker"])
-def test_an_ended_run_says_how_to_go_on(root, what):
+@pytest.mark.parametrize(("what", "launcher"), [("SIGTERM", PYTHON), ("a killed worker", FORK)])
+def test_an_ended_run_says_how_to_go_on(root, what, launcher):
     """As the user meets it: a process of its own, with workers, until somebody ends it."""
     more = ("--workers", "1", "--set", "system.max_iter=100000", "--set", "system.val_iter=0")
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *argv(root, *more)],
-        cwd=REPOSITORY,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    log = root / "cache" / "nnet" / NAME / "log.jsonl"
-    size, started = log.stat().st_size, time.monotonic()
-    while log.stat().st_size < size + 5000 and time.monotonic() < started + 60:
-        time.sleep(0.05)
+    job = Job(root, *more, launcher=launcher)
+    assert job.wait(lambda: job.steps >= 10), job.output
     if what == "SIGTERM":
-        process.send_signal(signal.SIGTERM)
+        job.process.send_signal(signal.SIGTERM)
     else:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        children = Path(f"/proc/{job.process.pid}/task/{job.process.pid}/children")
         if not children.exists():
-            process.kill()
+            job.kill()
             pytest.skip("this system does not list the children of a process")
         os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
-    ended = time.monotonic()
-    _, output = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert time.monotonic() - ended < 20
+    assert job.end(20) == 1, job.output
+    output = job.output
     assert "Traceback" not in output
     # Whether the signal is known depends on who looks first.
     message = (
@@ -261,5 +248,5 @@ def test_an_ended_run_says_how_to_go_on(root, what):
     assert f"python train.py {root}/configs/{NAME}.json --iter {newest[1]} " in command
     for word in ("--workers 1", "--device cpu", "--set system.max_iter=100000"):
         assert word in command
-    steps = [line["iteration"] for line in read_log(log) if "loss" in line]
+    steps = [line["iteration"] for line in read_log(job.log) if "loss" in line]
     assert steps[-1] == newest[1] > 4

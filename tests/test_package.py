@@ -25,7 +25,7 @@ NAME = "CornerNet_Squeeze-shapes"
 BUILT = "core", "cpools_ext", "configs"
 FILES = "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "NOTICE"
 
-pytestmark = pytest.mark.slow  # a wheel, a new environment, and six processes that import torch
+pytestmark = pytest.mark.slow  # a wheel, a new environment, and processes that import torch
 
 # Compiles an empty source; where it links, the output is the clone's binary.
 COMPILER = """#!{python}
@@ -39,23 +39,31 @@ kept = [word for word in arguments if word not in skipped and not word.endswith(
 kept = ["/dev/null" if word.endswith(".cpp") else word for word in kept]
 os.execvp("{compiler}", ["{compiler}", *(["-x", "c++"] if "-c" in kept else []), *kept])
 """
+# All that the tests read, in one process, as each would import torch.
 USE = """
-import sys
+import importlib.util, json, sys
 import cornerkit
 assert "torch" not in sys.modules, "import cornerkit alone must not take seconds"
-from pathlib import Path
 import cpools_ext
-from cornerkit import load_detector
+from cornerkit import cli, load_detector
 from cornerkit.config.files import CONFIG_DIR
 from cornerkit.data.images import load_image
-found = load_detector("{name}", device="cpu")(load_image("{image}"))
+from cpools_ext.__main__ import main as check
+name, image = sys.argv[1:]
+found = load_detector(name, device="cpu")(load_image(image))
+codes = [
+    cli.main(["evaluate", name, "--device", "cpu"]),
+    cli.main(["detect", name, image, "--device", "cpu", "--out", "drawn"]),
+    check(),
+]
 modules = [sys.modules[name].__file__ for name in ("cornerkit", "cpools_ext")]
-print(cornerkit.__version__, CONFIG_DIR, *modules, *(len(boxes) for boxes in found.values()))
-try:
-    import core
-except ImportError:
-    sys.exit()
-sys.exit("there is a module core")
+print(json.dumps({
+    "version": cornerkit.__version__,
+    "paths": [str(CONFIG_DIR), *modules],
+    "counts": [len(boxes) for boxes in found.values()],
+    "codes": codes,
+    "core": importlib.util.find_spec("core") is not None,
+}))
 """
 
 
@@ -133,7 +141,19 @@ def trained(installed: Path, tmp_path_factory) -> Path:
     settings = ("system.max_iter=2", "system.stepsize=1", "system.val_iter=0", "system.display=1")
     argv = [word for setting in settings for word in ("--set", setting)]
     run(installed / "cornerkit", "train", NAME, "--device", "cpu", *argv, cwd=folder)
+    assert {path.name for path in folder.iterdir()} == {"data", "cache"}
     return folder
+
+
+@pytest.fixture(scope="module")
+def image(trained: Path) -> Path:
+    return next((trained / "data" / "shapes" / "images" / "val").iterdir())
+
+
+@pytest.fixture(scope="module")
+def used(installed: Path, trained: Path, image: Path) -> subprocess.CompletedProcess[str]:
+    """The end of a process that evaluated, detected and was imported, in the folder ``trained``."""
+    return run(installed / "python", "-c", USE, NAME, image, cwd=trained)
 
 
 def test_the_wheel_holds_the_package_and_no_other_name(wheel: Path) -> None:
@@ -177,38 +197,32 @@ def test_training_from_another_folder(trained: Path) -> None:
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [line["iteration"] for line in lines if "loss" in line] == [1, 2]
     assert (log.parent / f"{NAME}_2.pkl").is_file()
-    assert {path.name for path in trained.iterdir()} == {"data", "cache"}
 
 
-def test_evaluating_from_another_folder(installed: Path, trained: Path) -> None:
-    run(installed / "cornerkit", "evaluate", NAME, "--device", "cpu", cwd=trained)
+def test_evaluating_from_another_folder(used, trained: Path) -> None:
     metrics = trained / "results" / NAME / "2" / "validation" / "metrics.json"
     assert "AP" in json.loads(metrics.read_text())
 
 
-def test_detecting_from_another_folder(installed: Path, trained: Path) -> None:
-    image = next((trained / "data" / "shapes" / "images" / "val").iterdir())
-    argv = ("detect", NAME, image, "--device", "cpu", "--out", "drawn")
-    run(installed / "cornerkit", *argv, cwd=trained)
+def test_detecting_from_another_folder(used, trained: Path, image: Path) -> None:
     assert [path.stem for path in (trained / "drawn").iterdir()] == [image.stem]
 
 
-def test_importing_from_another_folder(installed: Path, trained: Path) -> None:
-    image = next((trained / "data" / "shapes" / "images" / "val").iterdir())
-    program = USE.format(name=NAME, image=image)
-    version, *paths = run(installed / "python", "-c", program, cwd=trained).stdout.split()
-    assert version == core.__version__
+def test_importing_from_another_folder(used, installed: Path) -> None:
+    found = json.loads(used.stdout.splitlines()[-1])
+    assert found["version"] == core.__version__
     own = str(next(installed.parent.glob("lib/python*/site-packages")))
-    assert all(path.startswith(own) for path in paths[:3]), paths
-    assert all(count.isdigit() for count in paths[3:]) and len(paths) == 3 + 6  # six classes
+    assert all(path.startswith(own) for path in found["paths"]), found["paths"]
+    assert len(found["counts"]) == 6  # classes
+    assert found["codes"] == [0, 0, 0]
+    assert not found["core"], "there is a module core"
 
 
-def test_the_installed_operators_are_native(installed: Path, trained: Path) -> None:
+def test_the_installed_operators_are_native(used, installed: Path) -> None:
     if clone_binary() is None or shutil.which("g++") is None:
         pytest.skip("the wheel has no binary")
-    done = run(installed / "python", "-m", "cpools_ext", cwd=trained)
     own = next(installed.parent.glob("lib/python*/site-packages/_cpools_ext*"))
-    assert f"native operators: {own}" in done.stdout + done.stderr
+    assert f"native operators: {own}" in used.stdout + used.stderr
 
 
 def test_an_editable_installation_is_importable_from_any_folder(tmp_path: Path) -> None:

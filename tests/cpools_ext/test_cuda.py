@@ -141,8 +141,8 @@ def test_emulated_lines_off_16_bytes(emulated: ctypes.CDLL, dtype: torch.dtype) 
 def test_compiles_for_cuda(tmp_path: Path) -> None:
     """sm_80, sm_90 and PTX, as setup.py builds it with FORCE_CUDA=1 and no GPU.
 
-    The C++ compiler is told not to optimise, and to leave out soft-NMS, which has no CUDA part:
-    that would take most of a minute, for kernels that the other tests run.
+    The compilers are told not to optimise, and to leave out soft-NMS, which has no CUDA part: that
+    would take most of a minute, for kernels that the other tests run.
     """
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if shutil.which("nvcc") is None or torch.version.cuda is None or compiler is None:
@@ -156,7 +156,8 @@ def test_compiles_for_cuda(tmp_path: Path) -> None:
         "CXX": str(quick),
         "FORCE_CUDA": "1",
         "TORCH_CUDA_ARCH_LIST": "8.0;9.0+PTX",
-        "NVCC_APPEND_FLAGS": "--no-compress",  # for PTX, which is text, to be found
+        # PTX that is not compressed is text, which can be found.
+        "NVCC_APPEND_FLAGS": "--no-compress -Xcicc -O0 -Xptxas -O0",
     }
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True

@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,6 +26,7 @@ from core.evaluation import command, evaluator
 from core.evaluation.evaluator import EvaluationError, evaluate
 from core.evaluation.report import write_results
 from core.structures import Detections
+from core.torch_compat import run_agent
 from tests.support.dbs_files import write_coco
 from tests.support.engine_stand_in import stand_in
 from tests.support.some_ranks import run_processes, run_ranks
@@ -323,20 +323,13 @@ def test_a_lost_worker_is_one_line(data, tmp_path, world_size, monkeypatch, capf
     assert "Traceback" not in printed
 
 
-@pytest.mark.slow  # three processes that import torch
-def test_torchrun(data, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+@pytest.mark.slow  # two processes that import torch
+def test_torchrun(data, tmp_path, capfd):
     more = ("--set", "db.test_flipped=false", "--debug")
-    done = subprocess.run(
-        [*launcher, "evaluate.py", *arguments(data, tmp_path, *more)],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all") == 1
+    script = [str(REPOSITORY / "evaluate.py"), *arguments(data, tmp_path, *more)]
+    run_agent(["--standalone", "--nproc-per-node=2", *script])
+    printed = capfd.readouterr().err
+    assert printed.count("Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all") == 1
     assert command.main(arguments(data, tmp_path / "alone", *more)) == 0
     together = files(tmp_path / "CornerNet-tiny")
     assert together == files(tmp_path / "alone" / "CornerNet-tiny")

@@ -81,9 +81,7 @@ def test_forward_loss_gradients_and_decoding():
         assert terms[name].item() == pytest.approx(expected, rel=tolerance)
     loss = sum(terms.values())
     assert loss.item() == pytest.approx(float(GOLDEN["loss"]), rel=1e-5)
-    loss.backward()
-    GOLDEN.check_gradients(network)
-    network.zero_grad()
+    GOLDEN.check_gradients(network, loss)
 
     network.eval()
     with torch.no_grad():

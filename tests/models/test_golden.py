@@ -98,12 +98,13 @@ class Golden:
             atol=(tolerance or VALUE_TOLERANCE[self.name]) * std,
         )
 
-    def check_gradients(self, network: nn.Module):
-        """Compares the norms of the gradients of 20 parameters."""
-        gradients = {key: value.grad for key, value in network.named_parameters()}
-        for key, norm in zip(self["grad_names"], self["grad_norms"], strict=True):
-            gradient = gradients[key.removeprefix("module.")]
-            assert gradient.norm().item() == pytest.approx(norm, rel=1e-2)
+    def check_gradients(self, network: nn.Module, loss: torch.Tensor):
+        """Compares the norms of the gradients of 20 parameters; no others are computed."""
+        parameters = dict(network.named_parameters())
+        keys = [key.removeprefix("module.") for key in self["grad_names"]]
+        gradients = torch.autograd.grad(loss, [parameters[key] for key in keys])
+        for key, gradient, norm in zip(keys, gradients, self["grad_norms"], strict=True):
+            assert gradient.norm().item() == pytest.approx(norm, rel=1e-2), key
 
 
 def set_momentum_(network, momentum):
@@ -157,9 +158,7 @@ def test_forward_loss_gradients_and_decoding(name):
 
     loss = sum(corner_losses(outputs, golden.targets()).values())
     assert loss.item() == pytest.approx(float(golden["loss"]), rel=1e-5)
-    loss.backward()
-    golden.check_gradients(network)
-    network.zero_grad()
+    golden.check_gradients(network, loss)
 
     network.eval()
     with torch.no_grad():
@@ -169,13 +168,13 @@ def test_forward_loss_gradients_and_decoding(name):
 
 
 @pytest.mark.slow
-def test_five_steps_of_adam():
+def test_three_steps_of_adam():
     golden, detector = Golden("CornerNet_Squeeze"), published_detector("CornerNet_Squeeze")
     load_formula_weights_(detector, "CornerNet_Squeeze")
     images, targets = golden.images(), golden.targets()
     optimizer = torch.optim.Adam(detector.network.parameters(), lr=2.5e-4)
-    tolerances = (1e-5, 1e-4, 1e-3, 5e-3, 5e-3)
-    for expected, tolerance in zip(golden["adam_losses"], tolerances, strict=True):
+    tolerances = (1e-5, 1e-4, 1e-3)
+    for expected, tolerance in zip(golden["adam_losses"][:3], tolerances, strict=True):
         loss = sum(detector.losses(detector.network(images), targets).values())
         assert loss.item() == pytest.approx(expected, rel=tolerance)
         optimizer.zero_grad()

@@ -1,6 +1,8 @@
 """Training jobs in processes of their own, as a user starts them, and ways to end them."""
 
 import contextlib
+import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,12 +11,14 @@ import time
 from pathlib import Path
 
 import train
+from core.cli import exit_codes
 from core.train.log import FILE_NAME
 from tests.support.tiny_training import NAME, argv
 
 REPOSITORY = Path(train.__file__).parent
 PYTHON = (sys.executable,)
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
+FORK = ()  # no program: see Forked
 
 _STOPPED = "TtZX"  # states of /proc/PID/stat
 
@@ -25,7 +29,7 @@ class Job:
     Args:
         root: of a config and its data, see :func:`tiny_training.write_training`.
         more: arguments of train.py.
-        launcher: arguments before ``train.py``.
+        launcher: arguments before ``train.py``; :data:`FORK` is the fastest.
         name: of the config.
     """
 
@@ -35,14 +39,18 @@ class Job:
         self._log_before = self.log.stat().st_size if self.log.is_file() else 0
         self._unfinished_before = self._temporary_files()
         self._output = root / f"{name}_{time.time_ns()}.txt"
+        given = argv(root, *more, name=name)
         with self._output.open("wb") as output:
-            self.process = subprocess.Popen(
-                [*launcher, "train.py", *argv(root, *more, name=name)],
-                cwd=REPOSITORY,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+            if launcher == FORK:
+                self.process = Forked(given, output)
+            else:
+                self.process = subprocess.Popen(
+                    [*launcher, "train.py", *given],
+                    cwd=REPOSITORY,
+                    env={**os.environ, "OMP_NUM_THREADS": "1"},
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
 
     @property
     def output(self):
@@ -104,6 +112,54 @@ class Job:
 
     def _temporary_files(self):
         return set(self.folder.glob(".*"))
+
+
+class Forked:
+    """``train.py`` in a fork of this process, which need not import PyTorch: that takes seconds.
+
+    It is used as a ``subprocess.Popen`` is.
+
+    Args:
+        given: arguments of train.py.
+        output: a file for all that it prints.
+    """
+
+    def __init__(self, given, output):
+        process = multiprocessing.get_context("fork").Process(target=_train, args=(given, output))
+        process.start()
+        self._process, self.pid = process, process.pid
+
+    @property
+    def returncode(self):
+        """Exit code, minus the number of a signal; None until its end."""
+        return self._process.exitcode
+
+    def poll(self):
+        """Exit code, or None."""
+        return self.returncode
+
+    def wait(self, timeout=None):
+        """Waits for its end and returns the exit code."""
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("train.py", timeout)
+        return self.returncode
+
+    def send_signal(self, number):
+        """Sends it a signal."""
+        os.kill(self.pid, number)
+
+
+def _train(given, output):
+    """What ``python train.py`` does."""
+    for number in (1, 2):
+        os.dup2(output.fileno(), number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1) for number in (1, 2))
+    logging.root.handlers.clear()  # the tests' own
+    os.chdir(REPOSITORY)
+    sys.argv = ["train.py", *given]
+    with exit_codes():
+        sys.exit(train.main(given))
 
 
 def logged_steps(log, offset=0):

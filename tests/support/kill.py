@@ -43,8 +43,17 @@ def main(argv: list[str]) -> int:
     return 1 if found else 0
 
 
-def compare(root: Path, processes: int, kills: int, rng: random.Random) -> list[str]:
+def compare(
+    root: Path, processes: int, kills: int, rng: random.Random, python: tuple[str, ...] = PYTHON
+) -> list[str]:
     """Trains undisturbed and killed, and says what was found.
+
+    Args:
+        root: of the data.
+        processes: that train together.
+        kills: number of them.
+        rng: for their moments.
+        python: that runs a job of one process.
 
     Returns:
         The differences.
@@ -54,19 +63,21 @@ def compare(root: Path, processes: int, kills: int, rng: random.Random) -> list[
     for name in (whole, killed):
         settings = {"max_iter": steps, "stepsize": steps // 2, "val_iter": 4, **RECIPES[processes]}
         write_config(root, name, snapshot=SNAPSHOT, eval_iter=2 * SNAPSHOT, **settings)
+    launcher = (*TORCHRUN, "--standalone", f"--nproc_per_node={processes}")
+    launcher = python if processes == 1 else launcher
     started = time.monotonic()
-    job = start(root, whole, processes, 0)
+    job = start(root, whole, 0, launcher)
     assert job.wait(lambda: job.steps), job.output
     seconds = time.monotonic() - started
     assert job.end(3600) == 0, job.output
 
     moments = Counter()
     for number in range(kills):
-        job = start(root, killed, processes, rng.choice((0, 1, 2)))
+        job = start(root, killed, rng.choice((0, 1, 2)), launcher)
         moment = kill(job, rng.choice(MOMENTS), rng, seconds)
         moments[moment] += 1
         print(f"{processes} processes, kill {number + 1} of {kills}: {moment}", flush=True)
-    job = start(root, killed, processes, 1)
+    job = start(root, killed, 1, launcher)
     assert job.end(3600) == 0, job.output
 
     found = differences(root, whole, killed)
@@ -81,11 +92,9 @@ def compare(root: Path, processes: int, kills: int, rng: random.Random) -> list[
     return found
 
 
-def start(root: Path, name: str, processes: int, workers: int) -> Job:
+def start(root: Path, name: str, workers: int, launcher: tuple[str, ...]) -> Job:
     """Starts or resumes a run."""
-    launcher = (*TORCHRUN, "--standalone", f"--nproc_per_node={processes}")
-    argv = ("--resume", "--workers", str(workers))
-    return Job(root, *argv, name=name, launcher=PYTHON if processes == 1 else launcher)
+    return Job(root, "--resume", "--workers", str(workers), name=name, launcher=launcher)
 
 
 def kill(job: Job, moment: str, rng: random.Random, seconds: float) -> str:

@@ -33,10 +33,10 @@ FROZEN = {"frozen_stages": 2, "frozen_steps": 2, "backbone_lr": 0.1, "frozen_nor
 RECIPE = {"opt_algo": "adamw", "schedule": "cosine", "ema": 0.9, "val_iter": 1, **FROZEN}
 
 
-def tiny_run(root, **settings):
-    """A run of the small detector on a pyramid, that is not yet started."""
-    tiny_models.write(root, LITE, **settings)
-    run = prepare(load_config(tiny_models.of(root, LITE)[0]), CPU)
+def tiny_run(root, name=LITE, **settings):
+    """A run of the small detector on a pyramid, or of another one, that is not yet started."""
+    tiny_models.write(root, name, **settings)
+    run = prepare(load_config(tiny_models.of(root, name)[0]), CPU)
     run.network.train()
     return run
 
@@ -137,11 +137,11 @@ def test_thawed_stages_train_their_weights_and_statistics(tmp_path):
 
 
 def test_a_compiled_network_thaws_too(tmp_path):
-    """It is compiled once more, and trains what the other one trains."""
-    found = []
+    """It is compiled once more, and trains what the other one trains; here, of few layers."""
+    found, settings = [], {"frozen_stages": 4, "frozen_steps": 1, "chunk_sizes": [3]}
     for name in ("compiled", "plain"):
         (tmp_path / name).mkdir()
-        run = tiny_run(tmp_path / name, frozen_stages=4, frozen_steps=1, chunk_sizes=[3])
+        run = tiny_run(tmp_path / name, "CenterNet-resnet18", **settings)
         if name == "compiled":
             counter = CompileCounterWithBackend("eager")
             compile_(run.network, counter)
