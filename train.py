@@ -3,7 +3,7 @@
 import sys
 
 from core.cli import exit_codes
-from core.train.command import main
+from core.training.command import main
 
 if __name__ == "__main__":
     with exit_codes():

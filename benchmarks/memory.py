@@ -30,8 +30,8 @@ import torch
 from benchmarks.process_memory import megabytes, own_megabytes
 from core.data.shapes import write_shapes
 from core.structures import Batch
-from core.train.command import main as train
-from core.train.run import TrainingRun
+from core.training.command import main as train
+from core.training.run import TrainingRun
 
 EVERY, SETTLED = 10, 200  # steps
 IMAGES = {"train": 400, "val": 20}

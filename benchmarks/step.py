@@ -32,8 +32,8 @@ from core.layers.blocks import Residual
 from core.layers.corner_pooling import CornerPooling
 from core.models.detector import Detector, no_inputs
 from core.structures import Batch
-from core.train.build import build_for_training
-from core.train.step import train_step
+from core.training.build import build_for_training
+from core.training.step import train_step
 
 CASES = {  # input side, output side
     "CornerNet_Squeeze": (511, 64),

@@ -33,8 +33,8 @@ from core.config.loading import load_config
 from core.data.shapes import write_shapes
 from core.models.device import choose_device
 from core.structures import Batch
-from core.train.run import TrainingRun, prepare
-from core.train.step import train_step
+from core.training.run import TrainingRun, prepare
+from core.training.step import train_step
 
 SIDE = 2048  # of the product's matrices
 HEAD = ["seconds a step", "images a second", "TFLOP a step", "% of mm", "peak GB", "data time"]

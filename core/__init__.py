@@ -17,13 +17,12 @@ _MODULES = {
     "UserError": ".config.errors",
     "evaluate": ".api",
     "load_detector": ".models.loading",
+    "train": ".api",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Imports a function or a class when it is used, since PyTorch loads slowly."""
-    if name == "train":  # the package of this name, which is callable
-        return importlib.import_module(".train", __name__)
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

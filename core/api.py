@@ -25,9 +25,9 @@ from .evaluation.coco import Metrics
 from .evaluation.command import open_dataset
 from .models.device import choose_device, make_current
 from .models.loading import load_detector
-from .train import loop
-from .train.command import describe, open_log
-from .train.run import TrainingRun, prepare
+from .training import loop
+from .training.command import describe, open_log
+from .training.run import TrainingRun, prepare
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 # Modules with a ``main(argv)``, by command; one is imported when it is called.
 COMMANDS = {
     "new": "tools.new",
-    "train": "train.command",
+    "train": "training.command",
     "evaluate": "evaluation.command",
     "diagnose": "tools.diagnose",
     "detect": "tools.detect",

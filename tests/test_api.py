@@ -35,10 +35,7 @@ def test_training(root):
     assert [json.loads(line)["iteration"] for line in lines if '"loss"' in line] == [1, 2]
 
 
-def test_the_name_of_the_function_is_that_of_the_package(root):
-    import core.train.loop
-
-    assert core.train is core.train and callable(core.train.loop.train)
+def test_a_config_that_is_not_there():
     with pytest.raises(UserError, match="there is no config 'nothing'"):
         core.train("nothing")
 

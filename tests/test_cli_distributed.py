@@ -14,8 +14,8 @@ from core.checkpoint.run_directory import RunDirectory
 from core.cli import exit_codes
 from core.config.errors import UserError
 from core.distributed import launch
-from core.train import command
-from core.train.log import read_log
+from core.training import command
+from core.training.log import read_log
 from tests.support.jobs import FORK, Job
 from tests.support.some_ranks import run_processes
 from tests.support.tiny_training import NAME, argv, write_config, write_training

@@ -18,7 +18,7 @@ from core.checkpoint import snapshot as checkpoint
 from core.checkpoint.run_directory import RunDirectory
 from core.cli import exit_codes
 from core.config.errors import UserError
-from core.train.log import read_log
+from core.training.log import read_log
 from tests.support.jobs import FORK, PYTHON, Job
 from tests.support.tiny_training import NAME, argv, write_config, write_training
 

@@ -16,7 +16,7 @@ from core.checkpoint.run_directory import RunDirectory
 from core.cli import exit_codes
 from core.evaluation.coco import METRICS
 from core.models.loading import load_detector
-from core.train.log import read_log
+from core.training.log import read_log
 from tests.support.tiny_training import NAME, argv, write_training
 
 

@@ -5,7 +5,7 @@ import pytest
 import evaluate
 import train
 from core.config.errors import UserError
-from core.train import step
+from core.training import step
 from tests.support.some_ranks import run_processes
 from tests.support.tiny_models import losses, of, snapshot, write
 

@@ -3,7 +3,7 @@
 import json
 
 import train
-from core.train.log import read_log
+from core.training.log import read_log
 from tests.support.tiny_training import NAME, argv, write_config, write_training
 
 

@@ -14,7 +14,7 @@ from core.checkpoint import snapshot as checkpoint
 from core.checkpoint.run_directory import RunDirectory
 from core.evaluation.draw import draw_saccades
 from core.models.loading import load_detector
-from core.train.log import read_log
+from core.training.log import read_log
 from tests.support.tiny_training import argv, keep_classes, write_training
 
 NAME = "CornerNet_Saccade-tiny"

@@ -25,7 +25,7 @@ from core.distributed.agent_watch import watch_agent
 from core.evaluation import command as evaluate
 from core.structures import Batch
 from core.tools import detect, plan
-from core.train import command as train
+from core.training import command as train
 from tests.support.other_device import OTHER, OtherDevice
 from tests.support.tiny_training import NAME, argv, write_training
 

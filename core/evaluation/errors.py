@@ -23,6 +23,18 @@ FOREGROUND, BACKGROUND = 0.5, 0.1
 TYPES = ("classification", "localization", "both", "duplicate", "background", "missed")
 ALL_TYPES = (*TYPES, "false_positive", "false_negative")
 
+# The types in words.
+NAMES = {
+    "classification": "wrong class",
+    "localization": "imprecise box",
+    "both": "class and box",
+    "duplicate": "duplicate",
+    "background": "background",
+    "missed": "missed object",
+    "false_positive": "all false positives",
+    "false_negative": "all false negatives",
+}
+
 _CORRECT = -1  # the type of a detection that found an object; others are positions in TYPES
 _CLASSIFICATION, _LOCALIZATION, _BOTH, _DUPLICATE, _BACKGROUND = range(5)
 

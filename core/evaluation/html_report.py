@@ -25,14 +25,6 @@ IOUS = (errors.FOREGROUND, 0.75)  # of the curves; the first one decides what is
 PLOTTED_CLASSES = 40  # those with the most objects
 CONFUSED_CLASSES = 30  # rows of the confusion matrix, those that are confused most
 _TEMPLATE = Path(__file__).with_name("report.html")
-_ERRORS = {
-    "classification": "wrong class",
-    "localization": "imprecise box",
-    "both": "class and box",
-    "duplicate": "duplicate",
-    "background": "background",
-    "missed": "missed object",
-}
 
 
 @dataclass(frozen=True)
@@ -138,7 +130,7 @@ def report_page(
         precision_plot=report_plots.precision_plot(overall),
         score_plot=report_plots.score_plot(overall),
         errors=errors.count_errors(first, causes, dataset.class_names).overall,
-        error_names=_ERRORS,
+        error_names=errors.NAMES,
         sizes=analysis.size_buckets(first),
         classes=_class_rows(names, list(metrics.scores.ap_by_class.values()), by_class),
         plotted_classes=PLOTTED_CLASSES,

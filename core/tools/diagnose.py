@@ -31,7 +31,7 @@ from ..data.coco import CocoDetection
 from ..data.splits import open_split
 from ..evaluation.coco import coco_results, score_results
 from ..evaluation.command import SPLITS, evaluation_folder, require_same_classes
-from ..evaluation.errors import ALL_TYPES, TYPES, Breakdown, Errors, find_errors
+from ..evaluation.errors import ALL_TYPES, NAMES, TYPES, Breakdown, Errors, find_errors
 from ..evaluation.evaluator import EvaluationError, evaluate
 from ..evaluation.oracles import ORACLES, Oracles, has_oracles
 from ..evaluation.plotting import COLORS, drawing_style, write_figure
@@ -45,16 +45,6 @@ logger = logging.getLogger(__name__)
 
 Results: TypeAlias = Sequence[Mapping[str, Any]]  # detections in COCO's format
 
-_NAMES = {
-    "classification": "wrong class",
-    "localization": "imprecise box",
-    "both": "class and box",
-    "duplicate": "duplicate",
-    "background": "background",
-    "missed": "missed object",
-    "false_positive": "all false positives",
-    "false_negative": "all false negatives",
-}
 _ORACLE_NAMES = {
     "own": "the detector itself",
     "pairs": "corners paired",
@@ -235,7 +225,7 @@ def table(diagnosis: Diagnosis) -> str:
     ]
     for name in ALL_TYPES:
         cost = metric_text(overall.costs[name])
-        lines.append(f"{_NAMES[name]:<20} {overall.counts[name]:>6}   {cost}")
+        lines.append(f"{NAMES[name]:<20} {overall.counts[name]:>6}   {cost}")
     if diagnosis.oracles is not None:
         lines += ["", "by the ground truth       AP    AP50"]
         for name, scores_by in {"own": diagnosis.scores, **diagnosis.oracles}.items():
@@ -247,7 +237,7 @@ def table(diagnosis: Diagnosis) -> str:
 def class_table(errors: Errors) -> str:
     """AP50 of each class, and what each type of error costs it, as lines."""
     width = max(5, *map(len, errors.by_class))
-    names = "".join(f"{_NAMES[name]:>15}" for name in TYPES)
+    names = "".join(f"{NAMES[name]:>15}" for name in TYPES)
     lines = [f"{'class':<{width}}   AP50{names}"]
     for name, of_class in errors.by_class.items():
         costs = "".join(f"{metric_text(of_class.costs[kind]):>15}" for kind in TYPES)
@@ -282,7 +272,7 @@ def _draw_costs(axes: "Axes", diagnosis: Diagnosis) -> None:
     """Draws a bar for each type; pale ones for the two that overlap with all others."""
     overall = diagnosis.errors.overall
     costs = [overall.costs[name] or 0.0 for name in ALL_TYPES]
-    labels = [f"{_NAMES[name]} ({overall.counts[name]:,})" for name in ALL_TYPES]
+    labels = [f"{NAMES[name]} ({overall.counts[name]:,})" for name in ALL_TYPES]
     colors = [COLORS[0] if name in TYPES else COLORS[5] for name in ALL_TYPES]
     bars = axes.barh(np.arange(len(costs)), costs, color=colors, height=0.7)
     axes.bar_label(bars, [metric_text(overall.costs[name]) for name in ALL_TYPES], padding=3)

@@ -37,7 +37,7 @@ from ..data.splits import coco_names, has_coco_folders, open_split
 from ..models import MODELS
 from ..models.device import choose_device, slow_in_bfloat16
 from ..models.pretrained import PACKAGE_NAME, packaged_file
-from ..train.weights import require_classes
+from ..training.weights import require_classes
 from .new_choice import Choice, Content, Speed, choose
 from .new_data import Summary, has_mixed_orientations, zooms
 from .new_file import choose_file, complete, write

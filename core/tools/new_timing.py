@@ -30,9 +30,9 @@ from ..distributed import join_ranks
 from ..inference.batches import BatchedInference
 from ..models.device import choose_device, make_current
 from ..structures import Batch
-from ..train.freezing import thawed
-from ..train.run import TrainingRun, prepare
-from ..train.step import train_step
+from ..training.freezing import thawed
+from ..training.run import TrainingRun, prepare
+from ..training.step import train_step
 from .new_choice import Speed
 
 logger = logging.getLogger(__name__)

@@ -33,11 +33,11 @@ from ..distributed import Ranks
 from ..models.device import choose_device
 from ..structures import Batch, collate
 from ..torch_compat import tensors_in
-from ..train.build import TrainingState, build_for_training
-from ..train.chunks import chunk_sizes, rank_chunks
-from ..train.freezing import thawed
-from ..train.memory_use import Peak, memory_use
-from ..train.step import train_step
+from ..training.build import TrainingState, build_for_training
+from ..training.chunks import chunk_sizes, rank_chunks
+from ..training.freezing import thawed
+from ..training.memory_use import Peak, memory_use
+from ..training.step import train_step
 
 _COCO_CLASSES = 80
 _NOISE_SIZE = (480, 640)  # height and width of an image of noise, in pixels

@@ -22,7 +22,7 @@ from ..cli import plain_parser
 from ..config.errors import UserError
 from ..config.loading import load_config
 from ..evaluation.plotting import COLORS, INK, drawing_style, write_figure
-from ..train.log import FILE_NAME, read_log
+from ..training.log import FILE_NAME, read_log
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,7 @@ class Run:
 
     Attributes:
         name: label in the legend.
-        records: lines of its log, as :class:`core.train.log.RunLog` writes them.
+        records: lines of its log, as :class:`core.training.log.RunLog` writes them.
         color: colour of its curves.
     """
 

@@ -12,7 +12,7 @@ from benchmarks import operators
 from benchmarks.chart import COLORS, draw_bars
 from benchmarks.step import one_image, reference_way
 from core.config.errors import UserError
-from core.train.step import train_step
+from core.training.step import train_step
 from tests.support.engine_stand_in import state, system
 from tests.support.model_builders import small_detector
 

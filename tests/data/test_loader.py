@@ -27,7 +27,7 @@ from core.data.samples import CropSettings
 from core.data.samples.corners import sample_corners
 from core.data.samples.fit import FitSettings, sample_fit
 from core.data.unreadable import UnreadableImages, max_unreadable
-from core.train.run import TrainingRun
+from core.training.run import TrainingRun
 
 CROP = CropSettings(
     input_size=(48, 64),

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from core.data.loader import batch_loader
-from core.train.chunks import rank_chunks
+from core.training.chunks import rank_chunks
 from tests.data.test_loader import SAMPLE, Folder, options
 from tests.support.engine_stand_in import stand_in, system
 from tests.support.some_ranks import run_ranks
-from tests.train.test_loop_ranks import SETTINGS, train_here
+from tests.training.test_loop_ranks import SETTINGS, train_here
 
 HINT = "lower system.workers or system.prefetch_size"
 

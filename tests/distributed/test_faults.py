@@ -12,7 +12,7 @@ import pytest
 
 import train
 from core.checkpoint.run_directory import RunDirectory
-from core.train.log import read_log
+from core.training.log import read_log
 from tests.support.jobs import TORCHRUN, Job, family
 from tests.support.machines import ADDRESSES, Machines
 from tests.support.same_run import differences

@@ -9,7 +9,7 @@ import train
 from core.config.errors import UserError
 from core.distributed import is_launcher, launch
 from core.distributed import launch as launch_function
-from core.train import command
+from core.training import command
 from tests.support.tiny_training import argv, write_config
 
 

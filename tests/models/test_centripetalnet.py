@@ -13,7 +13,7 @@ from core.inference.corners import detect_corners
 from core.losses.guided import guided_losses
 from core.models.corners import guided_pairing
 from core.structures import GuidedMaps
-from core.train.weights import load_start_weights_
+from core.training.weights import load_start_weights_
 from tests.decode.test_central_region import guided
 from tests.decode.test_centripetal import perfect_maps
 from tests.models.test_all import TRAINABLE

@@ -7,8 +7,8 @@ from core.config.errors import UserError
 from core.config.loading import load_config
 from core.evaluation import command as evaluate
 from core.models import device
-from core.train import command as train
-from core.train.run import prepare
+from core.training import command as train
+from core.training.run import prepare
 from tests.support.tiny_training import argv, write_training
 
 

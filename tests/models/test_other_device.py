@@ -15,8 +15,8 @@ from core.config.loading import System
 from core.models.device import move_to_device_
 from core.tools.plan import noise_batch
 from core.torch_compat import in_float64
-from core.train.optimizer import build_optimizer
-from core.train.step import train_step, validate
+from core.training.optimizer import build_optimizer
+from core.training.step import train_step, validate
 from tests.support.engine_stand_in import state
 from tests.support.inference import detect
 from tests.support.model_builders import SMALL, detector_that_finds

@@ -14,7 +14,7 @@ from core.config.files import CONFIG_DIR
 from core.config.loading import load_config
 from core.inference.corners import detect_corners
 from core.structures import CentripetalMaps, CornerMaps, SaccadeMaps
-from core.train.weights import load_start_weights_
+from core.training.weights import load_start_weights_
 from tests.decode.test_centripetal import perfect_maps
 from tests.models.test_all import image_batch
 from tests.support.inference import run

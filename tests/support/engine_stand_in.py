@@ -14,12 +14,12 @@ from core.config.schema import Db, System
 from core.distributed import ONE_PROCESS
 from core.models.detector import Detector
 from core.structures import Batch, Sample, collate
-from core.train.averaging import AveragedWeights
-from core.train.build import TrainingState
-from core.train.log import FILE_NAME, RunLog, read_log
-from core.train.loop import train
-from core.train.optimizer import build_optimizer
-from core.train.run import TrainingRun
+from core.training.averaging import AveragedWeights
+from core.training.build import TrainingState
+from core.training.log import FILE_NAME, RunLog, read_log
+from core.training.loop import train
+from core.training.optimizer import build_optimizer
+from core.training.run import TrainingRun
 
 SIDE = 8
 

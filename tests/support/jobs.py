@@ -12,7 +12,7 @@ from pathlib import Path
 
 import train
 from core.cli import exit_codes
-from core.train.log import FILE_NAME
+from core.training.log import FILE_NAME
 from tests.support.tiny_training import NAME, argv
 
 REPOSITORY = Path(train.__file__).parent

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from core.train.step import frozen_running_statistics
+from core.training.step import frozen_running_statistics
 
 
 def compute_chunks_(network, images, times=3, precision=None, cells=()):

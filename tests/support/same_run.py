@@ -4,7 +4,7 @@ import torch
 
 from core.checkpoint import snapshot as checkpoint
 from core.checkpoint.run_directory import RunDirectory
-from core.train.log import read_log
+from core.training.log import read_log
 
 
 def differences(root, name, other):

@@ -3,7 +3,7 @@
 import json
 
 from core.checkpoint.run_directory import RunDirectory
-from core.train.log import read_log
+from core.training.log import read_log
 from tests.support.tiny_training import DB, MODEL, argv, write_training
 
 CENTERS = {key: value for key, value in DB.items() if key != "num_dets"}

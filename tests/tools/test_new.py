@@ -27,7 +27,7 @@ from core.tools.new_recipe import (
     Machine,
     choose_layout,
 )
-from core.train.log import read_log
+from core.training.log import read_log
 from tests.support import layouts
 
 TWO_THREADS = Machine("cpu", 2, bfloat16=True)

@@ -13,7 +13,7 @@ from core.config.errors import UserError
 from core.distributed import ONE_PROCESS
 from core.tools import new_timing
 from core.tools.new_choice import Speed
-from core.train.step import train_step
+from core.training.step import train_step
 from tests.support import tiny_models
 from tests.support.some_ranks import run_processes
 from tests.support.tiny_models import LITE

@@ -9,8 +9,8 @@ from core.config.errors import UserError
 from core.config.loading import load_config
 from core.tools import plan
 from core.tools.plan import StepCost, measure_step, noise_batch
-from core.train.memory_use import Peak
-from core.train.step import train_step
+from core.training.memory_use import Peak
+from core.training.step import train_step
 from tests.support import tiny_models
 from tests.support.engine_stand_in import SIDE, make_batch, state, system
 from tests.support.model_builders import SMALL, small_detector

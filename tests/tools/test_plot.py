@@ -11,7 +11,7 @@ import pytest
 
 from core.config.errors import UserError
 from core.tools import plot
-from core.train.log import read_log
+from core.training.log import read_log
 from tests.support.tiny_training import NAME, write_config
 
 

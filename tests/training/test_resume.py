@@ -16,8 +16,8 @@ from core.checkpoint import files
 from core.checkpoint import snapshot as checkpoint
 from core.checkpoint.run_directory import RunDirectory
 from core.config.errors import UserError
-from core.train import loop
-from core.train.log import read_log
+from core.training import loop
+from core.training.log import read_log
 from tests.checkpoint.test_files import Killed
 from tests.support.same_run import differences
 from tests.support.some_ranks import run_processes

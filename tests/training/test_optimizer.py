@@ -9,10 +9,10 @@ from torch import nn
 
 from core.config.files import CONFIG_DIR
 from core.config.loading import load_config
-from core.train.command import describe
-from core.train.optimizer import build_optimizer, learning_rate_at, load_optimizer_state_
-from core.train.run import prepare
-from core.train.step import train_step
+from core.training.command import describe
+from core.training.optimizer import build_optimizer, learning_rate_at, load_optimizer_state_
+from core.training.run import prepare
+from core.training.step import train_step
 from tests.support.engine_stand_in import make_batch, stand_in, state, system
 from tests.support.tiny_training import argv, write_training
 

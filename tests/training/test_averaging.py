@@ -16,9 +16,9 @@ from core.checkpoint.run_directory import RunDirectory
 from core.config.errors import UserError
 from core.config.loading import load_config
 from core.distributed import ONE_PROCESS
-from core.train.averaging import AveragedWeights, averaged_weights_in
-from core.train.run import prepare
-from core.train.step import train_step
+from core.training.averaging import AveragedWeights, averaged_weights_in
+from core.training.run import prepare
+from core.training.step import train_step
 from tests.support.engine_stand_in import (
     make_batch,
     stand_in,

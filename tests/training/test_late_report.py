@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from core.train import late_report
-from core.train.late_report import LateReport
+from core.training import late_report
+from core.training.late_report import LateReport
 from tests.support.engine_stand_in import StandInImages, make_batch
 
 

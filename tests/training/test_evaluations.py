@@ -13,12 +13,12 @@ from core.checkpoint import snapshot as checkpoint
 from core.checkpoint.run_directory import RunDirectory
 from core.config.errors import UserError
 from core.config.loading import load_config
-from core.train import evaluations as evaluations_module
-from core.train import loop
-from core.train.evaluations import Evaluation, Evaluations
-from core.train.log import FILE_NAME, RunLog, read_log
-from core.train.loop import train as train_run
-from core.train.run import prepare
+from core.training import evaluations as evaluations_module
+from core.training import loop
+from core.training.evaluations import Evaluation, Evaluations
+from core.training.log import FILE_NAME, RunLog, read_log
+from core.training.loop import train as train_run
+from core.training.run import prepare
 from tests.checkpoint.test_files import Killed
 from tests.support.engine_stand_in import (
     StandInImages,

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from core.config.errors import UserError
-from core.train import memory_use
-from core.train.log import FILE_NAME, RunLog, Step, read_log
+from core.training import memory_use
+from core.training.log import FILE_NAME, RunLog, Step, read_log
 from tests.support.engine_stand_in import system
 
 

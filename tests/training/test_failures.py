@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import train
-from core.train import command
-from core.train.failures import NonFiniteLoss, non_finite_loss
+from core.training import command
+from core.training.failures import NonFiniteLoss, non_finite_loss
 from tests.support.engine_stand_in import StandInImages
 from tests.support.tiny_training import argv, write_training
-from tests.train.test_loop_faults import Attempt
+from tests.training.test_loop_faults import Attempt
 
 
 class Steep(torch.autograd.Function):

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from core.config.loading import load_config
-from core.train.optimizer import build_optimizer
-from core.train.run import prepare
-from core.train.step import train_step
+from core.training.optimizer import build_optimizer
+from core.training.run import prepare
+from core.training.step import train_step
 from tests.support.engine_stand_in import make_batch, stand_in, state, system
 from tests.support.tiny_training import argv, write_training
-from tests.train.test_loop_ranks import exact_stand_in
+from tests.training.test_loop_ranks import exact_stand_in
 
 CPU = torch.device("cpu")
 

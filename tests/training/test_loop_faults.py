@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from core.config.errors import UserError
 from core.distributed import Stopped
 from core.structures import collate
-from core.train.failures import NonFiniteLoss
-from core.train.log import FILE_NAME, read_log
+from core.training.failures import NonFiniteLoss
+from core.training.log import FILE_NAME, read_log
 from tests.support.engine_stand_in import (
     make_batch,
     make_sample,

@@ -3,7 +3,7 @@
 A step is defined by the config, not by the devices: ``chunk_sizes`` cut the batch into chunks. Each
 chunk has its own loss, batch-norm statistics and random numbers; the step minimises the mean of the
 chunks' losses; and the running statistics are those of the first chunk, as in the reference's data
-parallelism. Several ranks divide the chunks among them (:mod:`core.train.chunks`) and compute the
+parallelism. Several ranks divide the chunks among them (:mod:`.chunks`) and compute the
 same step.
 """
 

@@ -8,9 +8,9 @@ import pytest
 import train
 from core.checkpoint.run_directory import RunDirectory
 from core.evaluation.coco import CocoScores, Metrics
-from core.train.evaluations import Evaluations
-from core.train.log import read_log
-from core.train.run import TrainingRun
+from core.training.evaluations import Evaluations
+from core.training.log import read_log
+from core.training.run import TrainingRun
 from tests.checkpoint.test_files import Killed
 from tests.support.same_run import differences
 from tests.support.some_ranks import run_processes

@@ -7,7 +7,7 @@ import pytest
 
 from core.config.errors import UserError
 from core.distributed import Ranks
-from core.train.chunks import chunk_counts, rank_chunks
+from core.training.chunks import chunk_counts, rank_chunks
 from tests.support.engine_stand_in import system
 
 PUBLISHED = (4, 5, 5, 5, 5, 5, 5, 5, 5, 5)

@@ -11,12 +11,12 @@ import torch
 from core.config.errors import UserError
 from core.config.loading import load_config
 from core.distributed import Stopped
-from core.train.chunks import rank_chunks
-from core.train.command import describe
-from core.train.compilation import compile_
-from core.train.failures import NonFiniteLoss
-from core.train.run import prepare
-from core.train.step import train_step
+from core.training.chunks import rank_chunks
+from core.training.command import describe
+from core.training.compilation import compile_
+from core.training.failures import NonFiniteLoss
+from core.training.run import prepare
+from core.training.step import train_step
 from tests.support.engine_stand_in import (
     make_batch,
     stand_in,

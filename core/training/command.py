@@ -126,7 +126,7 @@ def open_log(run: TrainingRun, tensorboard: bool = False) -> RunLog:
     """Opens the log of a run, with a header that says what the run is.
 
     Raises:
-        UserError: as :class:`core.train.log.RunLog`.
+        UserError: as :class:`core.training.log.RunLog`.
     """
     return RunLog(
         run.directory.path,

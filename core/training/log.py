@@ -56,7 +56,7 @@ class RunLog:
       "seconds_per_step", "data_time", "images_per_second", "memory"}`` every ``display`` steps. The
       loss and the norm are those of that step. The speed is that since the last line, without
       evaluations; ``data_time`` is the time per step, in seconds, in which nothing was computed
-      because the data was not there. ``memory`` is from :func:`core.train.memory_use.memory_use`;
+      because the data was not there. ``memory`` is from :func:`.memory_use.memory_use`;
     - ``{"iteration", "validation": {"loss", "terms"}}``, null where a term is not finite;
     - ``{"iteration", "evaluation": {"AP", …}, "best", "seconds"}``: COCO's metrics of the
       validation split; ``best`` is true if AP is the highest so far. A run that averages its

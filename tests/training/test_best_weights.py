@@ -21,10 +21,10 @@ from core.evaluation import command, evaluator
 from core.evaluation.coco import CocoScores, coco_results
 from core.models import detector as detector_module
 from core.models.loading import load_detector
-from core.train import evaluations as evaluations_module
-from core.train.averaging import AveragedWeights
-from core.train.evaluations import Evaluations
-from core.train.run import TrainingRun
+from core.training import evaluations as evaluations_module
+from core.training.averaging import AveragedWeights
+from core.training.evaluations import Evaluations
+from core.training.run import TrainingRun
 from tests.support.some_ranks import run_ranks
 from tests.support.tiny_detector import write_config, write_snapshot
 

@@ -16,8 +16,8 @@ from core.layers.heads import Head
 from core.layers.hourglass import nearest_upsample
 from core.models import MODELS
 from core.torch_compat import COMPILES_RECOMPUTATION, compile_backward_ahead
-from core.train.compilation import compile_
-from core.train.recomputation import recompute_
+from core.training.compilation import compile_
+from core.training.recomputation import recompute_
 from tests.support.model_builders import PYRAMIDS, small_detector
 from tests.support.network_steps import assert_same_gradients, compute_chunks_
 

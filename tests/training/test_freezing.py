@@ -15,18 +15,18 @@ from core.config.errors import UserError
 from core.config.loading import config_from_dict, load_config
 from core.distributed import ranks
 from core.torch_compat import BatchNorm
-from core.train.command import describe
-from core.train.compilation import compile_
-from core.train.freezing import freeze_, frozen_stages_at, thawed, thaws_at
-from core.train.optimizer import build_optimizer, load_optimizer_state_, set_learning_rate_
-from core.train.run import prepare
-from core.train.step import train_step
+from core.training.command import describe
+from core.training.compilation import compile_
+from core.training.freezing import freeze_, frozen_stages_at, thawed, thaws_at
+from core.training.optimizer import build_optimizer, load_optimizer_state_, set_learning_rate_
+from core.training.run import prepare
+from core.training.step import train_step
 from tests.support import tiny_models
 from tests.support.engine_stand_in import system
 from tests.support.same_run import differences
 from tests.support.some_ranks import run_processes
 from tests.support.tiny_models import LITE
-from tests.train.test_resume import killed_in
+from tests.training.test_resume import killed_in
 
 CPU = torch.device("cpu")
 FROZEN = {"frozen_stages": 2, "frozen_steps": 2, "backbone_lr": 0.1, "frozen_norm": True}

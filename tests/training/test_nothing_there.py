@@ -9,7 +9,7 @@ import evaluate
 import train
 from core.checkpoint.run_directory import RunDirectory
 from core.config.errors import UserError
-from core.train.log import FILE_NAME, read_log
+from core.training.log import FILE_NAME, read_log
 from tests.support.tiny_training import NAME, argv, write_training
 
 SETTINGS = {"eval_iter": 1, "val_iter": 1, "max_iter": 2, "snapshot": 2}

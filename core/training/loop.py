@@ -1,4 +1,4 @@
-"""The training loop. One step of it: :mod:`core.train.step`."""
+"""The training loop. One step of it: :mod:`core.training.step`."""
 
 import contextlib
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def train(run: TrainingRun, log: RunLog | None = None) -> None:
     ranks call this together, and all end at the same step.
 
     Args:
-        run: a run that :func:`core.train.run.prepare` made; its network is trained in place.
+        run: a run that :func:`core.training.run.prepare` made; its network is trained in place.
         log: log of the run; None on ranks other than the main process.
 
     Raises:

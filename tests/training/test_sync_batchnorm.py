@@ -9,8 +9,8 @@ from torch import nn
 
 from core.config.errors import UserError
 from core.distributed import ONE_PROCESS, Ranks
-from core.train.build import synchronise_batch_norms_
-from core.train.step import train_step
+from core.training.build import synchronise_batch_norms_
+from core.training.step import train_step
 from tests.support.engine_stand_in import make_batch, stand_in, state, system
 from tests.support.some_ranks import run_ranks
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from core.data.color import apply_color
-from core.train.optimizer import build_optimizer, learning_rate_at, set_learning_rate_
-from core.train.step import frozen_running_statistics, train_step, validate
+from core.training.optimizer import build_optimizer, learning_rate_at, set_learning_rate_
+from core.training.step import frozen_running_statistics, train_step, validate
 from tests.support.engine_stand_in import (
     make_batch,
     stand_in,

@@ -5,8 +5,8 @@ import pytest
 import train
 from core.checkpoint.run_directory import RunDirectory
 from core.evaluation import evaluator
-from core.train import evaluations
-from core.train.log import FILE_NAME, read_log
+from core.training import evaluations
+from core.training.log import FILE_NAME, read_log
 from tests.support.some_ranks import run_processes
 from tests.support.tiny_training import NAME, argv, write_training
 

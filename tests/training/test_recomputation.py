@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_leaves
 
 from core.config.errors import UserError
 from core.models.centernet import CenterResNet18, OnResNet18
-from core.train import build
-from core.train.recomputation import recompute_
+from core.training import build
+from core.training.recomputation import recompute_
 from tests.support.model_builders import small_config, small_detector
 from tests.support.network_steps import assert_same_gradients, compute_chunks_
 
