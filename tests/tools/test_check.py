@@ -1,7 +1,7 @@
 """The check of a dataset lists everything that is wrong with it."""
 
 import json
-import subprocess
+import runpy
 import sys
 
 import cv2
@@ -229,14 +229,18 @@ def test_a_test_split_is_read_too(checked, root):
     assert checked("--split", "test")[:2] == (0, [])
 
 
-def test_a_missing_dataset_is_the_callers_mistake(checked, root, tmp_path):
+@pytest.mark.filterwarnings("ignore:'core.cli' found in sys.modules")
+def test_a_missing_dataset_is_the_callers_mistake(checked, root, tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError, match="no folder"):
         checked()
-    argv = [sys.executable, "-m", "core.cli", "check", str(tmp_path / "CornerNet-x.json")]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: there is no folder")
-    assert len(done.stderr.splitlines()) == 1
+    monkeypatch.setattr("logging.root.handlers", [])  # pytest's
+    monkeypatch.setattr(sys, "argv", ["cli.py", "check", str(tmp_path / "CornerNet-x.json")])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("core.cli", run_name="__main__")  # as `python -m core.cli`
+    assert end.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: there is no folder")
+    assert len(printed.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
