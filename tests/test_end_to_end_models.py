@@ -142,4 +142,4 @@ def test_fine_tuning_to_other_classes_in_bfloat16(name, whole, tmp_path, caplog)
     ((_, terms),) = losses(tmp_path, name)[0]
     assert np.isfinite(list(terms.values())).all()
     detect = load_detector(of(tmp_path, name)[0], 1, "cpu")
-    assert len(detect(np.zeros((70, 90, 3), np.uint8))) == 2
+    assert len(detect(np.zeros((70, 90, 3), np.uint8)).by_class()) == 2

@@ -116,5 +116,5 @@ def test_fine_tuning_to_other_classes_in_bfloat16(whole, tmp_path, caplog):
     assert heads and all(len(value) == 2 for value in heads)
     assert all(np.isfinite(list(terms.values())).all() for _, terms in losses(tmp_path))
     detect = load_detector(of(tmp_path)[0], 4, "cpu")
-    assert len(detect(np.zeros((70, 90, 3), np.uint8))) == 2
+    assert len(detect(np.zeros((70, 90, 3), np.uint8)).by_class()) == 2
     assert all(value.dtype in (torch.float32, torch.int64) for value in own.values())

@@ -31,19 +31,19 @@ ALONE = {
     "config.test_bad_configs.test_a_mark_at_the_start_of_a_file_is_passed_over": [
         "a byte order mark of UTF-8"
     ],
-    "train.test_nothing_there.test_no_boxes_to_train_on_end_a_run_before_its_first_step": [
+    "training.test_nothing_there.test_no_boxes_to_train_on_end_a_run_before_its_first_step": [
         "no boxes in the training split"
     ],
-    "train.test_nothing_there.test_no_boxes_to_evaluate_with_are_no_metrics": [
+    "training.test_nothing_there.test_no_boxes_to_evaluate_with_are_no_metrics": [
         "no boxes in the validation split",
         "no boxes in the split",
     ],
-    "train.test_nothing_there.test_one_image_is_enough": ["one image in each split"],
-    "train.test_nothing_there.test_fewer_images_than_a_batch_are_repeated": [
+    "training.test_nothing_there.test_one_image_is_enough": ["one image in each split"],
+    "training.test_nothing_there.test_fewer_images_than_a_batch_are_repeated": [
         "fewer images than a batch"
     ],
     "data.test_annotation_mutations.test_changed_values": ["2,000 random changes of a valid file"],
-    "train.test_failed_evaluations.test_training_goes_on_after_a_failed_evaluation": [
+    "training.test_failed_evaluations.test_training_goes_on_after_a_failed_evaluation": [
         "an evaluation during training that fails: full disk, no memory, any error"
     ],
     "tools.test_new.test_data_that_cannot_be_used": [

@@ -163,7 +163,7 @@ def test_export() -> None:
     batch = torch.export.Dim("batch", min=1, max=8)
     height = torch.export.Dim("height", min=9, max=64)
     exported = torch.export.export(network, (image,), dynamic_shapes={"x": {0: batch, 2: height}})
-    assert "cpools_ext.corner_pool_sum" in str(exported.graph)
+    assert "cpools_ext" not in str(exported.graph)  # other runtimes do not have it
     for x in (image, torch.randn(5, 3, 40, 24)):
         torch.testing.assert_close(exported.module()(x), network(x))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.layers.gather import gather_cells
-from core.layers.heads import Head, cells_in
+from core.layers.heads import Head, Read, where_to_read
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -41,5 +41,7 @@ def test_no_cells():
 
 def test_cells_can_depend_on_the_heatmap():
     heatmap, cells = torch.randn(1, 1, 3, 4), torch.tensor([[3]])
-    assert cells_in(heatmap, cells) is cells and cells_in(heatmap, None) is None
-    assert cells_in(heatmap, lambda map_: map_.flatten(1).argmax(1)[:, None]) == heatmap.argmax()
+    assert where_to_read(heatmap, cells).cells is cells
+    assert where_to_read(heatmap, None) == Read(None, None)
+    read = Read(cells, peaks=None)
+    assert where_to_read(heatmap, lambda map_: read if map_ is heatmap else None) is read

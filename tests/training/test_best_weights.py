@@ -19,6 +19,7 @@ from core.data.splits import open_split
 from core.distributed import ONE_PROCESS
 from core.evaluation import command, evaluator
 from core.evaluation.coco import CocoScores, coco_results
+from core.inference.predict import Predict
 from core.models import detector as detector_module
 from core.models.loading import load_detector
 from core.training import evaluations as evaluations_module
@@ -312,7 +313,7 @@ def test_a_failure_costs_the_metrics_alone(root, caplog, monkeypatch):
     assert evaluations.evaluate(30, NOBODY).best
     assert "best.pkl was not written: [Errno 28]" in caplog.text
 
-    monkeypatch.setattr(detector_module, "Predict", lambda *arguments: None)
+    monkeypatch.setattr(detector_module, "Predict", lambda _, *rest: Predict(None, *rest))
     path = val_split(root).image_path(0)
     assert evaluations.evaluate(35, NOBODY).reason.startswith(f"{path}: TypeError: 'NoneType'")
     assert f"step 35 was not evaluated: {path}: TypeError: 'NoneType'" in caplog.text
