@@ -19,15 +19,15 @@ from tests.support.exports import CLASS_NAMES, TINY, finding_detector
 
 @pytest.fixture(scope="module")
 def loaded():
-    return finding_detector("CornerNet", model=TINY["CornerNet"])
+    return finding_detector("CenterNet", model=TINY["CenterNet"])
 
 
 @pytest.fixture(scope="module")
 def file(loaded, tmp_path_factory):
-    """The one export of this file of tests, as an export takes seconds."""
-    path = tmp_path_factory.mktemp("export") / "corners.onnx"
+    """The one export of these tests, as it takes seconds; tests/support/export_all.py does more."""
+    path = tmp_path_factory.mktemp("export") / "centers.onnx"
     settings = settings_of(loaded.detector, "config")
-    manifest = Manifest("cells", "CornerNet", "", CLASS_NAMES, *varying_sides(settings), settings)
+    manifest = Manifest("cells", "CenterNet", "", CLASS_NAMES, *varying_sides(settings), settings)
     graph = DetectionGraph(loaded.detector, settings)
     write_onnx(trace(graph, manifest, None), graph.output_names, manifest, path)
     return path

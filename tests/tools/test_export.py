@@ -26,15 +26,15 @@ PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a config of the model that is exported soonest, its snapshot and an image."""
+    """A folder with a config, its snapshot and an image."""
     root = tmp_path_factory.mktemp("export")
-    file = tiny_detector.write_config(root, "CenterNet-tiny", nms_threshold=0.4)
+    file = tiny_detector.write_config(root, "CornerNet-tiny", nms_threshold=0.4)
     content = json.loads(file.read_text())
-    file.write_text(json.dumps({**content, "model": TINY["CenterNet"]}))
+    file.write_text(json.dumps({**content, "model": TINY["CornerNet"]}))
     config = load_config(str(file))
-    network = finding_detector("CenterNet", model=TINY["CenterNet"]).detector.network
-    meta = Meta("CenterNet-tiny", 1, CLASS_NAMES, config.as_dict(), versions())
-    path = RunDirectory(root / "cache", "CenterNet-tiny").snapshot(1)
+    network = finding_detector("CornerNet", model=TINY["CornerNet"]).detector.network
+    meta = Meta("CornerNet-tiny", 1, CLASS_NAMES, config.as_dict(), versions())
+    path = RunDirectory(root / "cache", "CornerNet-tiny").snapshot(1)
     save_snapshot(path, network, {}, meta)
     noise = np.random.default_rng(0).integers(0, 256, (80, 90, 3), np.uint8)
     cv2.imwrite(str(root / "photo.png"), noise)
@@ -55,7 +55,7 @@ def printed(folder):
 def run(folder, *arguments):
     photo, configs = folder / "photo.png", folder / "configs"
     return export.main(
-        ["CenterNet-tiny", "--config-dir", str(configs), "--image", str(photo)]
+        ["CornerNet-tiny", "--config-dir", str(configs), "--image", str(photo)]
         + [str(argument) for argument in arguments]
     )
 
@@ -63,7 +63,7 @@ def run(folder, *arguments):
 def test_what_is_printed(folder, printed):
     file, shape, agreement, times = printed.splitlines()
     assert re.fullmatch(rf"{folder}/cells.onnx: 0\.\d MB, opset 18", file)
-    assert shape == "input: uint8 [1, 3, 128, 104], BGR"
+    assert shape == "input: uint8 [1, 3, 127, 127], BGR"
     count, total, boxes, scores = re.fullmatch(
         r"against PyTorch: (\d+) of (\d+) detections agree, boxes within (\S+) pixels, scores "
         r"within (\S+)",
@@ -80,7 +80,7 @@ def test_what_is_printed(folder, printed):
 def test_the_file_is_of_the_snapshot(folder, printed):
     manifest = OnnxDetector(folder / "cells.onnx").manifest
     assert manifest.class_names == CLASS_NAMES and manifest.settings.nms_threshold == 0.4
-    assert (manifest.config, manifest.snapshot) == ("CenterNet-tiny", "CenterNet-tiny_1.pkl")
+    assert (manifest.config, manifest.snapshot) == ("CornerNet-tiny", "CornerNet-tiny_1.pkl")
 
 
 def test_a_script_without_this_package(folder, printed):
@@ -125,7 +125,7 @@ def test_refusals(folder, arguments, message, monkeypatch, tmp_path):
 def test_a_wrong_file_is_reported(folder, printed, monkeypatch, capsys, caplog):
     monkeypatch.setattr(export, "_ROUNDS", 1)
     monkeypatch.setattr(export, "_MOST_PIXELS", -1.0)
-    loaded = load_detector("CenterNet-tiny", config_dir=folder / "configs", device="cpu")
+    loaded = load_detector("CornerNet-tiny", config_dir=folder / "configs", device="cpu")
     image = cv2.imread(str(folder / "photo.png"))
     assert export._report(loaded, OnnxDetector(folder / "cells.onnx"), [image], 1) == 1
     assert "does not detect what PyTorch detects" in caplog.text
@@ -134,5 +134,5 @@ def test_a_wrong_file_is_reported(folder, printed, monkeypatch, capsys, caplog):
 def test_without_the_packages(folder, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(SystemExit, match="2"):
-        cornerkit(["export", "CenterNet-tiny"])
+        cornerkit(["export", "CornerNet-tiny"])
     assert 'pip install "cornerkit[export]"' in caplog.text
