@@ -73,7 +73,7 @@ class Job:
         return self.process.poll() is not None
 
     def wait(self, condition, seconds=120, pause=0.02):
-        """Waits until a condition holds, or the job ends; fails after so many seconds.
+        """Waits until a condition holds, or the job ends; kills it and fails after so many seconds.
 
         Returns:
             Whether the condition holds.
@@ -82,7 +82,9 @@ class Job:
         while not condition():
             if self.ended:
                 return False
-            assert time.monotonic() < limit, f"not in {seconds} s; it printed:\n{self.output}"
+            if time.monotonic() > limit:
+                self.kill()
+                raise AssertionError(f"not in {seconds} s; it printed:\n{self.output}")
             time.sleep(pause)
         return True
 
