@@ -23,6 +23,9 @@ from tests.support.model_builders import SMALL, detector_that_finds
 from tests.support.other_device import OTHER, OtherDevice
 
 CPU = torch.device("cpu")
+# Each backbone, kind of detector and pairing once or twice, not all of each with all others.
+REDUNDANT = {"CornerNet", "CornerNet-centripetal", "CornerNet-lite", "CenterNet-lite"}
+REDUNDANT |= {"FasterRCNN-resnet18"}
 # A step waits once for each: for the largest radius of its objects.
 SETS_OF_MAPS = {"CornerNet_Saccade": 2, "CornerNet_Saccade-centripetal": 2}
 
@@ -54,7 +57,7 @@ def detect_and_train(name, device):
     return found, numbers, weights, waits
 
 
-@pytest.mark.parametrize("name", sorted(SMALL))
+@pytest.mark.parametrize("name", sorted(SMALL.keys() - REDUNDANT))
 def test_another_device_gives_the_same(name):
     found, numbers, weights, none = detect_and_train(name, CPU)
     other_found, other_numbers, other_weights, waits = detect_and_train(name, OTHER)
