@@ -5,6 +5,7 @@ another at the end of every parallel loop. PyTorch's compiler starts no processe
 would import PyTorch for a few kernels.
 """
 
+import logging
 import os
 
 import pytest
@@ -22,6 +23,26 @@ def first_backward_pass():
     import torch
 
     torch.ones(1, requires_grad=True).backward()
+
+
+@pytest.fixture(autouse=True)
+def same_logging():
+    """A command that runs in this process sets up logging; later tests shall not notice."""
+    level, handlers = logging.root.level, list(logging.root.handlers)
+    yield
+    logging.root.setLevel(level)
+    for handler in [each for each in logging.root.handlers if each not in handlers]:
+        logging.root.removeHandler(handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Escapes lone surrogates of odd file names in what was logged: xdist cannot send them."""
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
 
 
 def pytest_collection_modifyitems(items):
