@@ -55,7 +55,8 @@ class DetectionGraph(nn.Module):
             attention = tuple(found.peaks)
             found = found.detections
         height, width = images.shape[2:]
-        rows, columns = -(-height // self._stride), -(-width // self._stride)
+        # Rounded up without numbers below 0, whose quotients ONNX rounds towards 0.
+        rows, columns = ((side + self._stride - 1) // self._stride for side in (height, width))
         if self._mirrored and found.shape[2] == 8:  # those of centres are averaged already
             found = _join_mirrored(found, images.shape[0], columns)
         x, y = found[..., 0:4:2] * width / columns, found[..., 1:4:2] * height / rows
