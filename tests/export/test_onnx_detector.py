@@ -24,8 +24,12 @@ def loaded():
 
 @pytest.fixture(scope="module")
 def file(loaded, tmp_path_factory):
-    """The one export of these tests, as it takes seconds; tests/support/export_all.py does more."""
-    path = tmp_path_factory.mktemp("export") / "centers.onnx"
+    """The export of most of these tests, as it takes seconds."""
+    return export(loaded, tmp_path_factory.mktemp("export") / "centers.onnx")
+
+
+def export(loaded, path):
+    """Exports a detector for all sizes and batches."""
     settings = settings_of(loaded.detector, "config")
     manifest = Manifest("cells", "CenterNet", "", CLASS_NAMES, *varying_sides(settings), settings)
     graph = DetectionGraph(loaded.detector, settings)
@@ -46,6 +50,17 @@ def test_two_sizes_alone_and_in_batches(loaded, file):
         result = compare(list(found), expected)
         assert result.compared > 20 and result.missing == 0
         assert result.boxes < 1e-3 and result.scores < 1e-5
+
+
+@pytest.mark.slow
+def test_a_pyramid_in_images_of_two_sizes(tmp_path):
+    """Its maps are rounded up, and ONNX divides numbers below 0 in another way than Python."""
+    loaded = finding_detector("CornerNet-resnet18")
+    detector = OnnxDetector(export(loaded, tmp_path / "pyramid.onnx"), threads=1)
+    images = [noise(150, 190), noise(190, 150)]
+    found, expected = ([each.detections(image) for image in images] for each in (detector, loaded))
+    result = compare(found, expected)
+    assert result.compared > 0 and result.missing == 0 and result.boxes < 1e-3, result
 
 
 def test_what_the_file_says(file):
