@@ -1,8 +1,10 @@
 """Writing a detector as an ONNX file."""
 
+import contextlib
 import importlib
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,8 +38,7 @@ def trace(graph: DetectionGraph, manifest: Manifest, batch: int | None) -> Expor
     count, count_dim = (batch, Dim.STATIC) if batch is not None else (_IMAGES, Dim("batch", min=1))
     images = torch.zeros((count, 3, height, width), dtype=getattr(torch, manifest.dtype))
     free = {0: count_dim, 2: height_dim, 3: width_dim}
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of PyTorch about itself
+    with torch.no_grad(), _quiet():
         return torch.export.export(graph, (images,), dynamic_shapes=(free,), strict=False)
 
 
@@ -68,8 +69,7 @@ def write_onnx(
     """
     onnx = import_package("onnx")
     onnxscript = import_package("onnxscript")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         translated = torch.onnx.export(
             program,
             input_names=[INPUT],
@@ -90,6 +90,19 @@ def write_onnx(
         write_together({out: lambda file: file.write(content)})
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leaves out what exporters say about themselves."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _remainder(onnxscript: ModuleType) -> Callable[..., Any]:

@@ -93,7 +93,10 @@ def test_a_script_without_this_package(folder, printed):
     found = OnnxDetector(folder / "cells.onnx").detections(folder / "photo.png")
     lines = ran.stdout.splitlines()
     assert lines and all(re.match(r"(red|white|plate <let>) 0\.\d+ \[", line) for line in lines)
-    assert len(found)
+    score, *box = (float(number) for number in re.findall(r"-?\d+\.\d*", lines[0]))
+    assert score == pytest.approx(found.scores[0], abs=1e-5)
+    box = np.clip(box, 0, [90, 80, 90, 80])  # as detectors of corners do
+    np.testing.assert_allclose(box, found.boxes[0], atol=1e-2)
 
 
 def test_nothing_is_overwritten(folder, printed):
