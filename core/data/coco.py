@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ..config.errors import UserError
 from .plausibility import impossible_boxes, repeated_files
@@ -154,9 +155,7 @@ class CocoDetection:
         if self._reference_truth is not None:
             return self._reference_truth
         images = np.repeat(np.arange(len(self)), np.diff(self._box_ends))
-        # The difference of two float32 numbers is exact in float64.
-        xywh = self._boxes.astype(np.float64)
-        xywh[:, 2:] -= xywh[:, :2]
+        xywh = to_xywh(self._boxes)
         return Truth(images, self._labels, xywh, self._areas, self._crowd)
 
     def _in_use(self, rows: slice) -> np.ndarray:
@@ -230,6 +229,16 @@ class CocoDetection:
             f"{len(self)} images ({empty} without boxes), {self.box_counts().sum()} boxes, "
             f"{len(self.class_names)} classes"
         )
+
+
+def to_xywh(boxes: np.ndarray, dtype: DTypeLike = np.float64) -> np.ndarray:
+    """Converts boxes xyxy float32 [n, 4] to COCO's x, y, width and height.
+
+    In float64 they are exact, as the difference of two float32 numbers is exact there.
+    """
+    xywh = boxes.astype(dtype)
+    xywh[:, 2:] -= xywh[:, :2]
+    return xywh
 
 
 def repair_boxes(xywh: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

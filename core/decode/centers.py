@@ -46,12 +46,8 @@ def average_mirrored(maps: CenterMaps) -> CenterMaps:
         Maps of the B images: means of heatmap and size, and the offset of the images alone: a
         mirrored offset would be another fraction of another cell.
     """
-    images = maps.heatmap.shape[0] // 2
-    size, mirrored = maps.size[:images], maps.size[images:]
-    if mirrored.dim() == 4:  # else the cells are mirrored already
-        mirrored = mirrored.flip(3)
-    heatmap, size = _mean_mirrored(maps.heatmap), (size + mirrored) / 2
-    return CenterMaps(heatmap, size, maps.offset[:images])
+    size, offset = _average_vectors(maps.size, maps.offset)
+    return CenterMaps(_mean_mirrored(maps.heatmap), size, offset)
 
 
 def decode_images(
@@ -68,14 +64,17 @@ def decode_images(
         float32 [B, K, 6] as :func:`decode_centers` gives, for the images alone.
     """
     given = outputs[-1]
-    maps = cast(CenterMaps, given.maps if isinstance(given, SearchedMaps) else given)
-    heatmap, size, offset = maps
-    maps = CenterMaps(heatmap.float().sigmoid(), size.float(), offset.float())
-    if mirrored:
-        maps = average_mirrored(maps)
-    if isinstance(given, SearchedMaps):
-        return decode_centers(SearchedMaps(maps, given.peaks), top_k=top_k, kernel=kernel)
-    return decode_centers(maps, top_k=top_k, kernel=kernel)
+    if isinstance(given, SearchedMaps):  # so the heatmap was averaged, and is not read again
+        heatmap, size, offset = cast(CenterMaps, given.maps)
+        size, offset = size.float(), offset.float()
+        if mirrored:
+            size, offset = _average_vectors(size, offset)
+        maps = SearchedMaps(CenterMaps(heatmap, size, offset), given.peaks)
+        return decode_centers(maps, top_k=top_k, kernel=kernel)
+    whole = CenterMaps(given.heatmap.float().sigmoid(), given.size.float(), given.offset.float())
+    return decode_centers(
+        average_mirrored(whole) if mirrored else whole, top_k=top_k, kernel=kernel
+    )
 
 
 def read_centers(heatmap: Tensor, *, mirrored: bool, top_k: int, kernel: int) -> Read:
@@ -100,3 +99,12 @@ def read_centers(heatmap: Tensor, *, mirrored: bool, top_k: int, kernel: int) ->
 def _mean_mirrored(maps: Tensor) -> Tensor:
     images = maps.shape[0] // 2
     return (maps[:images] + maps[images:].flip(3)) / 2
+
+
+def _average_vectors(size: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """Averages the sizes of images and of their mirror images, and takes the images' offsets."""
+    images = size.shape[0] // 2
+    own, mirrored = size[:images], size[images:]
+    if mirrored.dim() == 4:  # else the cells are mirrored already
+        mirrored = mirrored.flip(3)
+    return (own + mirrored) / 2, offset[:images]

@@ -21,7 +21,6 @@ def top_peaks(heatmap: Tensor, k: int, kernel: int) -> Peaks:
         heatmap: [B, C, H, W], any floating dtype and layout.
         k: number of peaks of an image, over all classes and cells.
         kernel: side of the window, odd.
-
     """
     assert kernel % 2 == 1, kernel
     heatmap = heatmap.detach().contiguous()

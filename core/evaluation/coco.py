@@ -13,7 +13,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ..data.coco import CocoDetection
+from ..data.coco import CocoDetection, to_xywh
 from ..structures import Detections
 
 # In the order of COCOeval.stats: AP over IoU 0.50:0.95, at one IoU, of small (below 32² pixels),
@@ -50,7 +50,7 @@ class Metrics:
         scores: COCO's metrics; None if there are no annotations to compare with.
         results: detections in COCO's format on the main process; empty on others.
         skipped: number of images that were too large; they count as without detections.
-        timing: seconds by stage (:class:`core.inference.batches.Timing`), of the main process.
+        timing: seconds by stage (:class:`core.inference.timing.Timing`), of the main process.
     """
 
     images: int
@@ -59,6 +59,11 @@ class Metrics:
     results: Sequence[Mapping[str, Any]]
     skipped: int = 0
     timing: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def images_per_second(self) -> float:
+        """Speed from the first image to the last."""
+        return self.images / self.seconds
 
 
 def coco_results(
@@ -93,9 +98,7 @@ def image_results(
         decimals: computes boxes in float32 and rounds them and the scores, as the reference does;
             None: exact.
     """
-    # The difference of two float32 numbers is exact in float64; the reference takes float32.
-    xywh = found.boxes.astype(np.float64 if decimals is None else np.float32)
-    xywh[:, 2:] -= xywh[:, :2]
+    xywh = to_xywh(found.boxes, np.float64 if decimals is None else np.float32)
     boxes, scores = xywh.tolist(), found.scores.tolist()
     if decimals is not None:
         boxes = [[round(side, decimals) for side in box] for box in boxes]

@@ -9,6 +9,7 @@ Writes results.json and metrics.json into <result_dir>/<config>/<iteration>/<spl
 also drawings of what is right, wrong and missed, with --report a page about it: report.html.
 """
 
+import argparse
 import logging
 from pathlib import Path
 
@@ -31,32 +32,7 @@ SPLITS = {"training": "train_split", "validation": "val_split", "testing": "test
 
 def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit code."""
-    parser = command_parser("evaluate", __doc__)
-    add_snapshot_arguments(parser)
-    parser.add_argument("--split", choices=SPLITS, default="validation")
-    parser.add_argument("--suffix", help="use <config>-<suffix>.json, with the weights of <config>")
-    parser.add_argument("--debug", action="store_true", help="draw detections and ground truth")
-    parser.add_argument("--report", action="store_true", help="write report.html, a page to read")
-    parser.add_argument(
-        "--reference-scoring",
-        action="store_true",
-        help="keep the reference's rounding and the rows its soft-NMS leaves behind",
-    )
-    parser.add_argument(
-        "--batch",
-        type=int,
-        default=0,
-        metavar="N",
-        help="images that go through the network together; 0, the default: chosen by memory",
-    )
-    parser.add_argument("--workers", type=int, metavar="W", help="processes that decode images")
-    options = parser.parse_args(argv)
-    if options.reference_scoring:
-        options.set.append("db.reference_scoring=true")
-    if options.workers is not None:
-        options.set.append(f"system.workers={options.workers}")
-    if options.batch < 0:
-        raise UserError(f"--batch {options.batch} must be at least 0")
+    options = _parse(argv)
     with join_ranks() as ranks:
         with ranks.agree_on_errors():
             local_rank = ranks.local_rank if ranks.world_size > 1 else None
@@ -97,6 +73,41 @@ def main(argv: list[str]) -> int:
                 write_report(folder / "report.html", metrics, dataset, about, config.as_dict())
         ranks.barrier()
     return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    """Parses the command line; settings that arguments change are among the overrides.
+
+    Raises:
+        UserError: ``--batch`` is negative.
+    """
+    parser = command_parser("evaluate", __doc__)
+    add_snapshot_arguments(parser)
+    parser.add_argument("--split", choices=SPLITS, default="validation")
+    parser.add_argument("--suffix", help="use <config>-<suffix>.json, with the weights of <config>")
+    parser.add_argument("--debug", action="store_true", help="draw detections and ground truth")
+    parser.add_argument("--report", action="store_true", help="write report.html, a page to read")
+    parser.add_argument(
+        "--reference-scoring",
+        action="store_true",
+        help="keep the reference's rounding and the rows its soft-NMS leaves behind",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=0,
+        metavar="N",
+        help="images that go through the network together; 0, the default: chosen by memory",
+    )
+    parser.add_argument("--workers", type=int, metavar="W", help="processes that decode images")
+    options = parser.parse_args(argv)
+    if options.reference_scoring:
+        options.set.append("db.reference_scoring=true")
+    if options.workers is not None:
+        options.set.append(f"system.workers={options.workers}")
+    if options.batch < 0:
+        raise UserError(f"--batch {options.batch} must be at least 0")
+    return options
 
 
 def open_dataset(loaded: LoadedDetector, split: str) -> CocoDetection:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..data.coco import CocoDetection
+from ..data.coco import CocoDetection, to_xywh
 from ..data.file_names import output_name
 from ..inference.saccade import SaccadeRound
 from ..structures import Detections
@@ -39,7 +39,7 @@ def debug_drawings(
         JPEG files by name.
     """
     shown = found.scores > SHOWN_SCORE
-    found = Detections(found.boxes[shown], found.scores[shown], found.labels[shown])
+    found = found[shown]
     names = dataset.class_names
     if dataset.has_annotations:
         marks, summary = judged_marks(found, dataset, index)
@@ -73,9 +73,7 @@ def judged_marks(found: Detections, dataset: CocoDetection, index: int) -> tuple
     truth = dataset.truth()
     own = truth.images == index
     xywh, labels, crowd = truth.boxes[own], truth.labels[own], truth.crowd[own]
-    boxes = found.boxes.astype(np.float64)
-    boxes[:, 2:] -= boxes[:, :2]
-    overlaps = overlaps_of(boxes, xywh, crowd)
+    overlaps = overlaps_of(to_xywh(found.boxes), xywh, crowd)
     matches = match_image(overlaps, found.labels[:, None] == labels, crowd, IOU)
     missed = ~crowd
     missed[matches[matches >= 0]] = False

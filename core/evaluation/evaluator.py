@@ -16,7 +16,7 @@ from ..data.coco import CocoDetection
 from ..data.images import decoded_images
 from ..data.loader import LOST_WORKER, lost_worker_hint
 from ..distributed import ONE_PROCESS, Ranks
-from ..inference.batches import BatchedInference
+from ..inference.batches import BatchedInference, Found
 from ..inference.timing import Timing
 from ..models.detector import Detector
 from ..structures import Detections
@@ -75,8 +75,7 @@ def evaluate(
         dataset: images, and annotations if there are any.
         config: config with the precision, the number of workers that decode images, and
             ``reference_scoring``.
-        batch: images that go through the network together; 0 as for
-            :class:`core.inference.batches.BatchedInference`.
+        batch: as for :class:`core.inference.batches.BatchedInference`.
         ranks: this process among those that evaluate together, each with the same weights.
         show_progress: show a progress bar on the main process.
         debug_dir: folder for drawings of the first images, detections beside ground truth.
@@ -104,12 +103,7 @@ def evaluate(
                 for index in indices[ranks.rank :: ranks.world_size]:
                     if signal := asked_to_stop():
                         raise UserError(f"{signal} was received")
-                    image, detections, trace, problem = next(images)
-                    drawings = {}
-                    wanted = debug_dir is not None and index < _DRAWN_IMAGES
-                    if wanted and image is not None and problem is None:
-                        drawings = debug_drawings(image, detections, trace, dataset, index)
-                    in_round.append(_Found(detections, drawings, problem))
+                    in_round.append(_of_image(next(images), dataset, index, bool(debug_dir)))
             except Exception as caught:
                 error = caught
             failure = None if error is None else _describe(error, index, dataset)
@@ -118,8 +112,16 @@ def evaluate(
                     _report(one, dataset.image_path(len(found)), debug_dir)
                 found.append(one._replace(drawings={}))
                 bar.update()
-    seconds = time.perf_counter() - start
-    return _score(found, dataset, config, ranks, seconds, inference.timing)
+    return _score(found, dataset, config, ranks, time.perf_counter() - start, inference.timing)
+
+
+def _of_image(inferred: Found, dataset: CocoDetection, index: int, drawn: bool) -> _Found:
+    """Takes what was found in an image; draws it if it is one of the first and was not skipped."""
+    image, detections, trace, problem = inferred
+    drawings = {}
+    if drawn and index < _DRAWN_IMAGES and image is not None and problem is None:
+        drawings = debug_drawings(image, detections, trace, dataset, index)
+    return _Found(detections, drawings, problem)
 
 
 def _score(

@@ -120,7 +120,6 @@ def report_page(
     overall = analysis.overall_curves(matched, by_class)
     threshold = overall.best.threshold if overall.best else 0.0
     confusion = analysis.confusion_matrix(first, threshold, IOUS[0], len(names))
-    speed = metrics.images / metrics.seconds
     return _template().render(
         about=about,
         metrics=metrics,
@@ -138,8 +137,7 @@ def report_page(
         false_positives=report_tiles.false_positive_tiles(first, causes, dataset, threshold),
         misses=report_tiles.miss_tiles(first, dataset, threshold),
         missed_objects=int((first.object_scores < threshold).sum()),
-        timing=metrics.timing or {},
-        speed=speed,
+        timing=metrics.timing,
         config=json.dumps(config, indent=2, ensure_ascii=False),
     )
 

@@ -81,13 +81,12 @@ def write_results(
             folder / "results.json",
         )
         return
-    speed = metrics.images / metrics.seconds
     content = {
         **about,
         "images": metrics.images,
         "skipped_images": metrics.skipped,
         "seconds": round(metrics.seconds, 2),
-        "images_per_second": round(speed, 2),
+        "images_per_second": round(metrics.images_per_second, 2),
         "seconds_by_stage": metrics.timing,
         **scores.metrics,
         "AP_by_class": scores.ap_by_class,
@@ -98,6 +97,6 @@ def write_results(
         "%d images in %.1f s (%.2f a second); files in %s",
         metrics.images,
         metrics.seconds,
-        speed,
+        metrics.images_per_second,
         folder,
     )

@@ -26,10 +26,6 @@ class Predict:
     half: bool = False
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
-    def __call__(self, images: Tensor, **options: Any) -> Any:
-        """Runs the network and decodes its outputs; arguments of :meth:`run`."""
-        return self.decode(self.run(images, **options))
-
     def run(self, images: Tensor, **options: Any) -> Any:
         """Runs the network.
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -87,12 +87,7 @@ class Job:
         chosen = found.scores >= self.threshold
         if self.labels is not None:
             chosen &= np.isin(found.labels, list(self.labels))
-        return replace(
-            found,
-            boxes=found.boxes[chosen],
-            scores=found.scores[chosen],
-            labels=found.labels[chosen],
-        )
+        return found[chosen]
 
     def _cut_out(
         self, source: Source, image: np.ndarray, found: Detections, frame: int | None

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..config.errors import UserError
+from ..evaluation.coco import image_results
 from ..evaluation.report import write_json
 from ..structures import Detections
 
@@ -22,6 +23,7 @@ class DetectedCoco:
 
     def __init__(self, class_names: Sequence[str]) -> None:
         self._categories = [{"id": id_, "name": name} for id_, name in enumerate(class_names, 1)]
+        self._category_ids = np.arange(1, len(class_names) + 1)
         self._images: list[dict[str, Any]] = []
         self._found: list[Detections] = []
 
@@ -53,19 +55,14 @@ class DetectedCoco:
         """
         annotations: list[dict[str, Any]] = []
         for image, found in zip(self._images, self._found, strict=True):
-            boxes = found.boxes.astype(np.float64)  # exact, and so are differences of float32
-            boxes[:, 2:] -= boxes[:, :2]
-            rows = zip(boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True)
-            for box, label, score in rows:
+            for result in image_results(found, image["id"], self._category_ids):
+                width, height = result["bbox"][2:]
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
-                        "image_id": image["id"],
-                        "category_id": label + 1,
-                        "bbox": box,
-                        "area": box[2] * box[3],
+                        **result,
+                        "area": width * height,
                         "iscrowd": 0,
-                        "score": score,
                     }
                 )
         content = {

@@ -9,21 +9,14 @@ from torch import nn
 from core.layers.heads import Head
 from core.models.loading import LoadedDetector
 from tests.support.model_builders import SMALL, small_config, small_detector
+from tests.support.tiny_detector import MODEL
 
-_CORNERS = {
-    "stacks": 1,
-    "stem_channels": [4, 4],
-    "channels": [4, 4],
-    "blocks": [1, 1],
-    "head_channels": 4,
-    "pooling_channels": 4,
-}
-_CENTERS = {key: value for key, value in _CORNERS.items() if key != "pooling_channels"}
+_CENTERS = {key: value for key, value in MODEL.items() if key != "pooling_channels"}
 # The ``model`` sections of networks that are quickly exported.
 TINY = {
-    "CornerNet": _CORNERS,
-    "CentripetalNet": _CORNERS,
-    "CornerNet_Saccade": {**_CORNERS, "channels": [4, 4, 4], "blocks": [1, 1, 1]},
+    "CornerNet": MODEL,
+    "CentripetalNet": MODEL,
+    "CornerNet_Saccade": {**MODEL, "channels": [4, 4, 4], "blocks": [1, 1, 1]},
     "CenterNet": _CENTERS,
 }
 MODELS = [name for name in SMALL if "FasterRCNN" not in name]
