@@ -106,10 +106,8 @@ void backward(
 #ifdef CPOOLS_CUDA
   if (grad.is_cuda()) {
     const c10::cuda::CUDAGuard guard(grad.device());
-    const at::Tensor scratch = at::empty({cuda::scratch_bytes(scan)}, record.options());
     return cuda::backward(
-        scan, grad.const_data_ptr(), bytes_of(record), output.data_ptr(), scratch.data_ptr(),
-        current_stream());
+        scan, grad.const_data_ptr(), bytes_of(record), output.data_ptr(), current_stream());
   }
 #endif
   cpu::backward(scan, grad.const_data_ptr(), bytes_of(record), output.data_ptr());

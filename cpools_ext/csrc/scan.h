@@ -40,11 +40,8 @@ std::string architectures();  // GPU architectures that the kernels are compiled
 void forward(
     const Scan& scan, const void* input, void* output, uint8_t* record, const void* addend,
     void* stream);
-// Size of `scratch`, which is device memory; 0 except for long scans.
-int64_t scratch_bytes(const Scan& scan);
 void backward(
-    const Scan& scan, const void* grad, const uint8_t* record, void* grad_input, void* scratch,
-    void* stream);
+    const Scan& scan, const void* grad, const uint8_t* record, void* grad_input, void* stream);
 }  // namespace cuda
 
 }  // namespace cpools

@@ -31,7 +31,7 @@ SCANS = [
     (1, 128, 64),
     (7, 1, 3),
 ]
-LONG_SCANS = [(2, 400, 1), (2, 400, 3)]  # more than shared memory holds
+LONG_SCANS = [(2, 400, 1), (2, 400, 3)]
 
 ENTRY = """
 extern "C" void forward(
@@ -44,9 +44,7 @@ extern "C" void backward(
     int element, int64_t outer, int64_t length, int64_t inner, bool reverse, const void* grad,
     const uint8_t* record, void* grad_input) {
   const cpools::Scan scan{static_cast<cpools::Element>(element), outer, length, inner, reverse};
-  std::vector<char> scratch(cpools::cuda::scratch_bytes(scan));
-  cpools::cuda::backward(
-      scan, grad, record, grad_input, scratch.empty() ? nullptr : scratch.data(), nullptr);
+  cpools::cuda::backward(scan, grad, record, grad_input, nullptr);
 }
 """
 
@@ -95,6 +93,15 @@ def run_emulated(
     return maxima, record, grad_input
 
 
+def assert_gradient(found: Tensor, grad: Tensor, record: Tensor, reverse: bool) -> None:
+    """That of the twin, up to the order of the additions and the rounding of the result."""
+    expected = reference.corner_pool_backward(grad.double(), record, 1, reverse)
+    summands = reference.corner_pool_backward(grad.double().abs(), record, 1, reverse)
+    exact = torch.finfo(found.dtype).eps * expected.abs() + 1e-6 * summands
+    assert (found[summands == 0] == 0).all()
+    assert ((found.double() - expected).abs() <= exact).all()
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_emulated_kernels(emulated: ctypes.CDLL, dtype: torch.dtype, reverse: bool) -> None:
@@ -106,8 +113,7 @@ def test_emulated_kernels(emulated: ctypes.CDLL, dtype: torch.dtype, reverse: bo
         expected, expected_record = reference.corner_pool(x, 1, reverse)
         assert torch.equal(record, expected_record), shape
         assert torch.equal(maxima.nan_to_num(5), expected.nan_to_num(5)), shape
-        expected = reference.corner_pool_backward(grad, record, 1, reverse)
-        assert torch.equal(grad_input, expected), shape  # sums in scan order, to the last bit
+        assert_gradient(grad_input, grad, record, reverse)
 
 
 @pytest.mark.parametrize("in_place", [True, False])  # the operator adds in place
@@ -131,8 +137,10 @@ def test_emulated_addend(emulated: ctypes.CDLL, dtype: torch.dtype, in_place: bo
 def test_emulated_lines_off_16_bytes(emulated: ctypes.CDLL, dtype: torch.dtype) -> None:
     x = random_values((1, 1 + 3 * 64, 1), dtype, 0)[:, 1:].view(3, 64, 1)
     assert x.data_ptr() % 16 != 0
-    maxima, record, _ = run_emulated(emulated, x, x, False)
+    grad = torch.randn(x.shape).to(dtype)
+    maxima, record, grad_input = run_emulated(emulated, x, grad, False)
     expected, expected_record = reference.corner_pool(x, 1, False)
+    assert_gradient(grad_input, grad, record, False)
     assert torch.equal(maxima.nan_to_num(5), expected.nan_to_num(5))
     assert torch.equal(record, expected_record)
 

@@ -59,57 +59,53 @@ __global__ void __launch_bounds__(kThreads, 5) forward_columns(
   }
 }
 
-// Blocks of one warp. `scratch`: length * 32 values a block, or null for shared memory of that size.
-template <typename T, bool kReverse>
-__global__ void backward_columns(
-    const T* grad, T* grad_input, const uint8_t* record, ValueOf<T>* scratch, int64_t lines,
-    int64_t length, int64_t inner) {
+// A maximum takes the gradients from where it starts up to where the next one does: walking against
+// the scan, they are added up, written where a maximum starts, and the sum begins at 0 again. Each
+// thread takes kVector neighbouring columns, which divides `inner`.
+template <typename T, bool kReverse, int kVector>
+__global__ void __launch_bounds__(kThreads, 5) backward_columns(
+    const T* grad, T* grad_input, const uint8_t* record, int64_t lines, int64_t length,
+    int64_t inner) {
   using Value = ValueOf<T>;
-  extern __shared__ double shared[];
-  Value* sums = reinterpret_cast<Value*>(shared);  // of a maximum, at the row where it started
-  if (scratch != nullptr) sums = scratch + blockIdx.x * length * kWarp;
-  sums += threadIdx.x;
-  const int64_t line = static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x;
+  constexpr int kLoaded = kRows<T> / kVector;
+  const int64_t line =
+      (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kVector;
   if (line >= lines) return;
   const Column column = column_of(line, length, inner);
-  const int64_t batches = (length + kRows<T> - 1) / kRows<T>;
-  Value sum = 0;
-  int64_t start = kReverse ? length - 1 : 0;
+  const int64_t batches = (length + kLoaded - 1) / kLoaded;
+  Value sums[kVector] = {};
   for (int64_t step = 0; step < batches; ++step) {
-    const int64_t row = (kReverse ? batches - 1 - step : step) * kRows<T>;
-    const int rows = length - row < kRows<T> ? static_cast<int>(length - row) : kRows<T>;
+    const int64_t row = (kReverse ? step : batches - 1 - step) * kLoaded;
+    const int rows = length - row < kLoaded ? static_cast<int>(length - row) : kLoaded;
     const int64_t offset = column.element + row * inner;
-    T batch[kRows<T>];
-    uint32_t bits = 0;
+    Vector<T, kVector> batch[kLoaded];
+    Vector<uint8_t, kVector> starts[kLoaded / 8];
 #pragma unroll
-    for (int k = 0; k < kRows<T>; k += 8) {
-      if (k < rows) bits |= static_cast<uint32_t>(record[column.byte + (row + k) / 8 * inner]) << k;
-    }
-#pragma unroll
-    for (int k = 0; k < kRows<T>; ++k) {
-      if (k < rows) batch[k] = grad[offset + k * inner];
-    }
-#pragma unroll
-    for (int k = 0; k < kRows<T>; ++k) {
-      const int at = kReverse ? kRows<T> - 1 - k : k;
-      if (at < rows) {
-        if (bits >> at & 1) {
-          sums[start * kWarp] = sum;
-          start = row + at;
-          sum = 0;
-        }
-        sum += widen(batch[at]);
+    for (int k = 0; k < kLoaded; ++k) {
+      if (k < rows) {
+        batch[k] = *reinterpret_cast<const Vector<T, kVector>*>(grad + offset + k * inner);
       }
     }
-  }
-  sums[start * kWarp] = sum;
-  for (int64_t row = 0; row < length; row += 8) {
-    const uint32_t bits = record[column.byte + row / 8 * inner];
 #pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      if (row + k < length) {
-        const Value total = bits >> k & 1 ? sums[(row + k) * kWarp] : Value(0);
-        grad_input[column.element + (row + k) * inner] = Narrow<T>::from(total);
+    for (int k = 0; k < kLoaded; k += 8) {
+      if (k < rows) {
+        starts[k / 8] = *reinterpret_cast<const Vector<uint8_t, kVector>*>(
+            record + column.byte + (row + k) / 8 * inner);
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kLoaded; ++k) {
+      const int at = kReverse ? k : kLoaded - 1 - k;
+      if (at < rows) {
+        Vector<T, kVector> out;
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) {
+          const bool start = starts[at / 8].values[i] >> at % 8 & 1;
+          sums[i] += widen(batch[at].values[i]);
+          out.values[i] = Narrow<T>::from(start ? sums[i] : Value(0));
+          sums[i] = start ? Value(0) : sums[i];
+        }
+        *reinterpret_cast<Vector<T, kVector>*>(grad_input + offset + at * inner) = out;
       }
     }
   }

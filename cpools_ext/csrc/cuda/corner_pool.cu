@@ -12,35 +12,50 @@
 namespace cpools::cuda {
 namespace {
 
-constexpr int64_t kSharedBytes = 48 * 1024;  // shared memory that a block can have on every GPU
-
 bool in_lines(const Scan& scan) { return scan.inner == 1; }
 
 int64_t line_count(const Scan& scan) { return scan.outer * scan.inner; }
 
-int64_t value_size(const Scan& scan) { return scan.element == Element::kFloat64 ? 8 : 4; }
-
-int64_t tile_values(const Scan& scan) {
-  return kWarp * (in_lines(scan) ? pitch(scan.length) : scan.length);
-}
-
-unsigned blocks_of(int64_t threads, int64_t block) {
-  const int64_t blocks = (threads + block - 1) / block;
+unsigned blocks_of(int64_t threads) {
+  const int64_t blocks = (threads + kThreads - 1) / kThreads;
   TORCH_CHECK(blocks <= 0x7fffffff, "too many lines for corner pooling on CUDA");
   return static_cast<unsigned>(blocks);
 }
 
-template <typename T, bool kReverse, int kVector>
-void launch_forward_lines(
-    const Scan& scan, const T* input, T* output, uint8_t* record, cudaStream_t stream) {
+bool aligned(const void* pointer, int bytes) {
+  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+}
+
+// How a line is divided among lanes: `1 << shift` of them take kVector elements each, in `chunks`.
+struct Division {
+  int length, chunks, shift;
+  unsigned blocks;
+};
+
+template <int kVector>
+Division divide(const Scan& scan) {
   TORCH_CHECK(scan.length < 0x7fff0000, "too long a line for corner pooling on CUDA");
   const int length = static_cast<int>(scan.length);
   int shift = 0;
   while (kVector << shift < 8 || (1 << shift < kWarp && kVector << shift < length)) ++shift;
   const int chunks = (length + (kVector << shift) - 1) / (kVector << shift);
-  forward_lines<T, kReverse, kVector>
-      <<<blocks_of(line_count(scan), kThreads >> shift), kThreads, 0, stream>>>(
-          input, output, record, line_count(scan), length, chunks, shift);
+  return {length, chunks, shift, blocks_of(line_count(scan) << shift)};
+}
+
+template <typename T, bool kReverse, int kVector>
+void launch_forward_lines(
+    const Scan& scan, const T* input, T* output, uint8_t* record, cudaStream_t stream) {
+  const Division by = divide<kVector>(scan);
+  forward_lines<T, kReverse, kVector><<<by.blocks, kThreads, 0, stream>>>(
+      input, output, record, line_count(scan), by.length, by.chunks, by.shift);
+}
+
+template <typename T, bool kReverse, int kVector>
+void launch_backward_lines(
+    const Scan& scan, const T* grad, T* grad_input, const uint8_t* record, cudaStream_t stream) {
+  const Division by = divide<kVector>(scan);
+  backward_lines<T, kReverse, kVector><<<by.blocks, kThreads, 0, stream>>>(
+      grad, grad_input, record, line_count(scan), by.length, by.chunks, by.shift);
 }
 
 template <typename T, bool kReverse>
@@ -51,12 +66,10 @@ void launch_forward(
   T* output = static_cast<T*>(to);
   constexpr int kVector = 16 / sizeof(T);
   if (!in_lines(scan)) {
-    forward_columns<T, kReverse><<<blocks_of(line_count(scan), kThreads), kThreads, 0, stream>>>(
+    forward_columns<T, kReverse><<<blocks_of(line_count(scan)), kThreads, 0, stream>>>(
         input, output, record, static_cast<const T*>(addend), line_count(scan), scan.length,
         scan.inner);
-  } else if (
-      scan.length % kVector == 0 && reinterpret_cast<uintptr_t>(from) % 16 == 0 &&
-      reinterpret_cast<uintptr_t>(to) % 16 == 0) {
+  } else if (scan.length % kVector == 0 && aligned(from, 16) && aligned(to, 16)) {
     launch_forward_lines<T, kReverse, kVector>(scan, input, output, record, stream);
   } else {
     launch_forward_lines<T, kReverse, 1>(scan, input, output, record, stream);
@@ -64,20 +77,33 @@ void launch_forward(
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
+template <typename T, bool kReverse, int kVector>
+void launch_backward_columns(
+    const Scan& scan, const T* grad, T* grad_input, const uint8_t* record, cudaStream_t stream) {
+  backward_columns<T, kReverse, kVector>
+      <<<blocks_of(line_count(scan) / kVector), kThreads, 0, stream>>>(
+          grad, grad_input, record, line_count(scan), scan.length, scan.inner);
+}
+
 template <typename T, bool kReverse>
 void launch_backward(
-    const Scan& scan, const void* grad, const uint8_t* record, void* grad_input, void* scratch,
-    cudaStream_t stream) {
-  const int64_t shared = scratch_bytes(scan) > 0 ? 0 : tile_values(scan) * value_size(scan);
-  const unsigned blocks = blocks_of(line_count(scan), kWarp);
+    const Scan& scan, const void* from, const uint8_t* record, void* to, cudaStream_t stream) {
+  const T* grad = static_cast<const T*>(from);
+  T* grad_input = static_cast<T*>(to);
+  constexpr int kVector = 16 / sizeof(T), kColumns = sizeof(T) == 2 ? 2 : 1;
+  constexpr int kBytes = kColumns * sizeof(T);
   if (in_lines(scan)) {
-    backward_lines<T, kReverse><<<blocks, kWarp, shared, stream>>>(
-        static_cast<const T*>(grad), static_cast<T*>(grad_input), record,
-        static_cast<ValueOf<T>*>(scratch), line_count(scan), scan.length);
+    if (scan.length % kVector == 0 && aligned(from, 16) && aligned(to, 16)) {
+      launch_backward_lines<T, kReverse, kVector>(scan, grad, grad_input, record, stream);
+    } else {
+      launch_backward_lines<T, kReverse, 1>(scan, grad, grad_input, record, stream);
+    }
+  } else if (
+      scan.inner % kColumns == 0 && aligned(from, kBytes) && aligned(to, kBytes) &&
+      aligned(record, kColumns)) {
+    launch_backward_columns<T, kReverse, kColumns>(scan, grad, grad_input, record, stream);
   } else {
-    backward_columns<T, kReverse><<<blocks, kWarp, shared, stream>>>(
-        static_cast<const T*>(grad), static_cast<T*>(grad_input), record,
-        static_cast<ValueOf<T>*>(scratch), line_count(scan), scan.length, scan.inner);
+    launch_backward_columns<T, kReverse, 1>(scan, grad, grad_input, record, stream);
   }
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
@@ -90,11 +116,6 @@ std::string architectures() {
     text += (text.empty() ? "sm_" : ", sm_") + std::to_string(number / 10);
   }
   return text;
-}
-
-int64_t scratch_bytes(const Scan& scan) {
-  const int64_t tile = tile_values(scan) * value_size(scan);
-  return tile <= kSharedBytes ? 0 : tile * blocks_of(line_count(scan), kWarp);
 }
 
 void forward(
@@ -114,12 +135,11 @@ void forward(
 }
 
 void backward(
-    const Scan& scan, const void* grad, const uint8_t* record, void* grad_input, void* scratch,
-    void* stream) {
+    const Scan& scan, const void* grad, const uint8_t* record, void* grad_input, void* stream) {
   const auto launch = [&](auto zero) {
     using T = decltype(zero);
     const auto chosen = scan.reverse ? &launch_backward<T, true> : &launch_backward<T, false>;
-    chosen(scan, grad, record, grad_input, scratch, static_cast<cudaStream_t>(stream));
+    chosen(scan, grad, record, grad_input, static_cast<cudaStream_t>(stream));
   };
   switch (scan.element) {
     case Element::kFloat32: return launch(float{});

@@ -1,16 +1,11 @@
-// Lines: inner is 1. In the forward pass the lanes of a warp scan a line together, with shuffles;
-// the order of the comparisons does not change a maximum. Gradients are added in scan order, so in
-// the backward pass a warp takes 32 lines, one a lane, through shared memory.
+// Lines: inner is 1. The lanes of a warp scan a line together, with shuffles. The order of the
+// comparisons does not change a maximum. That of the additions in the backward pass is always the
+// same, and another than that of a loop over the line.
 #pragma once
 
 #include "values.cuh"
 
 namespace cpools::cuda {
-
-template <typename T, int kVector>
-struct alignas(sizeof(T) * kVector) Vector {
-  T values[kVector];
-};
 
 // `1 << shift` lanes, from 8 / kVector to 32, take a line, kVector neighbours each, in `chunks`
 // steps; kVector divides the length. Shifts take the place of divisions, which are slow on a GPU.
@@ -76,64 +71,69 @@ __global__ void __launch_bounds__(kThreads) forward_lines(
   }
 }
 
-// Distance in values between two lines of a warp's tile: odd, so that lanes use different banks.
-__host__ __device__ constexpr int64_t pitch(int64_t length) { return length | 1; }
-
-// Blocks of one warp. `scratch`: 32 * pitch(length) values a block, or null for shared memory of
-// that size.
-template <typename T, bool kReverse>
-__global__ void backward_lines(
-    const T* grad, T* grad_input, const uint8_t* record, ValueOf<T>* scratch, int64_t lines,
-    int64_t length) {
+// The gradient up to where the next maximum starts, walking against the scan: a segmented sum from
+// the scan's end, first of each lane's elements, then over the lanes. Arguments as for forward_lines.
+template <typename T, bool kReverse, int kVector>
+__global__ void __launch_bounds__(kThreads) backward_lines(
+    const T* grad, T* grad_input, const uint8_t* record, int64_t lines, int length, int chunks,
+    int shift) {
   using Value = ValueOf<T>;
-  extern __shared__ double shared[];
-  Value* tile = reinterpret_cast<Value*>(shared);
-  if (scratch != nullptr) tile = scratch + blockIdx.x * pitch(length) * kWarp;
-  const int64_t line = static_cast<int64_t>(blockIdx.x) * kWarp;
-  const int count = lines - line < kWarp ? static_cast<int>(lines - line) : kWarp;
-  const int lane = threadIdx.x;
-  for (int64_t at = lane; at < length; at += kWarp) {
-#pragma unroll 16
-    for (int i = 0; i < kWarp; ++i) {
-      if (i < count) tile[i * pitch(length) + at] = widen(grad[(line + i) * length + at]);
-    }
-  }
-  __syncwarp();
-  if (lane < count) {
-    const int64_t bytes = (length + 7) / 8;
-    const uint8_t* own_record = record + (line + lane) * bytes;
-    Value* own = tile + lane * pitch(length);
-    Value sum = 0;
-    int64_t start = kReverse ? length - 1 : 0;
-    for (int64_t step = 0; step < bytes; ++step) {
-      const int64_t byte = kReverse ? bytes - 1 - step : step;
-      const uint32_t bits = own_record[byte];
+  const int width = 1 << shift, chunk = kVector << shift, thread = threadIdx.x;
+  const int lane = thread & (width - 1);
+  const int last = kReverse ? 0 : width - 1;  // lane at the scan's end
+  int64_t line = static_cast<int64_t>(blockIdx.x) * (kThreads >> shift) + (thread >> shift);
+  const bool has_line = line < lines;
+  if (!has_line) line = lines - 1;  // every lane takes part in shuffles
+  grad += line * length;
+  grad_input += line * length;
+  record += line * ((length + 7) >> 3);
+  Value carry = 0;  // of the elements behind this chunk, up to the next start
+  for (int step = 0; step < chunks; ++step) {
+    const int at = (kReverse ? step : chunks - 1 - step) * chunk + lane * kVector;
+    const bool active = has_line && at < length;
+    Value x[kVector] = {};
+    uint32_t starts = 0;
+    if (active) {
+      const auto loaded = *reinterpret_cast<const Vector<T, kVector>*>(grad + at);
 #pragma unroll
-      for (int k = 0; k < 8; ++k) {
-        const int64_t at = 8 * byte + (kReverse ? 7 - k : k);
-        if (at < length) {
-          const Value value = own[at];
-          if (bits >> at % 8 & 1) {
-            own[start] = sum;
-            start = at;
-            sum = 0;
-          } else {
-            own[at] = 0;
-          }
-          sum += value;
-        }
+      for (int k = 0; k < kVector; ++k) x[k] = widen(loaded.values[k]);
+      starts = record[at >> 3] >> (at & 7) & ((1u << kVector) - 1);
+    }
+    // The sum up to the lane's first start, and over the lanes: up to the first one from here on.
+    Value sum = 0;
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) {
+      const int i = kReverse ? k : kVector - 1 - k;
+      sum = starts >> i & 1 ? Value(0) : sum + x[i];
+    }
+    int closed = starts != 0;
+    for (int distance = 1; distance < width; distance *= 2) {
+      const Value other = kReverse ? __shfl_up_sync(kAllLanes, sum, distance, width)
+                                   : __shfl_down_sync(kAllLanes, sum, distance, width);
+      const int other_closed = kReverse ? __shfl_up_sync(kAllLanes, closed, distance, width)
+                                        : __shfl_down_sync(kAllLanes, closed, distance, width);
+      const bool there = kReverse ? lane >= distance : lane + distance < width;
+      if (there && !closed) {
+        sum += other;
+        closed = other_closed;
       }
     }
-    own[start] = sum;
-  }
-  __syncwarp();
-  for (int64_t at = lane; at < length; at += kWarp) {
-#pragma unroll 16
-    for (int i = 0; i < kWarp; ++i) {
-      if (i < count) {
-        grad_input[(line + i) * length + at] = Narrow<T>::from(tile[i * pitch(length) + at]);
-      }
+    if (!closed) sum += carry;
+    const Value behind = kReverse ? __shfl_up_sync(kAllLanes, sum, 1, width)
+                                  : __shfl_down_sync(kAllLanes, sum, 1, width);
+    Value running = lane == last ? carry : behind;
+    carry = __shfl_sync(kAllLanes, sum, kReverse ? width - 1 : 0, width);
+
+    Vector<T, kVector> out;
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) {
+      const int i = kReverse ? k : kVector - 1 - k;
+      const bool start = starts >> i & 1;
+      running += x[i];
+      out.values[i] = Narrow<T>::from(start ? running : Value(0));
+      running = start ? Value(0) : running;
     }
+    if (active) *reinterpret_cast<Vector<T, kVector>*>(grad_input + at) = out;
   }
 }
 

@@ -34,6 +34,12 @@ struct Narrow<__nv_bfloat16> {
 template <typename T>
 using ValueOf = decltype(widen(T{}));
 
+// Neighbouring elements that are loaded and stored together.
+template <typename T, int kVector>
+struct alignas(sizeof(T) * kVector) Vector {
+  T values[kVector];
+};
+
 // The greater of two; NaN where either is.
 template <typename Value>
 __device__ inline Value greater(Value a, Value b) {
