@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cpools_ext import native
+from cpools_ext import native, reference
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
@@ -33,3 +33,12 @@ def random_values(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tens
     values[rare > 0.95] = -float("inf")
     values[(rare > 0.5) & (rare < 0.505)] = float("nan")
     return values.to(dtype)
+
+
+def assert_gradient(found: Tensor, grad: Tensor, record: Tensor, dim: int, reverse: bool) -> None:
+    """That of the twin, up to the order of the additions and the rounding of the result."""
+    expected = reference.corner_pool_backward(grad.double(), record, dim, reverse)
+    summands = reference.corner_pool_backward(grad.double().abs(), record, dim, reverse)
+    tolerance = torch.finfo(found.dtype).eps * expected.abs() + 1e-6 * summands
+    assert (found[summands == 0] == 0).all()
+    assert ((found.double() - expected).abs() <= tolerance).all()
