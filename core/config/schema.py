@@ -76,6 +76,8 @@ class System:
     sync_batchnorm: bool = False  # statistics of the chunks that all GPUs compute at a time
     # seconds that a process waits for the others in a step; null: 45 on GPUs, 300 on CPUs
     dist_timeout: int | None = None
+    # steps on a GPU as CUDA graphs, without launches; null: where there can be any
+    cuda_graph: bool | None = None
     compile: bool = False  # training by torch.compile; the first steps then take minutes
     # parts whose activations are computed twice instead of kept: slower, with less memory
     checkpointing: typing.Literal["none", "stack", "residual"] = "none"

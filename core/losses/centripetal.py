@@ -135,7 +135,7 @@ def box_loss(maps: CentripetalMaps, targets: CentripetalTargets) -> Tensor:
     br = br_cells + mean_offset(gather_cells(maps.br_offset_bins, targets.br_index))
     found = torch.cat((tl, torch.maximum(br, tl.detach() + _LEAST_SIDE)), 2)  # [B, N, 4]
     wanted = torch.cat((tl_cells + targets.tl_offset, br_cells + targets.br_offset), 2)
-    unit = found.new_tensor([0, 0, 1, 1])  # in the place of padding
+    unit = (torch.arange(4, device=found.device) > 1).to(found.dtype)  # in the place of padding
     found, wanted = (torch.where(mask[..., None], boxes, unit) for boxes in (found, wanted))
     cost: Tensor = generalized_box_iou_loss(found, wanted)  # [B, N]
     return cost.masked_fill(~mask, 0).sum() / (mask.sum() + EPSILON)

@@ -53,6 +53,8 @@ class Detector:
         stages: ``stages()`` -> parts of the backbone, in order from the image, with all of its
             parameters; settings of fine-tuning freeze the first of them, or make all of them learn
             more slowly. Empty: the network has no backbone that could be pretrained.
+        static_step: True: the network draws no random numbers in training, and all shapes in a step
+            follow from those of the batch, so that a GPU computes it without waiting for the host.
         compilable: the part of the network that can be compiled without graph breaks; None: all.
     """
 
@@ -68,6 +70,7 @@ class Detector:
     decode_inputs: Mapping[str, Any] = field(default_factory=dict)
     load_pretrained_: Callable[[], None] | None = None
     stages: Callable[[], Sequence[nn.Module]] = no_stages
+    static_step: bool = True
     compilable: nn.Module | None = None
 
     def predict(self, device: torch.device, half: bool = False) -> Predict:

@@ -377,6 +377,7 @@ def build(config: Config, num_classes: int) -> Detector:
         infer=partial(detect_regions, **sides),
         class_head_keys=("roi_heads.box_predictor.",),
         network_inputs=lambda targets: (targets,),
+        static_step=False,
         compilable=network.backbone,
     )
     if backbone is not None:

@@ -59,26 +59,22 @@ def center_targets(
     size = torch.stack((x[..., 1] - x[..., 0], y[..., 1] - y[..., 0]), -1)
     center = torch.stack((x.mean(-1), y.mean(-1)), -1)
     cell = center.long()
-    radius = gaussian.peak_radius(
-        size[..., 1],
-        size[..., 0],
-        bump=gaussian_bump,
-        iou=gaussian_iou,
-        fixed=gaussian_radius,
-    )
+    peak = gaussian.Peak(gaussian_bump, gaussian_iou, gaussian_radius)
+    radius = gaussian.peak_radius(size[..., 1], size[..., 0], peak)
     found = (cell, radius, size.float(), (center - cell).float(), (size > 0).all(-1))
     cell, radius, size, offset, inside = (part.to(batch.boxes.device) for part in found)
     mask = batch.present & inside
     heatmap = batch.boxes.new_zeros((len(batch), num_classes, height, width))
     row = torch.arange(len(batch), device=mask.device)[:, None]
-    gaussian.splat_gaussians_(
-        heatmap.view(-1, height, width),
+    objects = gaussian.Drawn(
         (row * num_classes + batch.labels).flatten(),
         cell[..., 0].flatten(),
         cell[..., 1].flatten(),
         radius.flatten(),
         mask.flatten(),
     )
+    largest = gaussian.largest_radius(output_size, peak)
+    gaussian.splat_gaussians_(heatmap.view(-1, height, width), objects, largest)
     return CenterTargets(
         heatmap=heatmap,
         index=(cell[..., 1] * width + cell[..., 0]) * mask,

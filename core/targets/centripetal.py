@@ -53,10 +53,9 @@ def centripetal_targets(
     """
     targets = corner_targets(batch, **corners)
     height, width = targets.tl_heatmap.shape[2:]
-    cells = batch.boxes.new_tensor([width, height]) / batch.boxes.new_tensor(
-        [batch.images.shape[-1], batch.images.shape[-2]]
-    )
-    boxes = batch.boxes * cells.repeat(2)
+    x = batch.boxes[..., 0::2] * (width / batch.images.shape[-1])  # [B, M, 2]
+    y = batch.boxes[..., 1::2] * (height / batch.images.shape[-2])
+    boxes = torch.stack((x, y), 3).flatten(2)
     # Padding has no size; its logarithm is never read, but must be a number.
     half = ((boxes[..., 2:] - boxes[..., :2]) / 2).clamp(min=1e-4)
     tl_index, tl_offset, tl_mask = _windows(

@@ -59,13 +59,8 @@ def corner_targets(
     columns, rows = x.long(), y.long()
     offset = torch.stack((x - columns, y - rows), -1).float()
     size = (boxes[..., 2:] - boxes[..., :2]).float().double()  # as float32 boxes are subtracted
-    radius = gaussian.peak_radius(
-        size[..., 1] * y_ratio,
-        size[..., 0] * x_ratio,
-        bump=gaussian_bump,
-        iou=gaussian_iou,
-        fixed=gaussian_radius,
-    )
+    peak = gaussian.Peak(gaussian_bump, gaussian_iou, gaussian_radius)
+    radius = gaussian.peak_radius(size[..., 1] * y_ratio, size[..., 0] * x_ratio, peak)
     found = (columns, rows, offset, radius)
     columns, rows, offset, radius = (part.to(batch.boxes.device) for part in found)
     mask = batch.trained
@@ -73,14 +68,15 @@ def corner_targets(
 
     heatmaps = batch.boxes.new_zeros((2, len(batch), num_classes, height, width))
     corners = torch.arange(2 * len(batch), device=mask.device).view(2, -1, 1)
-    gaussian.splat_gaussians_(
-        heatmaps.view(-1, height, width),
+    objects = gaussian.Drawn(
         (corners * num_classes + batch.labels).flatten(),
         columns.flatten(),
         rows.flatten(),
         radius.expand(2, -1, -1).flatten(),
         mask.expand(2, -1, -1).flatten(),
     )
+    largest = gaussian.largest_radius(output_size, peak)
+    gaussian.splat_gaussians_(heatmaps.view(-1, height, width), objects, largest)
     return CornerTargets(
         tl_heatmap=heatmaps[0],
         br_heatmap=heatmaps[1],

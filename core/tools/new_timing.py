@@ -26,19 +26,19 @@ from ..config.errors import UserError
 from ..config.loading import load_config
 from ..data.images import Unreadable, read_image
 from ..data.splits import open_split
-from ..distributed import join_ranks
+from ..distributed import Ranks, join_ranks
 from ..inference.batches import BatchedInference
 from ..models.device import choose_device, make_current
 from ..structures import Batch
 from ..training.freezing import thawed
+from ..training.graphs import Step, choose_step
 from ..training.run import TrainingRun, prepare
-from ..training.step import train_step
 from .new_choice import Speed
 
 logger = logging.getLogger(__name__)
 
 SECONDS = 6.0  # that are measured of the steps
-_WARM_SECONDS, _WARM_STEPS = 2.0, 2  # before; the loader is then no longer ahead
+_WARM_SECONDS, _WARM_STEPS = 2.0, 3  # before: a CUDA graph is made, the loader not ahead any more
 _LEAST_STEPS = 3
 _SLOW = 1.5  # after so many times the seconds, fewer steps are enough
 _IMAGES, _IMAGE_SECONDS = 4, 2.0  # images in which is detected, most seconds
@@ -136,15 +136,16 @@ def _measure_steps(run: TrainingRun, seconds: float) -> tuple[float, float]:
     """
     run.network.train()
     batches = iter(run.batches())
-    warm, _ = _train(run, batches, min(seconds, _WARM_SECONDS), _WARM_STEPS)
+    compute = choose_step(run)
+    warm, _ = _train(compute, run.ranks, batches, min(seconds, _WARM_SECONDS), _WARM_STEPS)
     begun = time.time()
-    count, duration = _train(run, batches, seconds, _LEAST_STEPS)
+    count, duration = _train(compute, run.ranks, batches, seconds, _LEAST_STEPS)
     step = duration / count
     return step, begun - warm * step
 
 
 def _train(
-    run: TrainingRun, batches: Iterator[Batch], seconds: float, least: int
+    step: Step, ranks: Ranks, batches: Iterator[Batch], seconds: float, least: int
 ) -> tuple[int, float]:
     """Trains for so many seconds, and longer until ``least`` steps are done, but not much longer.
 
@@ -158,12 +159,12 @@ def _train(
     while True:
         passed = time.perf_counter() - start
         enough = passed >= seconds and (count >= least or passed >= _SLOW * seconds)
-        if run.ranks.broadcast(enough and count > 0):
+        if ranks.broadcast(enough and count > 0):
             break
-        _, norm = train_step(run, next(batches))
+        _, norm = step(next(batches), 1)
         if queued is not None:
             queued.item()
-        queued, count = norm, count + 1
+        queued, count = norm.clone(), count + 1  # the next step may write into its memory
     if queued is not None:
         queued.item()
     return count, time.perf_counter() - start

@@ -30,14 +30,15 @@ class AveragedWeights:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self._network, self._decay, self.steps = network, decay, 0
-        self._averages = {key: value.clone() for key, value in _averaged(network).items()}
+        values = _averaged(network)  # in the memory that training changes
+        self._values = list(values.values())
+        self._averages = {key: value.clone() for key, value in values.items()}
 
     def update_(self) -> None:
         """Takes the network's weights, as they are after a step, into the average."""
         self.steps += 1
         decay = min(self._decay, (1 + self.steps) / (10 + self.steps))
-        values = list(_averaged(self._network).values())
-        get_ema_multi_avg_fn(decay)(list(self._averages.values()), values, self.steps)
+        get_ema_multi_avg_fn(decay)(list(self._averages.values()), self._values, self.steps)
 
     @torch.no_grad()
     def load_(self, averages: Mapping[str, Tensor], steps: int) -> None:

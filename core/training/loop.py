@@ -9,11 +9,12 @@ from ..structures import Batch
 from .evaluations import Evaluations
 from .failures import NonFiniteLoss
 from .freezing import thaws_at
+from .graphs import choose_step
 from .late_report import LateReport
 from .log import RunLog
 from .optimizer import set_learning_rate_
 from .run import TrainingRun
-from .step import train_step, validate, warm_up
+from .step import validate, warm_up
 
 
 def train(run: TrainingRun, log: RunLog | None = None) -> None:
@@ -32,6 +33,7 @@ def train(run: TrainingRun, log: RunLog | None = None) -> None:
         NonFiniteLoss: a loss or a gradient is infinite or not a number; its step was not saved.
     """
     system = run.config.system
+    step = choose_step(run)
     report = LateReport(log, run.dataset, run.device, run.ranks)
     evaluations = Evaluations(run) if system.eval_iter else None
     with Signals() as signals, _finishing(run), log or contextlib.nullcontext():
@@ -55,7 +57,7 @@ def train(run: TrainingRun, log: RunLog | None = None) -> None:
                     batch = batches.take()
                 _prepare_network_(run, batch, iteration)
                 learning_rate = set_learning_rate_(run.optimizer, iteration, system)
-                terms, gradient_norm = train_step(run, batch, iteration)
+                terms, gradient_norm = step(batch, iteration)
                 report.step(iteration, terms, gradient_norm, learning_rate, batch.index)
                 done = iteration
                 if validation is not None and iteration % system.val_iter == 0:

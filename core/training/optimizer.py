@@ -5,13 +5,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..config.schema import System
 
 _MOMENTUM = 0.9  # of SGD
 _WEIGHT_DECAY: dict[str, float] = {"adam": 0, "sgd": 0.0001, "adamw": 0.05}
 _FACTOR = "lr_factor"  # key of a group: factor on the learning rate; without it, 1
+_KEPT = ("weight_decay", _FACTOR, "lr", "capturable")  # of a group when a state is loaded
 _FLOOR = 0.01  # of the learning rate, at the end of the cosine schedule
 
 
@@ -39,7 +40,8 @@ def build_optimizer(
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     decay = _WEIGHT_DECAY[algorithm] if weight_decay is None else weight_decay
-    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in trained)
+    devices = {parameter.device.type for parameter in trained}
+    fused = devices <= {"cpu", "cuda"}
     options: dict[str, Any] = {"lr": learning_rate, "weight_decay": decay, "fused": fused}
     slow = set() if backbone_lr == 1 else {id(parameter) for parameter in backbone}
     groups: list[dict[str, Any]] = [
@@ -48,6 +50,12 @@ def build_optimizer(
     if slow:
         params = [parameter for parameter in trained if id(parameter) in slow]
         groups.append({"params": params, _FACTOR: backbone_lr, "lr": learning_rate * backbone_lr})
+    if devices == {"cuda"}:  # a CUDA graph of a step reads the learning rate from memory
+        for group in groups:
+            rate = group.get("lr", learning_rate)
+            group["lr"] = torch.tensor(rate, dtype=torch.float32, device=trained[0].device)
+        if algorithm != "sgd":
+            options["capturable"] = True
     if algorithm == "adam":
         return torch.optim.Adam(groups, **options)
     if algorithm == "sgd":
@@ -67,15 +75,15 @@ def _without_decay_of_vectors(groups: Iterable[dict[str, Any]]) -> Iterator[dict
 def load_optimizer_state_(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Loads the state of an optimizer of the same kind.
 
-    Weight decay and the factor on the backbone's learning rate stay those of the config.
+    Weight decay and the factor on the backbone's learning rate stay those of the config. The
+    learning rate is that of each step, and its kind that of the device.
 
     Args:
         optimizer: optimizer that :func:`build_optimizer` made.
         state: ``state_dict()`` of one that was made for the same parameters.
     """
     configured = [
-        {key: group[key] for key in ("weight_decay", _FACTOR) if key in group}
-        for group in optimizer.param_groups
+        {key: group[key] for key in _KEPT if key in group} for group in optimizer.param_groups
     ]
     optimizer.load_state_dict(dict(state))
     for group, own in zip(optimizer.param_groups, configured, strict=True):
@@ -114,5 +122,9 @@ def set_learning_rate_(optimizer: torch.optim.Optimizer, iteration: int, system:
     """
     learning_rate = learning_rate_at(iteration, system)
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate * group.get(_FACTOR, 1)
+        rate = learning_rate * group.get(_FACTOR, 1)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
     return learning_rate

@@ -8,8 +8,7 @@ same step.
 """
 
 import contextlib
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -48,29 +47,39 @@ def train_step(
     freeze_(detector.stages(), iteration, system)
     batch = batch.to(run.device)
     every_terms = []
-    for number, chunk in chunks.split(batch):
-        torch.manual_seed(chunk_seed(system.seed, iteration, number))  # networks may draw samples
-        with contextlib.ExitStack() as context:
-            if number > chunks.first:  # of the ranks' first chunks, those of rank 0 count
-                context.enter_context(frozen_running_statistics(network))
-            if number < chunks.last or not update:
-                context.enter_context(no_gradient_sync(network))
-            targets = detector.targets(chunk)  # before the forward pass: they wait for the device
-            with run.autocast():
-                images = apply_color(chunk.images, chunk.color)
-                outputs = network(images, *detector.network_inputs(targets))
-            terms = detector.losses(outputs, targets)
-            del images, targets, outputs  # the backward pass has what it needs in its graph
-            loss = torch.stack(list(terms.values())).sum()
-            loss.div(chunks.total / run.ranks.world_size).backward()  # ranks average gradients
-        every_terms.append(terms)
-    limit = math.inf if system.clip_norm is None else system.clip_norm
-    norm = nn.utils.clip_grad_norm_(network.parameters(), limit)
+    # What a chunk casts to half precision, the others find: weights are cast once a step.
+    with torch.autocast(run.device.type, enabled=False):
+        for number, chunk in chunks.split(batch):
+            if not is_recorded(run.device):  # networks may draw samples
+                torch.manual_seed(chunk_seed(system.seed, iteration, number))
+            with contextlib.ExitStack() as context:
+                if number > chunks.first:  # of the ranks' first chunks, those of rank 0 count
+                    context.enter_context(frozen_running_statistics(network))
+                if number < chunks.last or not update:
+                    context.enter_context(no_gradient_sync(network))
+                targets = detector.targets(chunk)
+                with run.autocast():
+                    images = apply_color(chunk.images, chunk.color)
+                    outputs = network(images, *detector.network_inputs(targets))
+                terms = detector.losses(outputs, targets)
+                del images, targets, outputs  # the backward pass has what it needs in its graph
+                loss = torch.stack(list(terms.values())).sum()
+                loss.div(chunks.total / run.ranks.world_size).backward()  # ranks average gradients
+            every_terms.append(terms)
+    norm = _clipped_norm(network.parameters(), system.clip_norm)
     if update:
         run.optimizer.step()
         if run.average is not None:
             run.average.update_()
     return _mean(every_terms, chunks, run.ranks), norm
+
+
+def _clipped_norm(parameters: Iterable[nn.Parameter], limit: float | None) -> Tensor:
+    """Scales gradients down to a norm, if they have a larger one; returns theirs before."""
+    if limit is not None:
+        return nn.utils.clip_grad_norm_(parameters, limit)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return nn.utils.get_total_norm(gradients)
 
 
 def warm_up(run: TrainingState, batch: Batch, iteration: int = 1) -> None:
@@ -133,6 +142,11 @@ def frozen_running_statistics(network: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
+
+
+def is_recorded(device: torch.device) -> bool:
+    """True if what is launched now becomes a part of a CUDA graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def chunk_seed(*numbers: int) -> int:

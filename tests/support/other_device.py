@@ -81,11 +81,13 @@ class OtherDevice(TorchDispatchMode):
     Attributes:
         waits: operators by which the CPU waited for the other device, and the lines of ``core``
             that they came from.
+        uploads: those that copied from the CPU's memory, which a CUDA graph cannot record.
     """
 
     def __init__(self, float64=True):
         super().__init__()
-        self.waits, self._factories, self._float64 = [], _Factories(), float64
+        self.waits, self.uploads, self._float64 = [], [], float64
+        self._factories = _Factories()
 
     def __enter__(self):
         self._factories.__enter__()
@@ -100,10 +102,27 @@ class OtherDevice(TorchDispatchMode):
         name = operator._schema.name
         comes_back = name == "aten::_to_copy" and kwargs.get("device") == torch.device("cpu")
         if (comes_back or name in _WAITING) and isinstance(args[0], _There):
-            stack = traceback.extract_stack()
-            lines = [f"{Path(f.filename).name}:{f.lineno}" for f in stack if "/core/" in f.filename]
-            self.waits.append((name, lines))
+            self.waits.append((name, _lines_of_core()))
+        if _uploads(operator, args, kwargs):
+            self.uploads.append((name, _lines_of_core()))
         return _computed(operator, args, kwargs, self._float64)
+
+
+def _uploads(operator, args, kwargs):
+    """True for a copy to the other device, and for indices on the CPU, which are copied there."""
+    if operator is torch.ops.aten.copy_.default:
+        return isinstance(args[0], _There) and not isinstance(args[1], _There)
+    if operator is torch.ops.aten._to_copy.default:
+        return kwargs.get("device") == OTHER and not isinstance(args[0], _There)
+    if operator._schema.name in _INDEXED and isinstance(args[0], _There):
+        here = [x for x in tree_leaves(args) if isinstance(x, torch.Tensor)]
+        return not all(isinstance(x, _There) or not x.dim() for x in here)
+    return False
+
+
+def _lines_of_core():
+    stack = traceback.extract_stack()
+    return [f"{Path(f.filename).name}:{f.lineno}" for f in stack if "/core/" in f.filename]
 
 
 class _Factories(TorchFunctionMode):

@@ -52,13 +52,13 @@ def test_sizes_are_differences_in_float32(monkeypatch):
     """As in the reference, which then rounds them up: in float64 this box is wider than 8."""
     sizes = []
 
-    def peak_radius(heights, widths, **_):
+    def peak_radius(heights, widths, _):
         sizes.extend((heights, widths))
         return torch.zeros_like(heights, dtype=torch.int64)
 
     monkeypatch.setattr(gaussian, "peak_radius", peak_radius)
     corner_targets(make_batch([[(0.1, 0.1, 8.1, 8.1, 0)]]), **OPTIONS)
-    assert [size[0, 0].item() for size in sizes] == [2, 2]
+    assert [size[0, 0].item() for size in sizes[:2]] == [2, 2]
     assert all(size.dtype == torch.float64 for size in sizes)
 
 

@@ -13,6 +13,7 @@ from core.config.errors import UserError
 from core.distributed import ONE_PROCESS
 from core.tools import new_timing
 from core.tools.new_choice import Speed
+from core.training import graphs
 from core.training.step import train_step
 from tests.support import tiny_models
 from tests.support.some_ranks import run_processes
@@ -36,14 +37,12 @@ def train_for(monkeypatch, durations, seconds=1.0, least=3):
     """Number and seconds of the steps, which take so long one after the other."""
     clock, steps = Clock(), iter(durations)
 
-    def step(run, batch):
+    def step(batch, iteration):
         clock.now += next(steps)
         return {}, torch.tensor(1.0)
 
     monkeypatch.setattr(new_timing, "time", clock)
-    monkeypatch.setattr(new_timing, "train_step", step)
-    run = SimpleNamespace(ranks=ONE_PROCESS)
-    return new_timing._train(run, iter(range(1000)), seconds, least)
+    return new_timing._train(step, ONE_PROCESS, iter(range(1000)), seconds, least)
 
 
 def test_steps_are_measured_for_some_seconds_and_slow_ones_not_long(monkeypatch):
@@ -57,12 +56,12 @@ def test_the_start_includes_what_the_first_steps_take_longer(monkeypatch):
     clock = Clock()
     steps = iter([3.0, 0.5, *[0.5] * 99])
 
-    def step(run, batch):
+    def step(batch, iteration):
         clock.now += next(steps)
         return {}, torch.tensor(1.0)
 
     monkeypatch.setattr(new_timing, "time", clock)
-    monkeypatch.setattr(new_timing, "train_step", step)
+    monkeypatch.setattr(new_timing, "choose_step", lambda run: step)
     network = SimpleNamespace(train=lambda: None)
     run = SimpleNamespace(ranks=ONE_PROCESS, network=network, batches=lambda: range(1000))
     assert new_timing._measure_steps(run, 6.0) == (0.5, 102.5)
@@ -86,12 +85,12 @@ def test_stages_that_are_frozen_for_some_steps_train(tmp_path, monkeypatch):
     """The steps after them take longer, and are more."""
     trained = []
 
-    def note(run, batch):
-        found = train_step(run, batch)
+    def note(run, batch, iteration):
+        found = train_step(run, batch, iteration)
         trained.append([x.grad is not None for x in run.network.parameters()])
         return found
 
-    monkeypatch.setattr(new_timing, "train_step", note)
+    monkeypatch.setattr(graphs, "train_step", note)
     tiny_models.write(tmp_path, LITE, eval_iter=0, val_iter=0, frozen_stages=2, frozen_steps=9)
     config, *device = tiny_models.of(tmp_path, LITE)
     times = ["--begun", "0", "--seconds", "0.05"]

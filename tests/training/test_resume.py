@@ -16,7 +16,7 @@ from core.checkpoint import files
 from core.checkpoint import snapshot as checkpoint
 from core.checkpoint.run_directory import RunDirectory
 from core.config.errors import UserError
-from core.training import loop
+from core.training import graphs
 from core.training.log import read_log
 from tests.checkpoint.test_files import Killed
 from tests.support.same_run import differences
@@ -79,14 +79,14 @@ RECIPE = {"opt_algo": "adamw", "schedule": "cosine", "warmup": 2, "ema": 0.9, "e
 
 def killed_in(step, given):
     """train.py, killed in a step; of several ranks all are."""
-    train_step = loop.train_step
+    train_step = graphs.train_step
 
     def until(run, batch, iteration):
         if iteration == step:
             raise Killed
         return train_step(run, batch, iteration)
 
-    loop.train_step = until
+    graphs.train_step = until
     try:
         train.main(given)
     except Killed:

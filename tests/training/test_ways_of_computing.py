@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.config.loading import load_config
 from core.training.optimizer import build_optimizer
@@ -61,6 +62,25 @@ def test_a_whole_detector_in_bfloat16_goes_the_same_way(root, plain):
     gradients, terms = first_step(root, channels_last="false", precision="bfloat16")
     torch.testing.assert_close(terms, plain[1], rtol=0.02, atol=0.02)
     assert torch.cosine_similarity(gradients, plain[0], dim=0) > 0.9
+
+
+def test_weights_are_cast_once_a_step():
+    """By the first of its chunks; all see the same weights."""
+
+    class Casts(TorchDispatchMode):
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            if operator is torch.ops.aten._to_copy.default and args[0].data_ptr() in weights:
+                cast.append(args[0].data_ptr())
+            return operator(*args, **kwargs or {})
+
+    detector, cast = stand_in(), []
+    weights = {parameter.data_ptr() for parameter in detector.network.parameters()}
+    run = state(system(precision="bfloat16", chunk_sizes=(2, 1, 1)), detector)
+    with Casts():
+        for number in (1, 2):
+            train_step(run, make_batch(number))
+    convolutions = [module for module in detector.network.modules() if hasattr(module, "stride")]
+    assert len(cast) == 2 * len(set(cast)) == 2 * 2 * len(convolutions)
 
 
 @pytest.mark.parametrize("algorithm", ["adam", "sgd"])
