@@ -22,7 +22,7 @@ def peaks(heatmaps: Sequence[Tensor], kernel: int) -> Tensor:
     float32. There are native kernels for CUDA; elsewhere it is a max-pool and a comparison.
 
     Args:
-        heatmaps: n tensors [B, C, H, W] of one shape, dtype and device, of any strides; float32,
+        heatmaps: n tensors, at least one, [B, C, H, W] of one shape, dtype and device, of any strides; float32,
             float64, bfloat16 or float16.
         kernel: side of the window, odd.
 
@@ -32,10 +32,9 @@ def peaks(heatmaps: Sequence[Tensor], kernel: int) -> Tensor:
     Raises:
         ValueError: an even kernel, another rank or dtype, heatmaps that disagree.
     """
-    described = {(heatmap.shape, heatmap.dtype, heatmap.device) for heatmap in heatmaps}
-    if len(described) != 1:
-        raise ValueError(f"the heatmaps must agree, not {len(described)} kinds of them")
-    shape, dtype = heatmaps[0].shape, heatmaps[0].dtype
+    shape, dtype, device = heatmaps[0].shape, heatmaps[0].dtype, heatmaps[0].device
+    if any((each.shape, each.dtype, each.device) != (shape, dtype, device) for each in heatmaps):
+        raise ValueError("heatmaps must agree in shape, dtype and device")
     if len(shape) != 4 or dtype not in DTYPES:
         raise ValueError(
             "peaks are those of [B, C, H, W] of float32, float64, bfloat16 or float16, "
