@@ -22,8 +22,8 @@ def peaks(heatmaps: Sequence[Tensor], kernel: int) -> Tensor:
     float32. There are native kernels for CUDA; elsewhere it is a max-pool and a comparison.
 
     Args:
-        heatmaps: n tensors, at least one, [B, C, H, W] of one shape, dtype and device, of any strides; float32,
-            float64, bfloat16 or float16.
+        heatmaps: n tensors, at least one, [B, C, H, W] of one shape, dtype and device, of any
+            strides; float32, float64, bfloat16 or float16.
         kernel: side of the window, odd.
 
     Returns:

@@ -51,7 +51,8 @@ def decode_central_region(
     sides, middles = br_points - tl_points, (br_points + tl_points) / 2  # [B, K, K, 2]
     large = sides.prod(3) * stride**2 > _LARGE
     region = sides * torch.where(large, _LARGE_FRACTION, _SMALL_FRACTION)[..., None]
-    near = [(centers - middles).abs() < region / 2 for centers in (tl_centers, br_centers)]
+    reach = region / 2
+    near = [(centers - middles).abs() < reach for centers in (tl_centers, br_centers)]
     paired = possible_pairs(tl, br) & (near[0] & near[1]).all(3)
     weights = (-(br_centers - tl_centers).prod(3).abs() / region.prod(3)).exp()
     scores = (tl.scores[:, :, None] + br.scores[:, None, :]) / 2 * weights
