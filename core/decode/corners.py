@@ -171,9 +171,9 @@ def best_pairs(corners: Corners, scores: Tensor, num_dets: int) -> Tensor:
     columns = (corners.scores[..., None], corners.labels[..., None].float())
     rows = torch.cat((corners.points, *columns), 3)  # [2, B, K, 4]
     tl, br = rows.gather(2, index.expand(-1, -1, -1, 4)).unbind()  # [B, num_dets, 4]
-    return torch.cat(
-        (tl[..., :2], br[..., :2], scores[..., None], tl[..., 2:3], br[..., 2:3], tl[..., 3:]), 2
-    )
+    tl_x, tl_y, tl_score, label = tl.unbind(2)
+    br_x, br_y, br_score, _ = br.unbind(2)
+    return torch.stack((tl_x, tl_y, br_x, br_y, scores, tl_score, br_score, label), 2)
 
 
 def center_scores(heatmap: Tensor, points: Tensor, labels: Tensor) -> Tensor:
