@@ -25,6 +25,7 @@ from core.checkpoint.run_directory import RunDirectory
 from core.cli import exit_codes
 from core.config.errors import UserError
 from core.config.loading import Config, load_config
+from core.layers.heads import Read
 
 COCO_CLASSES = 80
 # Pixels of one image where it is not db.input_size (height, width), as the papers test.
@@ -53,9 +54,10 @@ def size_and_work(model: str) -> tuple[int, float]:
         network = detector.network.eval()
         images = torch.zeros(1, 3, *TEST_SIZES.get(model, config.db.input_size))
         # Which cells are read does not matter to the count.
-        cells = {key: torch.zeros(1, config.db.top_k).long() for key in detector.decode_inputs}
+        cells = torch.zeros(1, config.db.top_k).long()
+        search = {key: lambda *maps: Read((cells,) * len(maps)) for key in detector.decode_inputs}
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(images, **cells)
+            network(images, **search)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return parameters, counter.get_total_flops() / 1e9
 

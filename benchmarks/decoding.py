@@ -2,9 +2,11 @@
 
     python -m benchmarks.decoding [--rounds 30] [--threads N] [--device cpu]
 
-Corners: one image, 80 classes of 128 x 128 cells, K = 100, kernel 3, 1000 detections. Soft-NMS:
-25 boxes of each of 80 classes, and the cut to the best 100. The yardstick and the functions take
-turns; times are medians, with the fastest in brackets, for machines that others use too.
+Decoding: one image, 80 classes of 128 x 128 cells, K = 100, kernel 3, 1000 pairs of corners.
+Soft-NMS: 25 boxes of each of 80 classes, and the cut to the best 100. The yardstick and the
+functions take turns; times are medians, with the fastest in brackets, for machines that others use
+too. Then come the operators that work on the device, those that are views left out: what a GPU
+spends on launches. Most operators are one launch, ``topk`` is several.
 """
 
 import argparse
@@ -17,11 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from core.decode.corners import decode_corners
+from core.decode.centers import decode_centers
+from core.decode.central_region import decode_central_region
+from core.decode.corners import decode_centripetal, decode_corners
 from core.decode.soft_nms import keep_best, suppress
+from core.layers.distribution import VALUES
 from core.layers.gather import gather_cells
-from core.structures import CornerMaps
+from core.structures import CenterMaps, CentripetalMaps, CornerMaps, GuidedMaps
 from cpools_ext import native, soft_nms_reference
 from cpools_ext.soft_nms import METHODS
 
@@ -29,11 +35,28 @@ CLASSES, CELLS, TOP_K, BOXES, BEST = 80, 128, 100, 25, 100
 DECODING = {"top_k": TOP_K, "ae_threshold": 0.5, "kernel": 3, "num_dets": 1000, "no_border": False}
 
 
-def noise_maps(device: torch.device) -> CornerMaps:
+class Operators(TorchDispatchMode):
+    """Counts the operators that work on a device; views and empty tensors cost it nothing.
+
+    Attributes:
+        names: the operators in their order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if not func.is_view and func is not torch.ops.aten.empty.memory_format:
+            self.names.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def noise_maps(device: torch.device, cells: int = CELLS) -> CornerMaps:
     """Makes maps of noise in which some corners match."""
     torch.manual_seed(0)
-    heatmaps = torch.randn(2, 1, CLASSES, CELLS, CELLS) * 2 - 4
-    embeddings, offsets = torch.randn(2, 1, 1, CELLS, CELLS), torch.rand(2, 1, 2, CELLS, CELLS)
+    heatmaps = torch.randn(2, 1, CLASSES, cells, cells) * 2 - 4
+    embeddings, offsets = torch.randn(2, 1, 1, cells, cells), torch.rand(2, 1, 2, cells, cells)
     maps = {"heatmap": heatmaps, "embedding": embeddings, "offset": offsets}
     corners = {
         f"{corner}_{name}": both[number].to(device)
@@ -41,6 +64,26 @@ def noise_maps(device: torch.device) -> CornerMaps:
         for number, corner in enumerate(("tl", "br"))
     }
     return CornerMaps(**corners)
+
+
+def decoders(maps: CornerMaps) -> dict[str, Callable[[], Tensor]]:
+    """The decoders by name: that of these maps, and the others on noise of the same size."""
+    sides = maps.tl_heatmap.shape[2:]
+
+    def noise(*channels: int) -> list[Tensor]:
+        return [torch.randn(1, each, *sides).to(maps.tl_heatmap.device) for each in channels]
+
+    common = {"top_k": TOP_K, "kernel": 3}
+    corners = {**common, "num_dets": 1000}
+    shifted = CentripetalMaps(*noise(CLASSES, CLASSES, 2, 2, 2 * VALUES, 2 * VALUES, CLASSES))
+    guided = GuidedMaps(*noise(CLASSES, CLASSES, 2, 2, 2, 2, 2, 2))
+    centers = CenterMaps(*noise(CLASSES, 2, 2))
+    return {
+        "decode_corners": lambda: decode_corners(maps, **DECODING),
+        "decode_centripetal": lambda: decode_centripetal(shifted, no_border=False, **corners),
+        "decode_central_region": lambda: decode_central_region(guided, stride=4, **corners),
+        "decode_centers": lambda: decode_centers(centers, **common),
+    }
 
 
 def peaks_by_pooling(heatmap: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,8 +161,8 @@ def cases(device: torch.device) -> dict[str, Callable[[], object]]:
     ours, reference = decode_corners(maps, **DECODING), decode_by_pooling(maps)
     assert torch.allclose(ours[..., 4], reference[..., 4], atol=1e-5), "the two decodings differ"
     ways: dict[str, Callable[[], object]] = {
-        "decode, max-pool (reference)": lambda: decode_by_pooling(maps),
-        "decode, ours": lambda: decode_corners(maps, **DECODING),
+        "corners, max-pool (reference)": lambda: decode_by_pooling(maps),
+        **decoders(maps),
     }
     forms = {"merging": {"method": "exp_soft_nms", "merge": True}}
     forms |= {method: {"method": method} for method in METHODS}
@@ -160,7 +203,8 @@ def main() -> None:
         f"{device}, {torch.get_num_threads()} threads; native operators: {native.has_kernel('cpu')}"
     )
     for name, function in cases(device).items():
-        function()
+        with Operators() as operators:
+            function()
         yards, times = [], []
         for _ in range(options.rounds):
             yards.append(seconds(lambda: torch.topk(heatmap, TOP_K), device))
@@ -168,7 +212,8 @@ def main() -> None:
         yard, middle = statistics.median(yards), statistics.median(times)
         print(
             f"{name:32} {1e3 * middle:8.3f} ms {middle / yard:7.2f} topk  "
-            f"[{1e3 * min(times):.3f} ms {min(times) / min(yards):.2f}]"
+            f"[{1e3 * min(times):.3f} ms {min(times) / min(yards):.2f}]  "
+            f"{len(operators.names)} operators"
         )
 
 

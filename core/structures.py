@@ -227,12 +227,12 @@ class CenterMaps(NamedTuple):
 
 
 class Peaks(NamedTuple):
-    """The k highest local maxima of the heatmaps of each image, highest first.
+    """The k highest local maxima of n heatmaps of each image, highest first.
 
     Attributes:
-        scores: float32 [B, k], values of the heatmap; -inf where an image has fewer peaks.
-        labels: int64 [B, k], classes; 0 where there is no peak.
-        cells: int64 [B, k], y * W + x; 0 where there is no peak.
+        scores: float32 [n, B, k], values of the heatmap; -inf where an image has fewer peaks.
+        labels: int64 [n, B, k], classes; 0 where there is no peak.
+        cells: int64 [n, B, k], y * W + x; 0 where there is no peak.
     """
 
     scores: Tensor
@@ -245,13 +245,13 @@ class SearchedMaps(NamedTuple):
 
     Attributes:
         maps: the maps.
-        peaks: of corners, those of the top-left and of the bottom-right heatmap, whose scores are
-            logits; of centres, one, whose scores are probabilities and, with mirror images, the
-            means of both, for the images alone.
+        peaks: of corners, n = 2, those of the top-left and of the bottom-right heatmap, whose
+            scores are logits; of centres, n = 1, whose scores are probabilities and, with mirror
+            images, the means of both, for the images alone.
     """
 
     maps: CornerMaps | CentripetalMaps | GuidedMaps | CenterMaps
-    peaks: tuple[Peaks, ...]
+    peaks: Peaks
 
 
 class SaccadeMaps(NamedTuple):

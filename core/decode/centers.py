@@ -26,13 +26,14 @@ def decode_centers(maps: CenterMaps | SearchedMaps, *, top_k: int, kernel: int) 
         float32 [B, K, 6], best first: box in output cells, score, class. The score is 0 where an
         image has fewer peaks.
     """
-    maps, ((scores, labels, cells),) = peaks_of(maps, top_k, kernel, "heatmap")  # [B, K]
+    maps, peaks = peaks_of(maps, top_k, kernel, "heatmap")
+    scores, labels, cells = (part[0] for part in peaks)  # [B, K]
     width = maps.heatmap.shape[3]
     corner = torch.stack((cells % width, cells // width), 2)
     center = corner + gather_cells(maps.offset, cells)  # [B, K, 2]
     half = gather_cells(maps.size, cells) / 2
-    scores = scores.clamp(min=0)[..., None]  # [B, K, 1]
-    return torch.cat((center - half, center + half, scores, labels[..., None]), 2)
+    scores, labels = scores.clamp(min=0), labels.float()
+    return torch.cat((center - half, center + half, scores[..., None], labels[..., None]), 2)
 
 
 def average_mirrored(maps: CenterMaps) -> CenterMaps:
@@ -89,11 +90,11 @@ def read_centers(heatmap: Tensor, *, mirrored: bool, top_k: int, kernel: int) ->
         the images alone.
     """
     probabilities, width = heatmap.float().sigmoid(), heatmap.shape[3]
-    peaks = top_peaks(_mean_mirrored(probabilities) if mirrored else probabilities, top_k, kernel)
-    cells = peaks.cells
+    peaks = top_peaks([_mean_mirrored(probabilities) if mirrored else probabilities], top_k, kernel)
+    cells = peaks.cells[0]
     if mirrored:
         cells = torch.cat((cells, cells + width - 1 - 2 * (cells % width)))
-    return Read(cells, peaks)
+    return Read((cells,), peaks)
 
 
 def _mean_mirrored(maps: Tensor) -> Tensor:

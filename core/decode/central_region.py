@@ -3,9 +3,15 @@
 import torch
 from torch import Tensor
 
-from ..layers.gather import gather_cells
 from ..structures import GuidedMaps
-from .corners import REJECTED, best_corners, best_pairs, possible_pairs
+from .corners import (
+    REJECTED,
+    best_corners,
+    best_pairs,
+    gather_both,
+    possible_pairs,
+    split_kinds,
+)
 
 # Sides of the central region, as fractions of the box's; boxes above the limit (square pixels of
 # the network's input) are large. Both are below one half, which separates equal neighbours: a
@@ -36,15 +42,18 @@ def decode_central_region(
     Returns:
         As :func:`core.decode.corners.decode_corners`.
     """
-    maps, tl, br = best_corners(maps, top_k=top_k, kernel=kernel)
+    maps, corners = best_corners(maps, top_k=top_k, kernel=kernel)
+    tl, br = split_kinds(corners)
+    shifts = gather_both(maps.tl_shift, maps.br_shift, corners.cells)  # [2, B, K, 2]
+    tl_shift, br_shift = shifts.float().exp().unbind()
     tl_points, br_points = tl.points[:, :, None], br.points[:, None, :]  # top-left corners down
-    tl_centers = tl_points + gather_cells(maps.tl_shift, tl.cells).float().exp()[:, :, None]
-    br_centers = br_points - gather_cells(maps.br_shift, br.cells).float().exp()[:, None, :]
+    tl_centers, br_centers = tl_points + tl_shift[:, :, None], br_points - br_shift[:, None, :]
     sides, middles = br_points - tl_points, (br_points + tl_points) / 2  # [B, K, K, 2]
     large = sides.prod(3) * stride**2 > _LARGE
     region = sides * torch.where(large, _LARGE_FRACTION, _SMALL_FRACTION)[..., None]
-    near = [(centers - middles).abs() < region / 2 for centers in (tl_centers, br_centers)]
+    reach = region / 2
+    near = [(centers - middles).abs() < reach for centers in (tl_centers, br_centers)]
     paired = possible_pairs(tl, br) & (near[0] & near[1]).all(3)
     weights = (-(br_centers - tl_centers).prod(3).abs() / region.prod(3)).exp()
     scores = (tl.scores[:, :, None] + br.scores[:, None, :]) / 2 * weights
-    return best_pairs(tl, br, torch.where(paired, scores, REJECTED), num_dets)
+    return best_pairs(corners, torch.where(paired, scores, REJECTED), num_dets)

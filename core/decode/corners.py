@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..layers.distribution import mean_offset
 from ..layers.gather import gather_cells
-from ..structures import CentripetalMaps, CornerMaps, GuidedMaps, Peaks, SearchedMaps
+from ..structures import CentripetalMaps, CornerMaps, GuidedMaps, SearchedMaps
 from .peaks import peaks_of
 
 REJECTED = -1.0  # the score of a pair of corners that is no object
@@ -20,14 +20,15 @@ AnyCornerMaps = TypeVar("AnyCornerMaps", CornerMaps, CentripetalMaps, GuidedMaps
 
 
 class Corners(NamedTuple):
-    """The best corners of one kind, over all classes; K of them in each image.
+    """The best corners over all classes; K of them in each image.
 
     Attributes:
-        points: float32 [B, K, 2], (x, y) in cells.
-        scores: float32 [B, K], probabilities.
-        labels: int64 [B, K].
-        cells: int64 [B, K], y * W + x.
-        found: bool [B, K], false where an image has fewer corners.
+        points: float32 [2, B, K, 2], (x, y) in cells; of the top-left corners, then of the
+            bottom-right ones. Those of one kind are without that dimension, here and below.
+        scores: float32 [2, B, K], probabilities.
+        labels: int64 [2, B, K].
+        cells: int64 [2, B, K], y * W + x.
+        found: bool [2, B, K], false where an image has fewer corners.
     """
 
     points: Tensor
@@ -67,13 +68,14 @@ def decode_corners(
         float32 [B, num_dets, 8], best first: box in output cells, score, score of the top-left and
         of the bottom-right corner, class. Pairs that are no objects have the score -1.
     """
-    maps, tl, br = best_corners(maps, top_k=top_k, kernel=kernel, no_border=no_border)
+    maps, corners = best_corners(maps, top_k=top_k, kernel=kernel, no_border=no_border)
+    tl, br = split_kinds(corners)
     tl_embedding = gather_cells(maps.tl_embedding, tl.cells).float()  # [B, K, 1]
     br_embedding = gather_cells(maps.br_embedding, br.cells).float()
     paired = possible_pairs(tl, br)  # [B, K, K]: top-left corners down, bottom-right corners across
     paired &= (tl_embedding - br_embedding.transpose(1, 2)).abs() <= ae_threshold
     scores = (tl.scores[:, :, None] + br.scores[:, None, :]) / 2
-    return best_pairs(tl, br, torch.where(paired, scores, REJECTED), num_dets)
+    return best_pairs(corners, torch.where(paired, scores, REJECTED), num_dets)
 
 
 @torch.no_grad()
@@ -95,17 +97,21 @@ def decode_centripetal(
     Returns:
         As :func:`decode_corners`.
     """
-    maps, tl, br = best_corners(maps, top_k=top_k, kernel=kernel, no_border=no_border)
-    tl_half = gather_cells(maps.tl_shift, tl.cells).float().exp()[:, :, None]  # [B, K, 1, 2]
-    br_half = gather_cells(maps.br_shift, br.cells).float().exp()[:, None, :]  # [B, 1, K, 2]
+    maps, corners = best_corners(maps, top_k=top_k, kernel=kernel, no_border=no_border)
+    tl, br = split_kinds(corners)
+    shifts = gather_both(maps.tl_shift, maps.br_shift, corners.cells)  # [2, B, K, 2]
+    tl_half, br_half = shifts.float().exp().unbind()
     half = (br.points[:, None, :] - tl.points[:, :, None]).div(2).clamp(min=1e-4)
-    disagreement = torch.maximum((tl_half - half).abs(), (br_half - half).abs()).div(half).amax(3)
+    disagreement = torch.maximum(
+        (tl_half[:, :, None] - half).abs(), (br_half[:, None, :] - half).abs()
+    )
+    disagreement = disagreement.div(half).amax(3)
     paired = possible_pairs(tl, br) & (disagreement <= _MAX_DISAGREEMENT)
     scores = tl.scores[:, :, None] * br.scores[:, None, :] * (1 - disagreement).clamp(min=0)
     middle = (tl.points[:, :, None] + br.points[:, None, :]) / 2
     labels = tl.labels[:, :, None].expand_as(scores)
     scores = (scores.sqrt() * center_scores(maps.center_heatmap, middle, labels)).sqrt()
-    return best_pairs(tl, br, torch.where(paired, scores, REJECTED), num_dets)
+    return best_pairs(corners, torch.where(paired, scores, REJECTED), num_dets)
 
 
 def best_corners(
@@ -114,27 +120,38 @@ def best_corners(
     top_k: int,
     kernel: int,
     no_border: bool = False,
-) -> tuple[AnyCornerMaps, Corners, Corners]:
+) -> tuple[AnyCornerMaps, Corners]:
     """Finds the best top-left and bottom-right corners; arguments of :func:`decode_corners`.
 
     Returns:
-        The maps without their peaks, and the corners of both kinds.
+        The maps without their peaks, and the corners.
     """
     maps, peaks = peaks_of(maps, top_k, kernel, "tl_heatmap", "br_heatmap")
+    scores, labels, cells = peaks  # [2, B, K]
     height, width = maps.tl_heatmap.shape[2:]
-    tl, br = (_corners(each, width) for each in peaks)
+    xs, ys = cells % width, cells // width
     if isinstance(maps, CentripetalMaps):
-        tl.points.add_(mean_offset(gather_cells(maps.tl_offset_bins, tl.cells)))
-        br.points.add_(mean_offset(gather_cells(maps.br_offset_bins, br.cells)))
+        offsets = mean_offset(gather_both(maps.tl_offset_bins, maps.br_offset_bins, cells))
     else:
-        tl.points.add_(gather_cells(maps.tl_offset, tl.cells))
-        br.points.add_(gather_cells(maps.br_offset, br.cells))
+        offsets = gather_both(maps.tl_offset, maps.br_offset, cells).float()
+    points = torch.stack((xs, ys), 3) + offsets  # [2, B, K, 2]
+    found = scores > -torch.inf
     if no_border:
-        tl_ys, tl_xs = tl.cells // width, tl.cells % width
-        br_ys, br_xs = br.cells // width, br.cells % width
-        tl.found.logical_and_((tl_ys > 0) & (tl_xs > 0))
-        br.found.logical_and_((br_ys < height - 1) & (br_xs < width - 1))
-    return maps, tl, br
+        found[0].logical_and_((xs[0] > 0) & (ys[0] > 0))
+        found[1].logical_and_((xs[1] < width - 1) & (ys[1] < height - 1))
+    return maps, Corners(points, scores.sigmoid(), labels, cells, found)
+
+
+def gather_both(tl_map: Tensor, br_map: Tensor, cells: Tensor) -> Tensor:
+    """Reads a map of each kind at its cells [2, B, K]: [2, B, K, D]; see :func:`gather_cells`."""
+    tl_cells, br_cells = cells.unbind()
+    return torch.stack((gather_cells(tl_map, tl_cells), gather_cells(br_map, br_cells)))
+
+
+def split_kinds(corners: Corners) -> tuple[Corners, Corners]:
+    """Takes the top-left and the bottom-right corners."""
+    tl, br = zip(*(part.unbind() for part in corners), strict=True)
+    return Corners(*tl), Corners(*br)
 
 
 def possible_pairs(tl: Corners, br: Corners) -> Tensor:
@@ -145,23 +162,18 @@ def possible_pairs(tl: Corners, br: Corners) -> Tensor:
     return paired
 
 
-def best_pairs(tl: Corners, br: Corners, scores: Tensor, num_dets: int) -> Tensor:
+def best_pairs(corners: Corners, scores: Tensor, num_dets: int) -> Tensor:
     """Takes the ``num_dets`` pairs with the highest scores [B, K, K] as :func:`decode_corners`."""
     top_k = scores.shape[2]
     assert num_dets <= top_k**2, (num_dets, top_k)
     scores, pairs = scores.flatten(1).topk(num_dets)
-    tl_rows = torch.cat((tl.points, tl.scores[..., None], tl.labels[..., None]), 2)  # [B, K, 4]
-    br_rows = torch.cat((br.points, br.scores[..., None]), 2)  # [B, K, 3]
-    tl_x, tl_y, tl_score, label = _take(tl_rows, pairs // top_k).unbind(2)  # [B, num_dets]
-    br_x, br_y, br_score = _take(br_rows, pairs % top_k).unbind(2)
+    index = torch.stack((pairs // top_k, pairs % top_k))[..., None]  # [2, B, num_dets, 1]
+    columns = (corners.scores[..., None], corners.labels[..., None].float())
+    rows = torch.cat((corners.points, *columns), 3)  # [2, B, K, 4]
+    tl, br = rows.gather(2, index.expand(-1, -1, -1, 4)).unbind()  # [B, num_dets, 4]
+    tl_x, tl_y, tl_score, label = tl.unbind(2)
+    br_x, br_y, br_score, _ = br.unbind(2)
     return torch.stack((tl_x, tl_y, br_x, br_y, scores, tl_score, br_score, label), 2)
-
-
-def _corners(peaks: Peaks, width: int) -> Corners:
-    """Makes corners of the peaks of a heatmap ``width`` cells wide, at the top left of cells."""
-    scores, labels, cells = peaks  # [B, K]
-    points = torch.stack((cells % width, cells // width), 2).float()
-    return Corners(points, scores.sigmoid(), labels, cells, scores > -torch.inf)
 
 
 def center_scores(heatmap: Tensor, points: Tensor, labels: Tensor) -> Tensor:
@@ -176,11 +188,6 @@ def center_scores(heatmap: Tensor, points: Tensor, labels: Tensor) -> Tensor:
         float32 [B, ...].
     """
     height, width = heatmap.shape[2:]
-    x, y = points[..., 0].long().clamp(0, width - 1), points[..., 1].long().clamp(0, height - 1)
-    cells = (labels * height + y) * width + x
+    x, y = points.long().unbind(-1)
+    cells = (labels * height + y.clamp(0, height - 1)) * width + x.clamp(0, width - 1)
     return heatmap.flatten(1).gather(1, cells.flatten(1)).view_as(cells).float().sigmoid()
-
-
-def _take(rows: Tensor, index: Tensor) -> Tensor:
-    """Takes rows [B, n, D] of [B, K, D] by their numbers, int64 [B, n]."""
-    return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[2]))

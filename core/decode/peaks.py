@@ -1,75 +1,81 @@
 """The best local maxima of a heatmap."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cpools_ext.peaks import peaks as peak_values
+
 from ..layers.heads import Maps, Read
 from ..structures import Peaks, SearchedMaps
 
 
-def top_peaks(heatmap: Tensor, k: int, kernel: int) -> Peaks:
+def top_peaks(heatmaps: Sequence[Tensor], k: int, kernel: int) -> Peaks:
     """Finds the k highest cells that no cell of the window around them exceeds.
 
-    The result is that of comparing the heatmap with its max-pooled self (CornerNet, section 4.2):
+    The result is that of comparing a heatmap with its max-pooled self (CornerNet, section 4.2):
     equal neighbours are all peaks, and the order among equal scores is not defined. Logits and
-    their probabilities have the same peaks.
+    their probabilities have the same peaks. On other devices than the CPU all heatmaps are searched
+    at once, and the CPU does not wait.
 
     Args:
-        heatmap: [B, C, H, W], any floating dtype and layout.
-        k: number of peaks of an image, over all classes and cells.
+        heatmaps: n tensors [B, C, H, W] of one shape, any floating dtype and layout.
+        k: number of peaks of a heatmap of an image, over all classes and cells.
         kernel: side of the window, odd.
     """
     assert kernel % 2 == 1, kernel
-    heatmap = heatmap.detach().contiguous()
-    if not heatmap.is_cuda and not torch.compiler.is_exporting():
-        # Only rows with the highest cells need to be searched. Four rows for each wanted peak are
-        # enough, unless many of them belong to few peaks.
-        rows = 4 * k
-        while rows < heatmap.shape[1] * heatmap.shape[2]:
-            peaks, complete = _peaks_of_best_rows(heatmap, k, kernel, rows)
-            if complete:
-                return peaks
-            rows *= 4
-    return _peaks_by_pooling(heatmap, k, kernel)
+    if heatmaps[0].device.type != "cpu":
+        return _peaks_of_all_cells(heatmaps, k, kernel)
+    found = [_search_rows(heatmap.detach().contiguous(), k, kernel) for heatmap in heatmaps]
+    return Peaks(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
-def read_peaks(heatmap: Tensor, k: int, kernel: int) -> Read:
-    """Has heads read at the :func:`top_peaks` of a heatmap."""
-    peaks = top_peaks(heatmap, k, kernel)
-    return Read(peaks.cells, peaks)
+def read_peaks(*heatmaps: Tensor, k: int, kernel: int) -> Read:
+    """Has heads read at the :func:`top_peaks` of heatmaps."""
+    peaks = top_peaks(heatmaps, k, kernel)
+    return Read(peaks.cells.unbind(), peaks)
 
 
-def peaks_of(
-    maps: Maps | SearchedMaps, k: int, kernel: int, *heatmaps: str
-) -> tuple[Maps, tuple[Peaks, ...]]:
+def peaks_of(maps: Maps | SearchedMaps, k: int, kernel: int, *heatmaps: str) -> tuple[Maps, Peaks]:
     """Finds the :func:`top_peaks` of some heatmaps of the maps, unless the network did.
 
     Returns:
-        The maps without their peaks, and the peaks of each heatmap.
+        The maps without their peaks, and the peaks.
     """
     if isinstance(maps, SearchedMaps):
         return cast(Maps, maps.maps), maps.peaks
-    return maps, tuple(top_peaks(getattr(maps, name), k, kernel) for name in heatmaps)
+    return maps, top_peaks([getattr(maps, name) for name in heatmaps], k, kernel)
 
 
-def _peaks_by_pooling(heatmap: Tensor, k: int, kernel: int) -> Peaks:
-    heatmap = heatmap.float()
-    highest = F.max_pool2d(heatmap, kernel, stride=1, padding=kernel // 2)
-    peaks = torch.where(heatmap == highest, heatmap, -torch.inf)
-    scores, cells = _top(peaks.flatten(1), k)
-    area = heatmap.shape[2] * heatmap.shape[3]
+def _peaks_of_all_cells(heatmaps: Sequence[Tensor], k: int, kernel: int) -> Peaks:
+    scores, cells = _top(peak_values(heatmaps, kernel), k)
+    area = heatmaps[0].shape[2] * heatmaps[0].shape[3]
     return Peaks(scores, cells // area, cells % area)
+
+
+def _search_rows(heatmap: Tensor, k: int, kernel: int) -> Peaks:
+    """Finds the peaks of one heatmap; only rows with the highest cells need to be searched.
+
+    Four rows for each wanted peak are enough, unless many of them belong to few peaks.
+    """
+    rows = 4 * k
+    while not torch.compiler.is_exporting() and rows < heatmap.shape[1] * heatmap.shape[2]:
+        peaks, complete = _peaks_of_best_rows(heatmap, k, kernel, rows)
+        if complete:
+            return Peaks(*(part[None] for part in peaks))
+        rows *= 4
+    return _peaks_of_all_cells([heatmap], k, kernel)
 
 
 def _peaks_of_best_rows(heatmap: Tensor, k: int, kernel: int, rows: int) -> tuple[Peaks, bool]:
     """Searches only the rows of the heatmap with the highest cells.
 
     Returns:
-        Peaks as :func:`top_peaks` returns them, and True if they are certain: if the k-th peak is
-        as high as every cell of the other rows.
+        Peaks, each [B, k], and True if they are certain: if the k-th peak is as high as every cell
+        of the other rows.
     """
     batch, _, height, width = heatmap.shape
     highest, best = heatmap.amax(3).flatten(1).topk(rows + 1)  # [B, rows + 1]
@@ -88,10 +94,11 @@ def _peaks_of_best_rows(heatmap: Tensor, k: int, kernel: int, rows: int) -> tupl
 
 
 def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k highest of [B, n] and their indices; filled up with -inf at 0 if n < k."""
+    """The k highest of [..., n] and their indices; filled up with -inf at 0 if n < k."""
     if torch.compiler.is_exporting():  # n may be any number
         values = F.pad(values, (0, k), value=-torch.inf)
-    scores, index = values.topk(min(k, values.shape[1]))
-    missing = k - scores.shape[1]
-    scores, index = F.pad(scores, (0, missing), value=-torch.inf), F.pad(index, (0, missing))
-    return scores, index.masked_fill(scores == -torch.inf, 0)
+    scores, index = values.topk(min(k, values.shape[-1]))
+    missing = k - scores.shape[-1]
+    if missing:
+        scores, index = F.pad(scores, (0, missing), value=-torch.inf), F.pad(index, (0, missing))
+    return scores, index.masked_fill_(scores == -torch.inf, 0)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..config.loading import Config
 from ..data.coco import CocoDetection
-from ..decode.corners import REJECTED, Corners, best_corners, center_scores
+from ..decode.corners import REJECTED, Corners, best_corners, center_scores, split_kinds
 from ..inference.corners import CornerSettings, View, detect_corners, lay_out
 from ..inference.requests import CanvasRequest, Inference
 from ..inference.saccade import SaccadeRound
@@ -95,9 +95,9 @@ class Oracles:
 
     def decode(self, outputs: Any) -> _Seen:
         """Decodes the network's outputs, and keeps what the oracles need of them."""
-        maps, tl, br = best_corners(outputs[-1], top_k=self._top_k, kernel=self._kernel)
+        maps, corners = best_corners(outputs[-1], top_k=self._top_k, kernel=self._kernel)
         centers = (maps.center_heatmap,) if isinstance(maps, CentripetalMaps) else ()
-        return _Seen(self._decode(outputs), tl, br, centers)
+        return _Seen(self._decode(outputs), *split_kinds(corners), centers)
 
     def _infer(self, image: np.ndarray, index: int) -> Inference:
         settings = self._settings

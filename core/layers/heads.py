@@ -22,16 +22,16 @@ class Read(NamedTuple):
     """Where heads are read.
 
     Attributes:
-        cells: int64 [B, M], each y * W + x; None: everywhere.
-        peaks: the peaks of a heatmap that the cells are of, if they were searched for.
+        cells: for each heatmap, int64 [B, M], each y * W + x; None: everywhere.
+        peaks: the peaks of the heatmaps that the cells are of, if they were searched for.
     """
 
-    cells: Tensor | None
+    cells: tuple[Tensor | None, ...]
     peaks: Peaks | None = None
 
 
-# Cells to read, int64 [B, M]; or a function that finds them in a heatmap's logits.
-Cells = Tensor | Callable[[Tensor], Read]
+# Finds where heads are read by the logits of heatmaps [B, C, H, W], all of them in one call.
+Search = Callable[..., Read]
 
 # Logit of the probability 0.1: with it, the many empty cells don't dominate the first steps
 # (RetinaNet, arXiv:1708.02002, section 4.1).
@@ -103,15 +103,16 @@ class Head(nn.Sequential):
         return vectors
 
 
-def where_to_read(heatmap: Tensor, cells: Cells | None) -> Read:
-    """Finds the cells to read, if that needs the heatmap; ``cells`` None: all."""
-    return cells(heatmap) if callable(cells) else Read(cells)
+def where_to_read(
+    heatmaps: tuple[Tensor, ...], cells: tuple[Tensor | None, ...], search: Search | None
+) -> Read:
+    """Finds the cells to read by their heatmaps; without a search, they are those given."""
+    return Read(cells) if search is None else search(*heatmaps)
 
 
 Maps = TypeVar("Maps", CornerMaps, CentripetalMaps, GuidedMaps, CenterMaps)
 
 
-def with_peaks(maps: Maps, *read: Read) -> Maps | SearchedMaps:
+def with_peaks(maps: Maps, peaks: Peaks | None) -> Maps | SearchedMaps:
     """Adds the peaks to maps that were read at them."""
-    peaks = tuple(each.peaks for each in read if each.peaks is not None)
-    return SearchedMaps(maps, peaks) if peaks else maps
+    return maps if peaks is None else SearchedMaps(maps, peaks)

@@ -19,7 +19,7 @@ from ..data.samples.fit import choose_sample
 from ..decode.centers import decode_images, read_centers
 from ..inference.centers import CenterSettings, Geometry, detect_centers
 from ..layers.backbones import Backbone
-from ..layers.heads import HEATMAP_BIAS, Cells, Head, where_to_read, with_peaks
+from ..layers.heads import HEATMAP_BIAS, Head, Search, where_to_read, with_peaks
 from ..layers.hourglass import StackedHourglass
 from ..layers.pyramid import PyramidFeatures, pyramid_maps
 from ..layers.resnet import UpsampledResNet18
@@ -108,17 +108,20 @@ class CenterHourglass(StackedHourglass):
         self.hm, self.wh, self.reg = center_heads(width, width, num_classes, stacks)
 
     def forward(  # type: ignore[override]
-        self, images: Tensor, cells: Cells | None = None
+        self, images: Tensor, cells: Tensor | None = None, search: Search | None = None
     ) -> list[CenterMaps | SearchedMaps]:
         """Computes the maps of every stack, or in evaluation mode of the last one only.
 
         Args:
             images: [B, 3, height, width], normalised.
-            cells: cells whose sizes and offsets are computed; None: all.
+            cells: int64 [B, M], cells whose sizes and offsets are computed; None: all.
+            search: finds these cells instead, by the heatmap.
         """
         outputs = super().forward(images)
         stacks = range(0 if self.training else len(outputs) - 1, len(outputs))
-        return [center_maps(self, outputs[stack].features, stack, cells) for stack in stacks]
+        return [
+            center_maps(self, outputs[stack].features, stack, cells, search) for stack in stacks
+        ]
 
 
 class CenterResNet18(nn.Module):
@@ -138,10 +141,10 @@ class CenterResNet18(nn.Module):
         )
 
     def forward(
-        self, images: Tensor, cells: Cells | None = None
+        self, images: Tensor, cells: Tensor | None = None, search: Search | None = None
     ) -> list[CenterMaps | SearchedMaps]:
         """Computes the maps of its one stack; arguments as for :meth:`CenterHourglass.forward`."""
-        return [center_maps(self, self.backbone(images), 0, cells)]
+        return [center_maps(self, self.backbone(images), 0, cells, search)]
 
 
 class CenterPyramid(nn.Module):
@@ -161,11 +164,11 @@ class CenterPyramid(nn.Module):
         self.hm, self.wh, self.reg = center_heads(width, width, num_classes, architecture.stacks)
 
     def forward(
-        self, images: Tensor, cells: Cells | None = None
+        self, images: Tensor, cells: Tensor | None = None, search: Search | None = None
     ) -> list[CenterMaps | SearchedMaps]:
         """Computes the maps of its one stack; arguments as for :meth:`CenterHourglass.forward`."""
         (stack,) = pyramid_maps(self.backbone, self.pyramid, images)
-        return [center_maps(self, stack.features, 0, cells)]
+        return [center_maps(self, stack.features, 0, cells, search)]
 
 
 def center_heads(
@@ -185,13 +188,14 @@ def center_maps(
     network: CenterHourglass | CenterResNet18 | CenterPyramid,
     features: Tensor,
     stack: int,
-    cells: Cells | None,
+    cells: Tensor | None,
+    search: Search | None,
 ) -> CenterMaps | SearchedMaps:
     """Computes the maps of a stack from its features [B, channels, H, W]."""
     heatmap = network.hm[stack](features)
-    read = where_to_read(heatmap, cells)
-    size, offset = (head[stack](features, read.cells) for head in (network.wh, network.reg))
-    return with_peaks(CenterMaps(heatmap, size, offset), read)
+    (cells,), peaks = where_to_read((heatmap,), (cells,), search)
+    size, offset = (head[stack](features, cells) for head in (network.wh, network.reg))
+    return with_peaks(CenterMaps(heatmap, size, offset), peaks)
 
 
 def build(config: Config, num_classes: int) -> Detector:
@@ -262,7 +266,7 @@ def _detector(
         losses=center_losses,
         network_inputs=lambda targets: (targets.index,),
         decode=partial(decode_images, **decoding),
-        decode_inputs={"cells": partial(read_centers, **decoding)},
+        decode_inputs={"search": partial(read_centers, **decoding)},
         infer=partial(
             detect_centers,
             settings=CenterSettings(

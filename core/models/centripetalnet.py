@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..config.loading import Config
 from ..layers.cross_star import GuidedShift
-from ..layers.heads import Cells, where_to_read, with_peaks
+from ..layers.heads import Search, where_to_read, with_peaks
 from ..structures import GuidedMaps, SearchedMaps
 from . import cornernet
 from .architecture import HourglassArchitecture, read_architecture
@@ -46,26 +46,30 @@ class CentripetalNet(cornernet.CornerNet):
         self.br_shifts = nn.ModuleList(GuidedShift(width) for _ in stacks)
 
     def corner_maps(  # type: ignore[override]
-        self, features: Tensor, stack: int, tl_cells: Cells | None, br_cells: Cells | None
+        self,
+        features: Tensor,
+        stack: int,
+        cells: tuple[Tensor | None, Tensor | None],
+        search: Search | None,
     ) -> GuidedMaps | SearchedMaps:
         """Computes the maps of one stack from its features [B, head_channels, H, W]."""
         top_left = self.tl_modules[stack](features)
         bottom_right = self.br_modules[stack](features)
         tl_heatmap, br_heatmap = self.tl_heats[stack](top_left), self.br_heats[stack](bottom_right)
-        tl, br = where_to_read(tl_heatmap, tl_cells), where_to_read(br_heatmap, br_cells)
-        tl_guiding, tl_shift = self.tl_shifts[stack](top_left, tl.cells)
-        br_guiding, br_shift = self.br_shifts[stack](bottom_right, br.cells)
+        (tl_cells, br_cells), peaks = where_to_read((tl_heatmap, br_heatmap), cells, search)
+        tl_guiding, tl_shift = self.tl_shifts[stack](top_left, tl_cells)
+        br_guiding, br_shift = self.br_shifts[stack](bottom_right, br_cells)
         maps = GuidedMaps(
             tl_heatmap=tl_heatmap,
             br_heatmap=br_heatmap,
             tl_shift=tl_shift,
             br_shift=br_shift,
-            tl_offset=self.tl_offs[stack](top_left, tl.cells),
-            br_offset=self.br_offs[stack](bottom_right, br.cells),
+            tl_offset=self.tl_offs[stack](top_left, tl_cells),
+            br_offset=self.br_offs[stack](bottom_right, br_cells),
             tl_guiding=tl_guiding,
             br_guiding=br_guiding,
         )
-        return with_peaks(maps, tl, br)
+        return with_peaks(maps, peaks)
 
 
 def build(config: Config, num_classes: int) -> Detector:

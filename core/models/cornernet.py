@@ -10,7 +10,7 @@ from ..layers.backbones import Backbone
 from ..layers.blocks import Block, Residual
 from ..layers.corner_pooling import BOTTOM_RIGHT, TOP_LEFT, Corner, CornerPooling
 from ..layers.distribution import VALUES
-from ..layers.heads import HEATMAP_BIAS, Cells, Head, where_to_read, with_peaks
+from ..layers.heads import HEATMAP_BIAS, Head, Search, where_to_read, with_peaks
 from ..layers.hourglass import StackedHourglass, StackMaps, Upsample, nearest_upsample
 from ..layers.pyramid import PyramidFeatures, pyramid_maps
 from ..structures import CentripetalMaps, CornerMaps, SearchedMaps
@@ -69,49 +69,57 @@ class CornerHeads(nn.Module, ABC):
         """Computes the features of every stack from normalised images [B, 3, height, width]."""
 
     def forward(
-        self, images: Tensor, tl_cells: Cells | None = None, br_cells: Cells | None = None
+        self,
+        images: Tensor,
+        tl_cells: Tensor | None = None,
+        br_cells: Tensor | None = None,
+        search: Search | None = None,
     ) -> list[CornerMaps | CentripetalMaps | SearchedMaps]:
         """Computes the maps of every stack, or in evaluation mode of the last one only.
 
         Args:
             images: [B, 3, height, width], normalised.
-            tl_cells, br_cells: cells of either corner whose embeddings or shifts, and offsets, are
-                computed; None: all.
+            tl_cells, br_cells: int64 [B, M], cells of either corner whose embeddings or shifts, and
+                offsets, are computed; None: all.
+            search: finds these cells instead, by the heatmaps of both corners.
         """
         outputs = self.stack_maps(images)
         stacks = range(0 if self.training else len(outputs) - 1, len(outputs))
-        return [
-            self.corner_maps(outputs[stack].features, stack, tl_cells, br_cells) for stack in stacks
-        ]
+        cells = tl_cells, br_cells
+        return [self.corner_maps(outputs[stack].features, stack, cells, search) for stack in stacks]
 
     def corner_maps(
-        self, features: Tensor, stack: int, tl_cells: Cells | None, br_cells: Cells | None
+        self,
+        features: Tensor,
+        stack: int,
+        cells: tuple[Tensor | None, Tensor | None],
+        search: Search | None,
     ) -> CornerMaps | CentripetalMaps | SearchedMaps:
         """Computes the maps of one stack from its features [B, head_channels, H, W]."""
         top_left = self.tl_modules[stack](features)
         bottom_right = self.br_modules[stack](features)
         tl_heatmap, br_heatmap = self.tl_heats[stack](top_left), self.br_heats[stack](bottom_right)
-        tl, br = where_to_read(tl_heatmap, tl_cells), where_to_read(br_heatmap, br_cells)
+        (tl_cells, br_cells), peaks = where_to_read((tl_heatmap, br_heatmap), cells, search)
         if self.pairing == "embedding":
             embedded = CornerMaps(
                 tl_heatmap=tl_heatmap,
                 br_heatmap=br_heatmap,
-                tl_embedding=self.tl_tags[stack](top_left, tl.cells),
-                br_embedding=self.br_tags[stack](bottom_right, br.cells),
-                tl_offset=self.tl_offs[stack](top_left, tl.cells),
-                br_offset=self.br_offs[stack](bottom_right, br.cells),
+                tl_embedding=self.tl_tags[stack](top_left, tl_cells),
+                br_embedding=self.br_tags[stack](bottom_right, br_cells),
+                tl_offset=self.tl_offs[stack](top_left, tl_cells),
+                br_offset=self.br_offs[stack](bottom_right, br_cells),
             )
-            return with_peaks(embedded, tl, br)
+            return with_peaks(embedded, peaks)
         maps = CentripetalMaps(
             tl_heatmap=tl_heatmap,
             br_heatmap=br_heatmap,
-            tl_shift=self.tl_shifts[stack](top_left, tl.cells),
-            br_shift=self.br_shifts[stack](bottom_right, br.cells),
-            tl_offset_bins=self.tl_offset_bins[stack](top_left, tl.cells),
-            br_offset_bins=self.br_offset_bins[stack](bottom_right, br.cells),
+            tl_shift=self.tl_shifts[stack](top_left, tl_cells),
+            br_shift=self.br_shifts[stack](bottom_right, br_cells),
+            tl_offset_bins=self.tl_offset_bins[stack](top_left, tl_cells),
+            br_offset_bins=self.br_offset_bins[stack](bottom_right, br_cells),
             center_heatmap=self.center_heats[stack](features),
         )
-        return with_peaks(maps, tl, br)
+        return with_peaks(maps, peaks)
 
 
 class CornerNet(CornerHeads):

@@ -17,7 +17,7 @@ from ..data.samples import sample_unchanged
 from ..data.samples.saccade import SaccadeCropSettings, sample_saccade
 from ..inference.locations import attention_peaks
 from ..inference.saccade import SaccadePrediction, SaccadeSettings, detect_saccades
-from ..layers.heads import HEATMAP_BIAS, Cells, Head
+from ..layers.heads import HEATMAP_BIAS, Head, Search
 from ..losses.saccade import saccade_losses
 from ..structures import SaccadeMaps
 from ..targets.saccade import saccade_targets
@@ -27,8 +27,8 @@ from .corners import (
     PAIRING_HEAD_KEYS,
     CornerArchitecture,
     class_head_keys,
-    decoded_cells,
     read_pairing,
+    searched_cells,
 )
 from .detector import Detector
 
@@ -66,16 +66,16 @@ class CornerNetSaccade(cornernet.CornerNet):
     def forward(  # type: ignore[override]
         self,
         images: Tensor,
-        tl_cells: Cells | None = None,
-        br_cells: Cells | None = None,
+        tl_cells: Tensor | None = None,
+        br_cells: Tensor | None = None,
+        search: Search | None = None,
         attention: bool = True,
     ) -> list[SaccadeMaps]:
         """Computes the maps of every stack, or in evaluation mode of the last one only.
 
         Args:
             images: [B, 3, height, width], normalised.
-            tl_cells, br_cells: cells of either corner whose embeddings or shifts, and offsets, are
-                computed; None: all.
+            tl_cells, br_cells, search: as for :meth:`.cornernet.CornerNet.forward`.
             attention: False: no attention maps are computed, and ``attention`` is empty.
         """
         outputs = self.hg(images)
@@ -87,7 +87,7 @@ class CornerNetSaccade(cornernet.CornerNet):
                 heads = self.att_modules[stack].children()
                 finest = merged[-self.levels :]
                 attended = [head(level) for head, level in zip(heads, finest, strict=True)]
-            corners = self.corner_maps(features, stack, tl_cells, br_cells)
+            corners = self.corner_maps(features, stack, (tl_cells, br_cells), search)
             maps.append(SaccadeMaps(corners, attended))
         return maps
 
@@ -132,7 +132,7 @@ def build(config: Config, num_classes: int) -> Detector:
         ),
         losses=partial(saccade_losses, corners=pairing.losses),
         network_inputs=lambda targets: (targets.corners.tl_index, targets.corners.br_index),
-        decode_inputs=decoded_cells(db),
+        decode_inputs=searched_cells(db),
         decode=partial(decode_saccade, corners=pairing.decode, windows=db.att_nms_ks),
         infer=partial(detect_saccades, settings=_settings(db, strides)),
         class_head_keys=class_head_keys(stacks),

@@ -16,7 +16,7 @@ from ..decode.corners import decode_centripetal, decode_corners
 from ..decode.peaks import read_peaks
 from ..inference.corners import CornerSettings, detect_corners
 from ..layers.distribution import WIDEST_WINDOW
-from ..layers.heads import Cells
+from ..layers.heads import Search
 from ..losses.centripetal import centripetal_losses
 from ..losses.corners import corner_losses
 from ..losses.guided import guided_losses
@@ -88,7 +88,7 @@ def corner_detector(
         targets=pairing.targets,
         losses=pairing.losses,
         network_inputs=lambda targets: (targets.tl_index, targets.br_index),
-        decode_inputs=decoded_cells(db),
+        decode_inputs=searched_cells(db),
         decode=lambda outputs: pairing.decode(outputs[-1]),
         infer=partial(
             detect_corners,
@@ -209,10 +209,9 @@ def _read_decoded(config: Config) -> dict[str, Any]:
     return {"top_k": db.top_k, "kernel": db.nms_kernel, "num_dets": db.num_dets}
 
 
-def decoded_cells(db: Db) -> dict[str, Cells]:
+def searched_cells(db: Db) -> dict[str, Search]:
     """Inputs of the network that find the cells which the decoders of corners read."""
-    find = partial(read_peaks, k=db.top_k, kernel=db.nms_kernel)
-    return {"tl_cells": find, "br_cells": find}
+    return {"search": partial(read_peaks, k=db.top_k, kernel=db.nms_kernel)}
 
 
 def class_head_keys(stacks: int) -> tuple[str, ...]:

@@ -99,13 +99,13 @@ def test_what_is_read_at_cells_is_what_whole_maps_have(mirrored, top_k):
     maps = random_maps()
     maps = maps._replace(heatmap=maps.heatmap * 8 - 4)
     settings = {"mirrored": mirrored, "top_k": top_k, "kernel": 3}
-    cells, peaks = read_centers(maps.heatmap, **settings)
+    (cells,), peaks = read_centers(maps.heatmap, **settings)
     assert cells.shape == (2, top_k)
     read = [gather_cells(map_, cells) for map_ in (maps.size, maps.offset)]
     expected = decode_images([maps], **settings)
     assert expected.shape == (1 if mirrored else 2, top_k, 6)
     maps = CenterMaps(maps.heatmap, *read)
-    for given in (maps, SearchedMaps(maps, (peaks,))):
+    for given in (maps, SearchedMaps(maps, peaks)):
         torch.testing.assert_close(decode_images([given], **settings), expected)
 
 
@@ -114,4 +114,4 @@ def test_cells_of_the_mirror_image_show_the_same():
     logits = torch.full((2, 1, 4, 6), -9.0)
     logits[0, 0, 1, 0], logits[0, 0, 2, 5], logits[1, 0, 2, 0] = 1.0, 0.5, 0.9
     settings = {"mirrored": True, "top_k": 1, "kernel": 3}
-    assert read_centers(logits, **settings).cells.tolist() == [[2 * 6 + 5], [2 * 6 + 0]]
+    assert read_centers(logits, **settings).cells[0].tolist() == [[2 * 6 + 5], [2 * 6 + 0]]

@@ -5,7 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from core.decode import peaks as module
-from core.decode.peaks import top_peaks
+from core.decode.peaks import read_peaks, top_peaks
+from core.structures import Peaks
+from tests.support.other_device import OTHER, OtherDevice
 
 
 def by_full_pooling(heatmap: torch.Tensor, kernel: int) -> torch.Tensor:
@@ -15,8 +17,12 @@ def by_full_pooling(heatmap: torch.Tensor, kernel: int) -> torch.Tensor:
     return heatmap.masked_fill(heatmap != highest, -torch.inf)
 
 
+def peaks_of_one(heatmap: torch.Tensor, k: int, kernel: int) -> Peaks:
+    return Peaks(*(part[0] for part in top_peaks([heatmap], k, kernel)))
+
+
 def check(heatmap: torch.Tensor, k: int, kernel: int) -> None:
-    scores, labels, cells = top_peaks(heatmap, k, kernel)
+    scores, labels, cells = peaks_of_one(heatmap, k, kernel)
     assert scores.dtype == torch.float32 and labels.dtype == cells.dtype == torch.int64
     assert scores.shape == labels.shape == cells.shape == (len(heatmap), k)
     ys, xs = cells // heatmap.shape[3], cells % heatmap.shape[3]
@@ -63,7 +69,7 @@ def test_results_of_the_full_pooling(kind, kernel, k):
 
 
 def test_most_images_never_need_the_full_pooling(monkeypatch):
-    monkeypatch.setattr(module, "_peaks_by_pooling", None)
+    monkeypatch.setattr(module, "_peaks_of_all_cells", None)
     check(maps("noise"), 20, 3)
     check(maps("smooth"), 20, 3)
 
@@ -84,7 +90,7 @@ def test_fewer_cells_than_peaks_wanted(shape):
 def test_fewer_peaks_than_wanted():
     heatmap = torch.arange(8.0 * 200 * 4).view(1, 8, 200, 4)  # one peak a class
     check(heatmap, 20, 3)
-    assert (top_peaks(heatmap, 20, 3)[0] > -torch.inf).sum() == 8
+    assert (peaks_of_one(heatmap, 20, 3)[0] > -torch.inf).sum() == 8
 
 
 def test_cells_that_are_not_numbers_are_no_peaks():
@@ -92,7 +98,7 @@ def test_cells_that_are_not_numbers_are_no_peaks():
     heatmap[0, 3, 5:9] = torch.nan
     heatmap[1, 0, 0, 0] = -torch.inf
     check(heatmap, 20, 3)
-    scores, *_ = top_peaks(heatmap, 20, 3)
+    scores, *_ = peaks_of_one(heatmap, 20, 3)
     assert scores.isfinite().all()
 
 
@@ -104,13 +110,34 @@ def test_dtypes(dtype):
 def test_layouts_and_untouched_input():
     heatmap = maps("smooth")
     before = heatmap.clone()
-    wanted = top_peaks(heatmap, 20, 3)
+    wanted = peaks_of_one(heatmap, 20, 3)
     assert torch.equal(heatmap, before)
     last = heatmap.contiguous(memory_format=torch.channels_last)
     strided = torch.stack((heatmap, heatmap), 4)[..., 0]
     for other in (last, strided):
-        for ours, theirs in zip(top_peaks(other, 20, 3), wanted, strict=True):
+        for ours, theirs in zip(peaks_of_one(other, 20, 3), wanted, strict=True):
             assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["noise", "smooth"])
+def test_several_heatmaps_give_what_each_gives(kind):
+    """On the CPU one after the other, and on other devices at once, without a wait."""
+    heatmaps = [maps(kind), maps(kind).flip(3)]
+    wanted = [peaks_of_one(heatmap, 20, 3) for heatmap in heatmaps]
+    with OtherDevice() as other:
+        there = top_peaks([heatmap.to(OTHER) for heatmap in heatmaps], 20, 3)
+        assert not other.waits
+        there = Peaks(*(part.cpu() for part in there))
+    for found in (top_peaks(heatmaps, 20, 3), there):
+        for ours, theirs in zip(found, zip(*wanted, strict=True), strict=True):
+            assert torch.equal(ours, torch.stack(theirs))
+
+
+def test_heads_are_read_at_the_peaks():
+    heatmaps = maps("noise"), maps("smooth")
+    cells, peaks = read_peaks(*heatmaps, k=20, kernel=3)
+    assert torch.equal(torch.stack(cells), peaks.cells)
+    assert torch.equal(cells[1], peaks_of_one(heatmaps[1], 20, 3).cells)
 
 
 @pytest.mark.cuda
@@ -119,6 +146,6 @@ def test_layouts_and_untouched_input():
 def test_cuda(kind):
     heatmap = maps(kind)
     for ours, theirs in zip(
-        top_peaks(heatmap.cuda(), 20, 3), top_peaks(heatmap, 20, 3), strict=True
+        peaks_of_one(heatmap.cuda(), 20, 3), peaks_of_one(heatmap, 20, 3), strict=True
     ):
         assert torch.equal(ours.cpu(), theirs)

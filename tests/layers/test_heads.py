@@ -39,9 +39,14 @@ def test_no_cells():
     )
 
 
-def test_cells_can_depend_on_the_heatmap():
-    heatmap, cells = torch.randn(1, 1, 3, 4), torch.tensor([[3]])
-    assert where_to_read(heatmap, cells).cells is cells
-    assert where_to_read(heatmap, None) == Read(None, None)
+def test_cells_are_given_or_searched_for_by_all_heatmaps():
+    heatmaps, cells = (
+        (torch.randn(1, 1, 3, 4), torch.randn(1, 1, 3, 4)),
+        (torch.tensor([[3]]), None),
+    )
+    assert where_to_read(heatmaps, cells, None) == Read(cells, None)
     read = Read(cells, peaks=None)
-    assert where_to_read(heatmap, lambda map_: read if map_ is heatmap else None) is read
+    assert (
+        where_to_read(heatmaps, (None, None), lambda *maps: read if maps == heatmaps else None)
+        is read
+    )

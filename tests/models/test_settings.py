@@ -172,7 +172,7 @@ def test_every_setting_of_centernet_reaches_its_place(switched):
         "CenterNet", test_resolution="fix", **CENTERS, **{key: key == switched for key in SWITCHES}
     )
     decoding = {"mirrored": switched == "test_flipped", "top_k": 33, "kernel": 5}
-    assert detector.decode.keywords == detector.decode_inputs["cells"].keywords == decoding
+    assert detector.decode.keywords == detector.decode_inputs["search"].keywords == decoding
     assert vars(detector.infer.keywords["settings"]) == {
         "geometry": Geometry("fix", db.input_size, 16, 4),
         "test_scales": (0.5, 1.5),

@@ -1,0 +1,71 @@
+// The operator of peaks, which has native kernels on CUDA only; peaks.py has the rest of it.
+
+#ifdef CPOOLS_CUDA
+
+#include "peaks.h"
+
+#include <ATen/ATen.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+
+#include <algorithm>
+
+namespace cpools {
+namespace {
+
+Element element_of(const at::Tensor& x) {
+  switch (x.scalar_type()) {
+    case at::kFloat: return Element::kFloat32;
+    case at::kDouble: return Element::kFloat64;
+    case at::kBFloat16: return Element::kBFloat16;
+    case at::kHalf: return Element::kFloat16;
+    default: TORCH_CHECK_VALUE(false, "peaks are not those of ", x.scalar_type());
+  }
+}
+
+Heatmap heatmap_of(const at::Tensor& x) {
+  const auto size = [&](int dim) { return static_cast<int>(x.size(dim)); };
+  return {
+      element_of(x), x.const_data_ptr(), size(0), size(1), size(2), size(3),
+      {x.stride(0), x.stride(1), x.stride(2), x.stride(3)}};
+}
+
+at::Tensor peaks(at::TensorList heatmaps, int64_t kernel) {
+  TORCH_CHECK_VALUE(!heatmaps.empty(), "there must be a heatmap");
+  TORCH_CHECK_VALUE(0 < kernel && kernel % 2 == 1, "kernel ", kernel, " must be odd");
+  const at::Tensor& first = heatmaps[0];
+  const int64_t cells = first.numel();
+  TORCH_CHECK_VALUE(
+      first.dim() == 4 && cells < 0x7fffff00, "too large a heatmap, or not [B, C, H, W]: ",
+      first.sizes());
+  for (const at::Tensor& heatmap : heatmaps) {
+    TORCH_CHECK_VALUE(
+        heatmap.sizes() == first.sizes() && heatmap.scalar_type() == first.scalar_type() &&
+            heatmap.device() == first.device(),
+        "the heatmaps must agree, not ", first.sizes(), " and ", heatmap.sizes());
+  }
+  const int64_t batch = first.size(0), count = static_cast<int64_t>(heatmaps.size());
+  const at::Tensor output = at::empty(
+      {count, batch, first.size(1) * first.size(2) * first.size(3)},
+      first.options().dtype(at::kFloat).memory_format(at::MemoryFormat::Contiguous));
+  if (cells == 0) return output;
+  const c10::cuda::CUDAGuard guard(first.device());
+  // No cell is further away than the longer side.
+  const int64_t reach = std::min(kernel / 2, std::max(first.size(2), first.size(3)));
+  for (int64_t i = 0; i < count; ++i) {
+    cuda::peaks(
+        heatmap_of(heatmaps[i]), static_cast<int>(reach), output.data_ptr<float>() + i * cells,
+        c10::cuda::getCurrentCUDAStream().stream());
+  }
+  return output;
+}
+
+TORCH_LIBRARY_IMPL(cpools_ext, CUDA, m) {
+  m.impl("peaks", TORCH_FN(peaks));
+}
+
+}  // namespace
+}  // namespace cpools
+
+#endif

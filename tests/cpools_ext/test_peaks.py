@@ -1,0 +1,128 @@
+"""Peaks: the operator in standard PyTorch, and its CUDA kernel, emulated and on a GPU."""
+
+import ctypes
+
+import pytest
+import torch
+from torch import Tensor
+
+from cpools_ext.peaks import peaks
+from tests.support.cpools_devices import DTYPES, random_values
+from tests.support.cuda_emulation import compile_emulated
+
+ENTRY = """
+extern "C" void peaks(
+    int element, const void* data, const int* sizes, const int64_t* strides, int reach,
+    float* output) {
+  const cpools::Heatmap heatmap{
+      static_cast<cpools::Element>(element), data, sizes[0], sizes[1], sizes[2], sizes[3],
+      {strides[0], strides[1], strides[2], strides[3]}};
+  cpools::cuda::peaks(heatmap, reach, output, nullptr);
+}
+"""
+
+SHAPES = [(2, 3, 9, 11), (1, 1, 1, 1), (1, 4, 2, 17), (2, 5, 13, 1)]
+LAYOUTS = {
+    "contiguous": Tensor.contiguous,
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "columns first": lambda x: x.mT.contiguous().mT,
+    "half of a map": lambda x: torch.stack((x, x + 1), 4)[..., 0],
+}
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    library = compile_emulated("peaks.cu", ENTRY, tmp_path_factory.mktemp("emulation"))
+    pointer = ctypes.c_void_p
+    library.peaks.argtypes = [ctypes.c_int, *[pointer] * 3, ctypes.c_int, pointer]
+    return library
+
+
+def by_definition(heatmap: Tensor, kernel: int) -> Tensor:
+    """Each cell compared with its window, one after the other: [B, C * H * W]."""
+    values, reach = heatmap.float(), kernel // 2
+    found = torch.full_like(values, -torch.inf).contiguous()
+    for image, label, y, x in torch.cartesian_prod(*map(torch.arange, heatmap.shape)).tolist():
+        rows, columns = (slice(max(at - reach, 0), at + reach + 1) for at in (y, x))
+        if (values[image, label, rows, columns] <= values[image, label, y, x]).all():
+            found[image, label, y, x] = values[image, label, y, x]
+    return found.flatten(1)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_peaks_by_definition(shape: tuple[int, ...], kernel: int) -> None:
+    heatmaps = [random_values(shape, torch.float32, seed) for seed in (0, 1)]
+    found = peaks(heatmaps, kernel)
+    assert torch.equal(found, torch.stack([by_definition(each, kernel) for each in heatmaps]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_emulated_kernel(emulated: ctypes.CDLL, dtype: torch.dtype) -> None:
+    cases = [(shape, "contiguous", 3) for shape in SHAPES]
+    cases += [(SHAPES[0], layout, kernel) for layout in LAYOUTS for kernel in (1, 3, 7, 99)]
+    for seed, (shape, layout, kernel) in enumerate(cases):
+        heatmap = LAYOUTS[layout](random_values(shape, dtype, seed))
+        output = torch.full((shape[0], heatmap[0].numel()), 77.0)
+        sizes, strides = (ctypes.c_int * 4)(*shape), (ctypes.c_int64 * 4)(*heatmap.stride())
+        element, data = DTYPES.index(dtype), heatmap.data_ptr()
+        emulated.peaks(element, data, sizes, strides, kernel // 2, output.data_ptr())
+        assert torch.equal(output, peaks([heatmap], kernel)[0]), (shape, layout, kernel)
+
+
+def test_layouts_and_dtypes_have_the_same_peaks() -> None:
+    heatmap = random_values(SHAPES[0], torch.float32, 0)
+    wanted = peaks([heatmap], 3)
+    for dtype in DTYPES:  # which all hold quarters
+        for arranged in LAYOUTS.values():
+            found = peaks([arranged(heatmap.to(dtype))], 3)
+            assert found.is_contiguous() and torch.equal(found, wanted)
+
+
+def test_shapes_without_values() -> None:
+    heatmap = random_values(SHAPES[0], torch.bfloat16, 0)
+    wanted, found = (peaks([each, each], 3) for each in (heatmap, heatmap.to("meta")))
+    assert (found.shape, found.dtype, found.stride()) == (
+        wanted.shape,
+        wanted.dtype,
+        wanted.stride(),
+    )
+
+
+def test_an_exported_program_has_standard_operators_only() -> None:
+    class Peaks(torch.nn.Module):
+        def forward(self, tl: Tensor, br: Tensor) -> Tensor:
+            return peaks([tl, br], 3)
+
+    maps = random_values(SHAPES[0], torch.float32, 0), random_values(SHAPES[0], torch.float32, 1)
+    program = torch.export.export(Peaks(), maps)
+    assert "cpools_ext" not in str(program.graph)
+    assert torch.equal(program.module()(*maps), peaks(maps, 3))
+
+
+@pytest.mark.parametrize(
+    "heatmaps, kernel, message",
+    [
+        ([torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 3)], 3, "must agree in shape"),
+        ([torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2).half()], 3, "must agree"),
+        ([torch.zeros(1, 2, 2)], 3, r"not torch.float32 \(1, 2, 2\)"),
+        ([torch.zeros(1, 1, 2, 2).int()], 3, "not torch.int32"),
+        ([torch.zeros(1, 1, 2, 2)], 2, "kernel 2 must be odd"),
+        ([torch.zeros(1, 1, 2, 2)], -1, "kernel -1 must be odd"),
+    ],
+)
+def test_what_is_refused(heatmaps: list[Tensor], kernel: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        peaks(heatmaps, kernel)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cuda(dtype: torch.dtype, layout: str) -> None:
+    for shape in (*SHAPES, (2, 80, 33, 40)):
+        maps = [LAYOUTS[layout](random_values(shape, dtype, seed)) for seed in (0, 1)]
+        there = [LAYOUTS[layout](each.cuda()) for each in maps]
+        for kernel in (1, 3, 7):
+            assert torch.equal(peaks(there, kernel).cpu(), peaks(maps, kernel)), (shape, kernel)
