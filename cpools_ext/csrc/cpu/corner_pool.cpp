@@ -108,7 +108,7 @@ void run_columns(Work* work, const Scan& scan, Part part, int64_t task) {
 
 void run(Task task, const Scan& scan, const void* input, void* output, uint8_t* record) {
   Work* work = choose(task, scan);
-  const bool in_lines = scan.inner == 1;
+  const bool in_lines = scan.inner == 1 && task != Task::kForwardAdd;  // which takes columns
   const int64_t grain = std::max<int64_t>(in_lines ? 32 : 1, kGrain / part_size(scan));
   at::parallel_for(0, scan.outer * chunks_of(scan), grain, [&](int64_t begin, int64_t end) {
     const Part part{input, output, record, scan.length, scan.inner, begin, end};
@@ -132,25 +132,24 @@ void backward(const Scan& scan, const void* grad, const uint8_t* record, void* g
 }
 
 void forward_sum(
-    const Scan& vertical, const void* vertical_input, uint8_t* vertical_record,
-    const Scan& horizontal, const void* horizontal_input, uint8_t* horizontal_record,
-    void* output) {
-  if (horizontal.inner > 1 || vertical.outer < at::get_num_threads()) {
-    run(Task::kForward, horizontal, horizontal_input, output, horizontal_record);
-    return run(Task::kForwardAdd, vertical, vertical_input, output, vertical_record);
+    const Corner& corner, const void* vertical, const void* horizontal, void* output) {
+  const Scan &down = corner.vertical, &along = corner.horizontal;
+  if (along.inner > 1 || down.outer < at::get_num_threads()) {
+    run(Task::kForward, along, horizontal, output, corner.horizontal_record);
+    return run(Task::kForwardAdd, down, vertical, output, corner.vertical_record);
   }
   // Plane by plane, so that the second scan finds the first one's maxima in the cache.
-  Work* first = choose(Task::kForward, horizontal);
-  Work* second = choose(Task::kForwardAdd, vertical);
-  const int64_t chunks = chunks_of(vertical), height = vertical.length;
-  const int64_t grain = std::max<int64_t>(1, kGrain / (height * vertical.inner));
-  at::parallel_for(0, vertical.outer, grain, [&](int64_t begin, int64_t end) {
+  Work* first = choose(Task::kForward, along);
+  Work* second = choose(Task::kForwardAdd, down);
+  const int64_t chunks = chunks_of(down), height = down.length;
+  const int64_t grain = std::max<int64_t>(1, kGrain / (height * down.inner));
+  at::parallel_for(0, down.outer, grain, [&](int64_t begin, int64_t end) {
     for (int64_t plane = begin; plane < end; ++plane) {
-      first({horizontal_input, output, horizontal_record, horizontal.length, 1,
-             plane * height, (plane + 1) * height});
-      const Part part{vertical_input, output, vertical_record, height, vertical.inner};
+      first({horizontal, output, corner.horizontal_record, along.length, 1, plane * height,
+             (plane + 1) * height});
+      const Part part{vertical, output, corner.vertical_record, height, down.inner};
       for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-        run_columns(second, vertical, part, plane * chunks + chunk);
+        run_columns(second, down, part, plane * chunks + chunk);
       }
     }
   });
