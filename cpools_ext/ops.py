@@ -111,7 +111,7 @@ def _corner_pool_fallback(x: Tensor, dim: int, reverse: bool) -> tuple[Tensor, T
     return maxima.contiguous(memory_format=layout), record.contiguous(memory_format=layout)
 
 
-def _corner_pool_backward_fallback(grad: Tensor, record: Tensor, dim: int, reverse: bool) -> Tensor:
+def backward_fallback(grad: Tensor, record: Tensor, dim: int, reverse: bool) -> Tensor:
     expected = empty_record(grad, dim, torch.contiguous_format).shape
     if record.dtype != torch.uint8 or record.shape != expected:
         raise ValueError(
@@ -149,7 +149,7 @@ def _corner_pool_autograd(
     return result, None, None
 
 
-def _double_backward(ctx: Any, grad: Tensor) -> None:
+def double_backward(ctx: Any, *grads: Tensor | None) -> None:
     raise NotImplementedError("corner pooling has no second derivative (double backward)")
 
 
@@ -182,13 +182,13 @@ def _corner_pool_backward_vmap(
 
 
 library.impl("corner_pool", _corner_pool_fallback, "CompositeExplicitAutograd")
-library.impl("corner_pool_backward", _corner_pool_backward_fallback, "CompositeExplicitAutograd")
+library.impl("corner_pool_backward", backward_fallback, "CompositeExplicitAutograd")
 register_fake("cpools_ext::corner_pool", _corner_pool_fake, lib=library)
 register_fake("cpools_ext::corner_pool_backward", _corner_pool_backward_fake, lib=library)
 register_autograd(
     "cpools_ext::corner_pool", _corner_pool_autograd, setup_context=_setup_context, lib=library
 )
-register_autograd("cpools_ext::corner_pool_backward", _double_backward, lib=library)
+register_autograd("cpools_ext::corner_pool_backward", double_backward, lib=library)
 register_vmap("cpools_ext::corner_pool", _corner_pool_vmap, lib=library)
 register_vmap("cpools_ext::corner_pool_backward", _corner_pool_backward_vmap, lib=library)
 native.load()

@@ -48,21 +48,23 @@ def corner_pool_backward(grad: Tensor, record: Tensor, dim: int, reverse: bool) 
         dim, reverse: dimension and direction of the scan in the forward pass.
 
     Returns:
-        The gradient with respect to the input, like ``grad``; sums of half types are taken in
-        float32. On a GPU the order in which they are added may differ from call to call, unless
-        :func:`torch.use_deterministic_algorithms` is on; the native operator has a fixed order.
+        The gradient with respect to the input, like ``grad``. A maximum's gradients are added from
+        the scan's end to its start, those of half types in float32. On a GPU their order may differ
+        from call to call, unless :func:`torch.use_deterministic_algorithms` is on; the native
+        operator's order is always the same.
     """
     if grad.numel() == 0:
         return grad.clone()
     starts = unpack_bits(record, dim, grad.size(dim))
     if reverse:
-        grad, starts = grad.flip(dim), starts.flip(dim)
+        starts = starts.flip(dim)
     shape = [1] * grad.dim()
     shape[dim] = -1
     positions = torch.arange(grad.size(dim), device=grad.device).view(shape)
     start = torch.where(starts, positions, 0).cummax(dim).values
     wide = grad if grad.dtype == torch.float64 else grad.float()
-    result = torch.zeros_like(wide).scatter_add_(dim, start, wide).to(grad.dtype)
+    against = wide if reverse else wide.flip(dim)
+    result = torch.zeros_like(wide).scatter_add_(dim, start.flip(dim), against).to(grad.dtype)
     return result.flip(dim) if reverse else result
 
 

@@ -7,13 +7,26 @@ from torch import Tensor
 from torch.library import register_autograd, register_fake, register_vmap
 
 from cpools_ext import native, portable, reference
-from cpools_ext.ops import check_map, empty_like, empty_record, layout_of, library, to_front
+from cpools_ext.ops import (
+    backward_fallback,
+    check_map,
+    double_backward,
+    empty_like,
+    empty_record,
+    layout_of,
+    library,
+    to_front,
+)
 
 # True: both scans run from the last position to the first.
 CORNERS: dict[str, bool] = {"top_left": True, "bottom_right": False}
 
 library.define(
     "corner_pool_sum(Tensor vertical, Tensor horizontal, bool reverse) -> (Tensor, Tensor, Tensor)"
+)
+library.define(
+    "corner_pool_sum_backward(Tensor grad, Tensor vertical_record, Tensor horizontal_record, "
+    "bool reverse) -> (Tensor, Tensor)"
 )
 
 
@@ -66,10 +79,24 @@ def _fallback(vertical: Tensor, horizontal: Tensor, reverse: bool) -> tuple[Tens
     return tuple(result.contiguous(memory_format=layout) for result in results)  # type: ignore[return-value]
 
 
+def _backward_fallback(
+    grad: Tensor, vertical_record: Tensor, horizontal_record: Tensor, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    down = backward_fallback(grad, vertical_record, -2, reverse)
+    return down, backward_fallback(grad, horizontal_record, -1, reverse)
+
+
 def _fake(vertical: Tensor, horizontal: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
     layout = layout_of(vertical)
     down_record = empty_record(vertical, -2, layout)
     return empty_like(vertical, layout), down_record, empty_record(vertical, -1, layout)
+
+
+def _backward_fake(
+    grad: Tensor, vertical_record: Tensor, horizontal_record: Tensor, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    layout = layout_of(grad)
+    return empty_like(grad, layout), empty_like(grad, layout)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -81,11 +108,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _autograd(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, Tensor | None, None]:
     if grad is None:
         return None, None, None
-    down_record, along_record = ctx.saved_tensors
-    backward = torch.ops.cpools_ext.corner_pool_backward
-    down = backward(grad, down_record, -2, ctx.reverse) if ctx.needs_input_grad[0] else None
-    along = backward(grad, along_record, -1, ctx.reverse) if ctx.needs_input_grad[1] else None
-    return down, along, None
+    records = ctx.saved_tensors
+    return *torch.ops.cpools_ext.corner_pool_sum_backward(grad, *records, ctx.reverse), None
 
 
 def _vmap(
@@ -100,9 +124,28 @@ def _vmap(
     return torch.ops.cpools_ext.corner_pool_sum(vertical, horizontal, reverse), (0, 0, 0)
 
 
+def _backward_vmap(
+    info: Any,
+    in_dims: tuple[int | None, ...],
+    grad: Tensor,
+    vertical_record: Tensor,
+    horizontal_record: Tensor,
+    reverse: bool,
+) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+    tensors = (grad, vertical_record, horizontal_record)
+    grad, down, along = (
+        to_front(each, dim, info.batch_size) for each, dim in zip(tensors, in_dims[:3], strict=True)
+    )
+    return torch.ops.cpools_ext.corner_pool_sum_backward(grad, down, along, reverse), (0, 0)
+
+
 library.impl("corner_pool_sum", _fallback, "CompositeExplicitAutograd")
+library.impl("corner_pool_sum_backward", _backward_fallback, "CompositeExplicitAutograd")
 register_fake("cpools_ext::corner_pool_sum", _fake, lib=library)
+register_fake("cpools_ext::corner_pool_sum_backward", _backward_fake, lib=library)
 register_autograd(
     "cpools_ext::corner_pool_sum", _autograd, setup_context=_setup_context, lib=library
 )
+register_autograd("cpools_ext::corner_pool_sum_backward", double_backward, lib=library)
 register_vmap("cpools_ext::corner_pool_sum", _vmap, lib=library)
+register_vmap("cpools_ext::corner_pool_sum_backward", _backward_vmap, lib=library)

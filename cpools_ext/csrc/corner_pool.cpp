@@ -92,8 +92,7 @@ void forward(
   if (input.is_cuda()) {
     const c10::cuda::CUDAGuard guard(input.device());
     return cuda::forward(
-        scan, input.const_data_ptr(), output.data_ptr(), bytes_of(record), nullptr,
-        current_stream());
+        scan, input.const_data_ptr(), output.data_ptr(), bytes_of(record), current_stream());
   }
 #endif
   cpu::forward(scan, input.const_data_ptr(), output.data_ptr(), bytes_of(record));
@@ -113,31 +112,45 @@ void backward(
   cpu::backward(scan, grad.const_data_ptr(), bytes_of(record), output.data_ptr());
 }
 
-// The sum of a scan down the columns and one along the rows.
+// The scans of a corner over maps like `x`, and the records that they write or read.
+Corner corner_of(
+    const at::Tensor& x, const at::Tensor& vertical_record, const at::Tensor& horizontal_record,
+    bool reverse, at::MemoryFormat layout) {
+  return {scan_of(x, x.dim() - 2, reverse, layout), scan_of(x, x.dim() - 1, reverse, layout),
+          bytes_of(vertical_record), bytes_of(horizontal_record)};
+}
+
 void forward_sum(
-    const Scan& vertical, const at::Tensor& vertical_input, const at::Tensor& vertical_record,
-    const Scan& horizontal, const at::Tensor& horizontal_input,
-    const at::Tensor& horizontal_record, at::Tensor& output) {
+    const Corner& corner, const at::Tensor& vertical, const at::Tensor& horizontal,
+    at::Tensor& output) {
   if (output.numel() == 0) return;
-  if (vertical.inner == 1) {  // rows of one element: columns are contiguous, as lines are
-    forward(horizontal, horizontal_input, output, horizontal_record);
-    const at::Tensor maxima = at::empty_like(output);
-    forward(vertical, vertical_input, maxima, vertical_record);
-    output.add_(maxima);
-    return;
-  }
 #ifdef CPOOLS_CUDA
   if (output.is_cuda()) {
-    forward(horizontal, horizontal_input, output, horizontal_record);
     const c10::cuda::CUDAGuard guard(output.device());
-    return cuda::forward(
-        vertical, vertical_input.const_data_ptr(), output.data_ptr(), bytes_of(vertical_record),
-        output.const_data_ptr(), current_stream());
+    return cuda::forward_sum(
+        corner, vertical.const_data_ptr(), horizontal.const_data_ptr(), output.data_ptr(),
+        current_stream());
   }
 #endif
   cpu::forward_sum(
-      vertical, vertical_input.const_data_ptr(), bytes_of(vertical_record), horizontal,
-      horizontal_input.const_data_ptr(), bytes_of(horizontal_record), output.data_ptr());
+      corner, vertical.const_data_ptr(), horizontal.const_data_ptr(), output.data_ptr());
+}
+
+void backward_sum(
+    const Corner& corner, const at::Tensor& grad, const at::Tensor& vertical_grad,
+    const at::Tensor& horizontal_grad) {
+  if (grad.numel() == 0) return;
+#ifdef CPOOLS_CUDA
+  if (grad.is_cuda()) {
+    const c10::cuda::CUDAGuard guard(grad.device());
+    return cuda::backward_sum(
+        corner, grad.const_data_ptr(), vertical_grad.data_ptr(), horizontal_grad.data_ptr(),
+        current_stream());
+  }
+#endif
+  const void* from = grad.const_data_ptr();
+  cpu::backward(corner.vertical, from, corner.vertical_record, vertical_grad.data_ptr());
+  cpu::backward(corner.horizontal, from, corner.horizontal_record, horizontal_grad.data_ptr());
 }
 
 int64_t wrapped(int64_t dim, const at::Tensor& x) {
@@ -167,13 +180,17 @@ std::tuple<at::Tensor, at::Tensor> corner_pool(const at::Tensor& x, int64_t dim,
   return {output, record};
 }
 
-at::Tensor corner_pool_backward(
-    const at::Tensor& grad, const at::Tensor& record, int64_t dim, bool reverse) {
-  dim = wrapped(dim, grad);
+void check_record(const at::Tensor& record, const at::Tensor& grad, int64_t dim) {
   TORCH_CHECK_VALUE(
       record.scalar_type() == at::kByte && record.sizes() == record_sizes(grad, dim) &&
           record.device() == grad.device(),
       "the record does not belong to a corner pooling along dim ", dim, " of ", grad.sizes());
+}
+
+at::Tensor corner_pool_backward(
+    const at::Tensor& grad, const at::Tensor& record, int64_t dim, bool reverse) {
+  dim = wrapped(dim, grad);
+  check_record(record, grad, dim);
   const at::MemoryFormat layout = layout_of(grad);
   const at::Tensor input = grad.contiguous(layout), output = make_output(grad, layout);
   backward(scan_of(input, dim, reverse, layout), input, record.contiguous(layout), output);
@@ -194,10 +211,25 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> corner_pool_sum(
   at::Tensor output = make_output(vertical, layout);
   const at::Tensor down_record = make_record(down, rows, layout);
   const at::Tensor along_record = make_record(along, columns, layout);
-  forward_sum(
-      scan_of(down, rows, reverse, layout), down, down_record,
-      scan_of(along, columns, reverse, layout), along, along_record, output);
+  const Corner corner = corner_of(down, down_record, along_record, reverse, layout);
+  forward_sum(corner, down, along, output);
   return {output, down_record, along_record};
+}
+
+std::tuple<at::Tensor, at::Tensor> corner_pool_sum_backward(
+    const at::Tensor& grad, const at::Tensor& vertical_record,
+    const at::Tensor& horizontal_record, bool reverse) {
+  TORCH_CHECK_VALUE(grad.dim() >= 2, "corner pooling takes [..., H, W], not ", grad.sizes());
+  check_record(vertical_record, grad, grad.dim() - 2);
+  check_record(horizontal_record, grad, grad.dim() - 1);
+  const at::MemoryFormat layout = layout_of(grad);
+  const at::Tensor input = grad.contiguous(layout);
+  const at::Tensor down_record = vertical_record.contiguous(layout);
+  const at::Tensor along_record = horizontal_record.contiguous(layout);
+  const at::Tensor down = make_output(grad, layout), along = make_output(grad, layout);
+  const Corner corner = corner_of(input, down_record, along_record, reverse, layout);
+  backward_sum(corner, input, down, along);
+  return {down, along};
 }
 
 // native.py searches the file for this text before it loads it.
@@ -225,6 +257,7 @@ TORCH_LIBRARY_IMPL(cpools_ext, CPU, m) {
   m.impl("corner_pool", TORCH_FN(corner_pool));
   m.impl("corner_pool_backward", TORCH_FN(corner_pool_backward));
   m.impl("corner_pool_sum", TORCH_FN(corner_pool_sum));
+  m.impl("corner_pool_sum_backward", TORCH_FN(corner_pool_sum_backward));
 }
 
 #ifdef CPOOLS_CUDA
@@ -232,6 +265,7 @@ TORCH_LIBRARY_IMPL(cpools_ext, CUDA, m) {
   m.impl("corner_pool", TORCH_FN(corner_pool));
   m.impl("corner_pool_backward", TORCH_FN(corner_pool_backward));
   m.impl("corner_pool_sum", TORCH_FN(corner_pool_sum));
+  m.impl("corner_pool_sum_backward", TORCH_FN(corner_pool_sum_backward));
 }
 #endif
 

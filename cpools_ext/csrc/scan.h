@@ -19,29 +19,37 @@ struct Scan {
   int64_t record_length() const { return (length + 7) / 8; }
 };
 
+// The two scans of a corner, over the same planes: down the columns and along the rows. A forward
+// pass writes the records, a backward pass reads them.
+struct Corner {
+  Scan vertical, horizontal;
+  uint8_t *vertical_record, *horizontal_record;
+};
+
 namespace cpu {
 // Instruction set of the kernels that this processor runs: "AVX2", or "baseline", for any processor
 // of the family.
 const char* instruction_set();
 void forward(const Scan& scan, const void* input, void* output, uint8_t* record);
 void backward(const Scan& scan, const void* grad, const uint8_t* record, void* grad_input);
-// The sum of two scans, down the columns and along the rows of the same planes; the inner size of
-// the vertical one is above 1.
+// The sum of both scans.
 void forward_sum(
-    const Scan& vertical, const void* vertical_input, uint8_t* vertical_record,
-    const Scan& horizontal, const void* horizontal_input, uint8_t* horizontal_record,
-    void* output);
+    const Corner& corner, const void* vertical, const void* horizontal, void* output);
 }  // namespace cpu
 
 namespace cuda {
 std::string architectures();  // GPU architectures that the kernels are compiled for
-// These run on `stream`, a cudaStream_t of the current device. `addend` is added to the maxima of a
-// scan whose inner size is above 1; it may be null, or `output` itself.
-void forward(
-    const Scan& scan, const void* input, void* output, uint8_t* record, const void* addend,
-    void* stream);
+// These run on `stream`, a cudaStream_t of the current device.
+void forward(const Scan& scan, const void* input, void* output, uint8_t* record, void* stream);
 void backward(
     const Scan& scan, const void* grad, const uint8_t* record, void* grad_input, void* stream);
+// The sum of both scans, and its gradients.
+void forward_sum(
+    const Corner& corner, const void* vertical, const void* horizontal, void* output,
+    void* stream);
+void backward_sum(
+    const Corner& corner, const void* grad, void* vertical_grad, void* horizontal_grad,
+    void* stream);
 }  // namespace cuda
 
 }  // namespace cpools

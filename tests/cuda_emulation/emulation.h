@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 using cudaStream_t = void*;
@@ -55,6 +56,8 @@ struct Warp {
 };
 inline thread_local Warp* warp;
 inline thread_local int lane_number;
+inline thread_local std::barrier<>* block_meeting;
+inline void __syncthreads() { block_meeting->arrive_and_wait(); }
 namespace cpools::cuda {
 inline double shared[48 * 1024 / sizeof(double)];  // blocks run one after another
 }
@@ -95,6 +98,7 @@ inline void run_blocks(unsigned blocks, unsigned threads, const std::function<vo
   for (unsigned block = 0; block < blocks; ++block) {
     std::vector<std::unique_ptr<Warp>> warps(threads / 32);
     for (auto& each : warps) each = std::make_unique<Warp>();
+    std::barrier<> meeting(threads);
     std::vector<std::thread> team;
     for (unsigned thread = 0; thread < threads; ++thread) {
       team.emplace_back([&, thread] {
@@ -102,18 +106,23 @@ inline void run_blocks(unsigned blocks, unsigned threads, const std::function<vo
         blockIdx.x = block;
         blockDim.x = threads;
         warp = warps[thread / 32].get();
+        block_meeting = &meeting;
         lane_number = static_cast<int>(thread % 32);
         kernel();
         warp->meeting.arrive_and_drop();
+        meeting.arrive_and_drop();
       });
     }
     for (auto& thread : team) thread.join();
   }
 }
 
+inline int launch_count = 0;
+
 // Takes the place of kernel<<<blocks, threads, shared, stream>>>(arguments...).
 template <typename Kernel>
 auto emulate(Kernel kernel, unsigned blocks, unsigned threads, int64_t bytes, cudaStream_t) {
   TORCH_CHECK(bytes <= static_cast<int64_t>(sizeof(cpools::cuda::shared)), "too much shared memory");
+  ++launch_count;
   return [=](auto... arguments) { run_blocks(blocks, threads, [=] { kernel(arguments...); }); };
 }

@@ -21,14 +21,10 @@ CPOOLS_INLINE void column_strip(
   const int rows = block.length - row < 8 ? static_cast<int>(block.length - row) : 8;
   const int first = kDescending ? rows - 1 : 0;
   const int64_t column = block.begin + slot * L::kCount;
-  const int64_t slots = (block.end - block.begin + L::kCount - 1) / L::kCount;
   const int64_t step = kDescending ? -block.inner : block.inner;
-  const int64_t scratch_step = kDescending ? -slots : slots;
   const typename L::Stored* const input = block.input;
   typename L::Stored* const output = block.output;
-  typename L::Vector* const scratch = block.scratch;
   int64_t offset = (row + first) * block.inner + column;
-  int64_t scratch_offset = (row + first) * slots + slot;
   uint8_t* record = block.record + row / 8 * block.inner + column;
   const int bytes = kPartial ? lanes : L::kCount;
 
@@ -46,30 +42,21 @@ CPOOLS_INLINE void column_strip(
   }
   constexpr size_t kBytes = kVectors > 1 ? kVectors * sizeof(typename L::Raw) : 0;
   for (int k = 0; k < rows; ++k) {
-    if (!Pass::kFromScratch) prefetch<false>(input + offset + 8 * step, kBytes);  // the next rows
-    if (!Pass::kToScratch) prefetch<true>(output + offset + 8 * step, kBytes);
+    prefetch<false>(input + offset + 8 * step, kBytes);  // the next rows
+    prefetch<true>(output + offset + 8 * step, kBytes);
 #pragma GCC unroll 4
     for (int i = 0; i < kVectors; ++i) {
       typename L::Vector in, out;
-      if (Pass::kFromScratch) {
-        in = scratch[scratch_offset + i];
-      } else {
-        load<L, kPartial>(input + offset + i * L::kCount, lanes, in);
-      }
+      load<L, kPartial>(input + offset + i * L::kCount, lanes, in);
       state[i].step(in, mark, bits[i], out);
-      if (Pass::kToScratch) {
-        scratch[scratch_offset + i] = out;
-      } else {
-        if (Pass::kAddsToOutput) {
-          typename L::Vector addend;
-          load<L, kPartial>(output + offset + i * L::kCount, lanes, addend);
-          out += addend;
-        }
-        store<L, kPartial, Pass::kExact>(output + offset + i * L::kCount, lanes, out);
+      if (Pass::kAddsToOutput) {
+        typename L::Vector addend;
+        load<L, kPartial>(output + offset + i * L::kCount, lanes, addend);
+        out += addend;
       }
+      store<L, kPartial, Pass::kExact>(output + offset + i * L::kCount, lanes, out);
     }
     offset += step;
-    scratch_offset += scratch_step;
     mark = kDescending ? mark >> 1 : mark << 1;
   }
 #pragma GCC unroll 4

@@ -5,7 +5,6 @@
 #endif
 
 #include <ATen/Parallel.h>
-#include <c10/core/CPUAllocator.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -28,7 +27,6 @@ struct Part {
   const void* input;
   void* output;
   uint8_t* record;
-  void* scratch;  // backward: as many bytes as `scratch_bytes` says, aligned to 64
   int64_t length, inner, begin, end;
 };
 
@@ -96,15 +94,6 @@ int64_t chunks_of(const Scan& scan) { return (scan.inner + kColumns - 1) / kColu
 // Number of elements in one task of `run`.
 int64_t part_size(const Scan& scan) { return scan.length * std::min(kColumns, scan.inner); }
 
-// Size of the buffer of a backward pass over `lines` lines, or over a part's columns: a vector of
-// at most 32 bytes for each position of up to four groups of lines, or for each eight float32
-// columns of a row.
-int64_t scratch_bytes(const Scan& scan, int64_t lines) {
-  const bool wide = scan.element == Element::kFloat64;
-  const int64_t columns = (std::min(kColumns, scan.inner) + 7) / 8 * (wide ? 2 : 1);
-  return 32 * scan.length * (scan.inner == 1 ? std::min<int64_t>(4, lines) : columns);
-}
-
 // Runs `work` on chunk `task % chunks_of(scan)` of the columns of plane `task / chunks_of(scan)`.
 void run_columns(Work* work, const Scan& scan, Part part, int64_t task) {
   const int64_t plane = task / chunks_of(scan);
@@ -119,12 +108,10 @@ void run_columns(Work* work, const Scan& scan, Part part, int64_t task) {
 
 void run(Task task, const Scan& scan, const void* input, void* output, uint8_t* record) {
   Work* work = choose(task, scan);
-  const bool in_lines = scan.inner == 1;
+  const bool in_lines = scan.inner == 1 && task != Task::kForwardAdd;  // which takes columns
   const int64_t grain = std::max<int64_t>(in_lines ? 32 : 1, kGrain / part_size(scan));
   at::parallel_for(0, scan.outer * chunks_of(scan), grain, [&](int64_t begin, int64_t end) {
-    const c10::DataPtr scratch = c10::GetCPUAllocator()->allocate(
-        task == Task::kBackward ? scratch_bytes(scan, end - begin) : 0);
-    const Part part{input, output, record, scratch.get(), scan.length, scan.inner, begin, end};
+    const Part part{input, output, record, scan.length, scan.inner, begin, end};
     if (in_lines) return work(part);
     for (int64_t i = begin; i < end; ++i) {  // memory is read in one direction
       run_columns(work, scan, part, scan.reverse ? begin + end - 1 - i : i);
@@ -145,25 +132,24 @@ void backward(const Scan& scan, const void* grad, const uint8_t* record, void* g
 }
 
 void forward_sum(
-    const Scan& vertical, const void* vertical_input, uint8_t* vertical_record,
-    const Scan& horizontal, const void* horizontal_input, uint8_t* horizontal_record,
-    void* output) {
-  if (horizontal.inner > 1 || vertical.outer < at::get_num_threads()) {
-    run(Task::kForward, horizontal, horizontal_input, output, horizontal_record);
-    return run(Task::kForwardAdd, vertical, vertical_input, output, vertical_record);
+    const Corner& corner, const void* vertical, const void* horizontal, void* output) {
+  const Scan &down = corner.vertical, &along = corner.horizontal;
+  if (along.inner > 1 || down.outer < at::get_num_threads()) {
+    run(Task::kForward, along, horizontal, output, corner.horizontal_record);
+    return run(Task::kForwardAdd, down, vertical, output, corner.vertical_record);
   }
   // Plane by plane, so that the second scan finds the first one's maxima in the cache.
-  Work* first = choose(Task::kForward, horizontal);
-  Work* second = choose(Task::kForwardAdd, vertical);
-  const int64_t chunks = chunks_of(vertical), height = vertical.length;
-  const int64_t grain = std::max<int64_t>(1, kGrain / (height * vertical.inner));
-  at::parallel_for(0, vertical.outer, grain, [&](int64_t begin, int64_t end) {
+  Work* first = choose(Task::kForward, along);
+  Work* second = choose(Task::kForwardAdd, down);
+  const int64_t chunks = chunks_of(down), height = down.length;
+  const int64_t grain = std::max<int64_t>(1, kGrain / (height * down.inner));
+  at::parallel_for(0, down.outer, grain, [&](int64_t begin, int64_t end) {
     for (int64_t plane = begin; plane < end; ++plane) {
-      first({horizontal_input, output, horizontal_record, nullptr, horizontal.length, 1,
-             plane * height, (plane + 1) * height});
-      const Part part{vertical_input, output, vertical_record, nullptr, height, vertical.inner};
+      first({horizontal, output, corner.horizontal_record, along.length, 1, plane * height,
+             (plane + 1) * height});
+      const Part part{vertical, output, corner.vertical_record, height, down.inner};
       for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-        run_columns(second, vertical, part, plane * chunks + chunk);
+        run_columns(second, down, part, plane * chunks + chunk);
       }
     }
   });

@@ -29,13 +29,9 @@ CPOOLS_TARGET void forward_add(const Part& part) {
 template <class L, bool kReverse>
 CPOOLS_TARGET void backward(const Part& part) {
   const Block<L> block(part);
-  if (block.inner > 1) {
-    walk_columns<Sum<L>, kReverse>(block);
-    return walk_columns<Settle<L>, !kReverse>(block);
-  }
+  if (block.inner > 1) return walk_columns<Backward<L>, !kReverse>(block);
   for (int64_t line = block.begin; line < block.end; line += kGroups * L::kCount) {
-    walk_lines<Sum<L>, kReverse>(block, line);
-    walk_lines<Settle<L>, !kReverse>(block, line);
+    walk_lines<L, !kReverse>(block, line);
   }
 }
 

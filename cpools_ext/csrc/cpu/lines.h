@@ -1,15 +1,13 @@
-// The backward passes over lines: the positions of a scan are neighbours in memory.
+// The backward pass over lines: the positions of a scan are neighbours in memory.
 
 namespace cpools::cpu::CPOOLS_ISA {
 
 // Neighbouring lines, one a lane. Lanes past the block's end repeat its last line, and write the
 // same values again.
-template <class Pass>
+template <class L>
 struct LineGroup {
-  using L = typename Pass::L;
   int64_t offsets[L::kCount], record_offsets[L::kCount];
-  typename L::Vector* scratch = nullptr;
-  Pass state;
+  Backward<L> state;
   typename L::Bits bits;
 
   CPOOLS_INLINE void place(const Block<L>& block, int64_t line) {
@@ -23,32 +21,23 @@ struct LineGroup {
 
 // kCount lines by kCount positions, with kPartial by `count` positions. A line is a vector in memory
 // and a lane in the scan, so the tile is transposed when it is loaded and before it is stored.
-template <class Pass, bool kDescending, bool kPartial>
+template <class L, bool kDescending, bool kPartial>
 CPOOLS_INLINE void line_tile(
-    const Block<typename Pass::L>& block, LineGroup<Pass>& group, int64_t position, int count) {
-  using L = typename Pass::L;
-  static_assert(!Pass::kWritesRecord && !Pass::kAddsToOutput, "for the backward passes only");
+    const Block<L>& block, LineGroup<L>& group, int64_t position, int count) {
   const typename L::Stored* input = block.input + position;
   typename L::Stored* output = block.output + position;
-  typename L::Vector* const scratch = group.scratch;
   const int steps = kPartial ? count : L::kCount;
-  Pass state = group.state;
+  Backward<L> state = group.state;
   typename L::Bits bits = group.bits >> position % 32;
   typename L::Vector tile[L::kCount];
   constexpr int kAhead = kDescending ? -64 : 64, kBytes = kPartial ? 0 : 64;
 #pragma GCC unroll 8
   for (int i = 0; i < L::kCount; ++i) {
-    if (!Pass::kFromScratch) prefetch<false>(input + group.offsets[i] + kAhead, kBytes);
-    if (!Pass::kToScratch) prefetch<true>(output + group.offsets[i] + kAhead, kBytes);
-    if (!Pass::kFromScratch) {
-      load<L, kPartial>(input + group.offsets[i], count, tile[i]);
-    } else if (!kPartial || i < count) {
-      tile[i] = scratch[position + i];
-    } else {
-      tile[i] = typename L::Vector{};
-    }
+    prefetch<false>(input + group.offsets[i] + kAhead, kBytes);
+    prefetch<true>(output + group.offsets[i] + kAhead, kBytes);
+    load<L, kPartial>(input + group.offsets[i], count, tile[i]);
   }
-  if (!Pass::kFromScratch) transpose(tile);
+  transpose(tile);
 #pragma GCC unroll 8
   for (int k = 0; k < steps; ++k) {
     const int at = kDescending ? steps - 1 - k : k;
@@ -58,33 +47,23 @@ CPOOLS_INLINE void line_tile(
     tile[at] = out;
   }
   group.state = state;
-  if (!Pass::kToScratch) transpose(tile);
+  transpose(tile);
 #pragma GCC unroll 8
   for (int i = 0; i < L::kCount; ++i) {
-    if (!Pass::kToScratch) {
-      store<L, kPartial, Pass::kExact>(output + group.offsets[i], count, tile[i]);
-    } else if (!kPartial || i < count) {
-      scratch[position + i] = tile[i];
-    }
+    store<L, kPartial, Backward<L>::kExact>(output + group.offsets[i], count, tile[i]);
   }
 }
 
 constexpr int kGroups = 4;  // scanned together, so that the processor does not wait for one's sums
 
 // kGroups groups of lines from `line` on, in words of 32 positions with four bytes of the record.
-template <class Pass, bool kDescending>
-CPOOLS_INLINE void walk_lines(const Block<typename Pass::L>& block, int64_t line) {
-  using L = typename Pass::L;
+template <class L, bool kDescending>
+CPOOLS_INLINE void walk_lines(const Block<L>& block, int64_t line) {
   const int64_t bytes = (block.length + 7) / 8, words = (block.length + 31) / 32;
-  LineGroup<Pass> groups[kGroups];
+  LineGroup<L> groups[kGroups];
   const int64_t needed = (block.end - line + L::kCount - 1) / L::kCount;
   const int active = needed < kGroups ? static_cast<int>(needed) : kGroups;
-  for (int g = 0; g < active; ++g) {
-    groups[g].place(block, line + g * L::kCount);
-    if (Pass::kFromScratch || Pass::kToScratch) {
-      groups[g].scratch = block.scratch + g * block.length;
-    }
-  }
+  for (int g = 0; g < active; ++g) groups[g].place(block, line + g * L::kCount);
   for (int64_t step = 0; step < words; ++step) {
     const int64_t word = kDescending ? words - 1 - step : step;
     const int64_t from = 32 * word;
@@ -94,18 +73,18 @@ CPOOLS_INLINE void walk_lines(const Block<typename Pass::L>& block, int64_t line
     const int word_bytes = bytes - 4 * word < 4 ? static_cast<int>(bytes - 4 * word) : 4;
     const uint8_t* const record = block.record + 4 * word;
     for (int g = 0; g < active; ++g) {
-      LineGroup<Pass>& group = groups[g];
+      LineGroup<L>& group = groups[g];
       load_words<L>(record, group.record_offsets, word_bytes, group.bits);
-      if (kDescending && rest > 0) line_tile<Pass, kDescending, true>(block, group, whole, rest);
+      if (kDescending && rest > 0) line_tile<L, kDescending, true>(block, group, whole, rest);
     }
     for (int64_t k = from; k < whole; k += L::kCount) {
       const int64_t at = kDescending ? from + whole - L::kCount - k : k;
       for (int g = 0; g < active; ++g) {
-        line_tile<Pass, kDescending, false>(block, groups[g], at, L::kCount);
+        line_tile<L, kDescending, false>(block, groups[g], at, L::kCount);
       }
     }
     for (int g = 0; g < active && !kDescending && rest > 0; ++g) {
-      line_tile<Pass, kDescending, true>(block, groups[g], whole, rest);
+      line_tile<L, kDescending, true>(block, groups[g], whole, rest);
     }
   }
 }

@@ -1,10 +1,9 @@
-// The step of each pass at one position of the scan, with one line of the scan in each lane. Where
-// a maximum starts, `record` has the bit `mark`.
+// The step of each pass at one position, with one line of the scan in each lane. Where a maximum
+// starts, `record` has the bit `mark`.
 //
-// The forward pass keeps the running maximum. The backward pass goes over the lines twice, so that
-// gradients are added in scan order: `Sum` writes the running sum of each maximum's gradients to a
-// scratch buffer, and `Settle` runs from the scan's end to its start and moves each total, which is
-// the sum where the maximum ends, to the position where the maximum started.
+// The forward pass keeps the running maximum. A maximum takes the gradients from where it starts up to
+// where the next one does: the backward pass walks against the scan, adds them up, writes the sum
+// where a maximum starts, and begins at 0 again.
 
 namespace cpools::cpu::CPOOLS_ISA {
 
@@ -12,8 +11,7 @@ namespace cpools::cpu::CPOOLS_ISA {
 template <class Lanes, bool kAdd>
 struct Forward {
   using L = Lanes;
-  static constexpr bool kFromScratch = false, kToScratch = false, kWritesRecord = true;
-  static constexpr bool kAddsToOutput = kAdd, kExact = !kAdd;
+  static constexpr bool kWritesRecord = true, kAddsToOutput = kAdd, kExact = !kAdd;
   typename L::Vector running = typename L::Vector{} - __builtin_inff();
 
   CPOOLS_INLINE void step(
@@ -27,37 +25,19 @@ struct Forward {
 };
 
 template <class Lanes>
-struct Sum {
+struct Backward {
   using L = Lanes;
-  static constexpr bool kFromScratch = false, kToScratch = true, kWritesRecord = false;
-  static constexpr bool kAddsToOutput = false, kExact = true;
-  typename L::Vector running = {};
+  static constexpr bool kWritesRecord = false, kAddsToOutput = false, kExact = false;
+  typename L::Vector sum = {};
 
   CPOOLS_INLINE void step(
       const typename L::Vector& grad, const typename L::Bits& mark, typename L::Bits& record,
-      typename L::Vector& sum) {
-    const typename L::Mask starts = (record & mark) != 0;
-    running = starts ? grad : running + grad;
-    sum = running;
-  }
-};
-
-template <class Lanes>
-struct Settle {
-  using L = Lanes;
-  static constexpr bool kFromScratch = true, kToScratch = false, kWritesRecord = false;
-  static constexpr bool kAddsToOutput = false, kExact = false;
-  typename L::Vector total = {};
-  typename L::Mask ends = ~typename L::Mask{};
-
-  CPOOLS_INLINE void step(
-      const typename L::Vector& sum, const typename L::Bits& mark, typename L::Bits& record,
       typename L::Vector& grad_input) {
     const typename L::Vector zero = {};
     const typename L::Mask starts = (record & mark) != 0;
-    total = ends ? sum : total;
-    grad_input = starts ? total : zero;
-    ends = starts;
+    sum += grad;
+    grad_input = starts ? sum : zero;
+    sum = starts ? zero : sum;
   }
 };
 
@@ -67,14 +47,12 @@ struct Block {
   const typename L::Stored* input;
   typename L::Stored* output;
   uint8_t* record;
-  typename L::Vector* scratch;  // a vector for each kCount columns of a row, or kCount lines' position
   int64_t length, inner, begin, end;
 
   CPOOLS_INLINE explicit Block(const Part& part)
       : input(static_cast<const typename L::Stored*>(part.input)),
         output(static_cast<typename L::Stored*>(part.output)),
         record(part.record),
-        scratch(static_cast<typename L::Vector*>(part.scratch)),
         length(part.length),
         inner(part.inner),
         begin(part.begin),

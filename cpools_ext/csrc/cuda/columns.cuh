@@ -5,109 +5,166 @@
 
 namespace cpools::cuda {
 
+// Neighbouring columns of a thread, so that it loads 4 bytes; 8 of float64.
+template <typename T>
+constexpr int kColumns = sizeof(T) == 2 ? 2 : 1;
+
 // Rows that a thread loads before it uses the first, to keep the memory busy: 64 bytes.
 template <typename T>
-constexpr int kRows = sizeof(T) == 2 ? 32 : 16;
+constexpr int kRows = 64 / (sizeof(T) * kColumns<T>);
 
-struct Column {
-  int64_t element, byte;  // offsets of its first element and of its first byte of the record
+// The rows [first, first + count), at most kRows; `first` is a multiple of kRows.
+struct Rows {
+  int first, count;
 };
 
-__device__ inline Column column_of(int64_t line, int64_t length, int64_t inner) {
-  const int64_t plane = line / inner, column = line - plane * inner;
-  return {plane * length * inner + column, plane * ((length + 7) / 8) * inner + column};
+// All columns of all planes; after `move_to`, those of a thread.
+template <typename T>
+struct Columns {
+  const T* input;
+  T* output;
+  uint8_t* record;
+  int64_t count, inner;
+  int length;
+
+  __device__ void move_to(int64_t plane, int64_t column) {
+    input += plane * length * inner + column;
+    output += plane * length * inner + column;
+    record += plane * ((length + 7) / 8) * inner + column;
+  }
+
+  __device__ int steps() const { return (length + kRows<T> - 1) / kRows<T>; }
+
+  // Rows of a step of the walk, which begins with the last rows where kFromEnd.
+  template <bool kFromEnd>
+  __device__ Rows rows_of(int step) const {
+    const int first = (kFromEnd ? steps() - 1 - step : step) * kRows<T>;
+    return {first, length - first < kRows<T> ? length - first : kRows<T>};
+  }
+};
+
+// Loads `count` rows of kVector neighbours, at most kMost. Addresses move from row to row: those of
+// all rows at once would take most of a thread's registers.
+template <typename T, int kVector, int kMost>
+__device__ inline void load_rows(
+    const T* from, int64_t inner, int count, Word<T, kVector> (&rows)[kMost]) {
+#pragma unroll
+  for (int k = 0; k < kMost; ++k) {
+    if (k < count) {
+      rows[k] = *reinterpret_cast<const Word<T, kVector>*>(from);
+      from += inner;
+    }
+  }
 }
 
-// `addend` is added to the maxima; it may be null, or `output` itself.
-template <typename T, bool kReverse>
-__global__ void __launch_bounds__(kThreads, 5) forward_columns(
-    const T* input, T* output, uint8_t* record, const T* addend, int64_t lines, int64_t length,
-    int64_t inner) {
+// Scans rows of a thread's columns. With kAdd the maxima are added to the values in the output.
+// `opening`: the scan begins with these rows.
+template <typename T, bool kReverse, bool kAdd, int kVector>
+__device__ inline void forward_rows(
+    const Columns<T>& columns, Rows rows, bool opening, ValueOf<T> (&running)[kVector]) {
   using Value = ValueOf<T>;
-  const int64_t line = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (line >= lines) return;
-  const Column column = column_of(line, length, inner);
-  const int64_t batches = (length + kRows<T> - 1) / kRows<T>;
-  Value running = lowest<Value>();
-  for (int64_t step = 0; step < batches; ++step) {
-    const int64_t row = (kReverse ? batches - 1 - step : step) * kRows<T>;
-    const int rows = length - row < kRows<T> ? static_cast<int>(length - row) : kRows<T>;
-    const int64_t offset = column.element + row * inner;
-    T batch[kRows<T>];
+  const int64_t inner = columns.inner, offset = rows.first * inner;
+  Word<T, kVector> batch[kRows<T>], addends[kAdd ? kRows<T> : 1];
+  load_rows<T, kVector>(columns.input + offset, inner, rows.count, batch);
+  if constexpr (kAdd) load_rows<T, kVector>(columns.output + offset, inner, rows.count, addends);
+  T* output = columns.output + offset + (kReverse ? rows.count - 1 : 0) * inner;
+  uint32_t bits[kVector];
 #pragma unroll
-    for (int k = 0; k < kRows<T>; ++k) {
-      if (k < rows) batch[k] = input[offset + k * inner];
-    }
-    uint32_t bits = step > 0 ? 0 : 1u << (kReverse ? rows - 1 : 0);  // the first always starts one
+  for (int i = 0; i < kVector; ++i) {  // the first position always starts a maximum
+    bits[i] = opening ? 1u << (kReverse ? rows.count - 1 : 0) : 0;
+  }
 #pragma unroll
-    for (int k = 0; k < kRows<T>; ++k) {
-      const int at = kReverse ? kRows<T> - 1 - k : k;
-      if (at < rows) {
-        const Value x = widen(batch[at]);
-        const bool starts = x > running || x != x;
-        running = starts ? x : running;
-        bits |= static_cast<uint32_t>(starts) << at;
-        const int64_t place = offset + at * inner;
-        const Value sum = addend == nullptr ? running : running + widen(addend[place]);
-        output[place] = Narrow<T>::from(sum);
+  for (int k = 0; k < kRows<T>; ++k) {
+    const int at = kReverse ? kRows<T> - 1 - k : k;
+    if (at < rows.count) {
+      Vector<T, kVector> out;
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) {
+        const Value x = widen(element<T, kVector>(batch[at], i));
+        const bool starts = x > running[i] || x != x;
+        running[i] = starts ? x : running[i];
+        bits[i] |= static_cast<uint32_t>(starts) << at;
+        const Value addend = kAdd ? widen(element<T, kVector>(addends[kAdd ? at : 0], i)) : Value(0);
+        out.values[i] = Narrow<T>::from(kAdd ? running[i] + addend : running[i]);
       }
+      store(output, out);
+      output += kReverse ? -inner : inner;
     }
+  }
+  uint8_t* record = columns.record + rows.first / 8 * inner;
 #pragma unroll
-    for (int k = 0; k < kRows<T>; k += 8) {
-      if (k < rows) record[column.byte + (row + k) / 8 * inner] = static_cast<uint8_t>(bits >> k);
+  for (int k = 0; k < kRows<T>; k += 8) {
+    if (k < rows.count) {
+      Vector<uint8_t, kVector> bytes;
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) bytes.values[i] = static_cast<uint8_t>(bits[i] >> k);
+      store(record, bytes);
+      record += inner;
     }
   }
 }
 
 // A maximum takes the gradients from where it starts up to where the next one does: walking against
-// the scan, they are added up, written where a maximum starts, and the sum begins at 0 again. Each
-// thread takes kVector neighbouring columns, which divides `inner`.
+// the scan, they are added up, written where a maximum starts, and the sum begins at 0 again.
 template <typename T, bool kReverse, int kVector>
-__global__ void __launch_bounds__(kThreads, 5) backward_columns(
-    const T* grad, T* grad_input, const uint8_t* record, int64_t lines, int64_t length,
-    int64_t inner) {
+__device__ inline void backward_rows(
+    const Columns<T>& columns, Rows rows, ValueOf<T> (&sums)[kVector]) {
   using Value = ValueOf<T>;
-  constexpr int kLoaded = kRows<T> / kVector;
-  const int64_t line =
-      (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kVector;
-  if (line >= lines) return;
-  const Column column = column_of(line, length, inner);
-  const int64_t batches = (length + kLoaded - 1) / kLoaded;
-  Value sums[kVector] = {};
-  for (int64_t step = 0; step < batches; ++step) {
-    const int64_t row = (kReverse ? step : batches - 1 - step) * kLoaded;
-    const int rows = length - row < kLoaded ? static_cast<int>(length - row) : kLoaded;
-    const int64_t offset = column.element + row * inner;
-    Vector<T, kVector> batch[kLoaded];
-    Vector<uint8_t, kVector> starts[kLoaded / 8];
+  const int64_t inner = columns.inner, offset = rows.first * inner;
+  Word<T, kVector> batch[kRows<T>];
+  Word<uint8_t, kVector> starts[kRows<T> / 8];
+  load_rows<T, kVector>(columns.input + offset, inner, rows.count, batch);
+  load_rows<uint8_t, kVector>(
+      columns.record + rows.first / 8 * inner, inner, (rows.count + 7) / 8, starts);
+  T* grad_input = columns.output + offset + (kReverse ? 0 : rows.count - 1) * inner;
 #pragma unroll
-    for (int k = 0; k < kLoaded; ++k) {
-      if (k < rows) {
-        batch[k] = *reinterpret_cast<const Vector<T, kVector>*>(grad + offset + k * inner);
+  for (int k = 0; k < kRows<T>; ++k) {
+    const int at = kReverse ? k : kRows<T> - 1 - k;
+    if (at < rows.count) {
+      Vector<T, kVector> out;
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) {
+        const bool start = starts[at / 8] >> (8 * i + at % 8) & 1;
+        sums[i] += widen(element<T, kVector>(batch[at], i));
+        out.values[i] = Narrow<T>::from(start ? sums[i] : Value(0));
+        sums[i] = start ? Value(0) : sums[i];
       }
+      store(grad_input, out);
+      grad_input += kReverse ? inner : -inner;
     }
+  }
+}
+
+// The first of a thread's columns among all.
+template <int kVector>
+__device__ inline int64_t column_of_thread() {
+  return (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kVector;
+}
+
+// kVector divides `inner`.
+template <typename T, bool kReverse, bool kAdd, int kVector>
+__global__ void __launch_bounds__(kThreads, 5) forward_columns(Columns<T> columns) {
+  const int64_t number = column_of_thread<kVector>();
+  if (number >= columns.count) return;
+  columns.move_to(number / columns.inner, number % columns.inner);
+  ValueOf<T> running[kVector];
 #pragma unroll
-    for (int k = 0; k < kLoaded; k += 8) {
-      if (k < rows) {
-        starts[k / 8] = *reinterpret_cast<const Vector<uint8_t, kVector>*>(
-            record + column.byte + (row + k) / 8 * inner);
-      }
-    }
-#pragma unroll
-    for (int k = 0; k < kLoaded; ++k) {
-      const int at = kReverse ? k : kLoaded - 1 - k;
-      if (at < rows) {
-        Vector<T, kVector> out;
-#pragma unroll
-        for (int i = 0; i < kVector; ++i) {
-          const bool start = starts[at / 8].values[i] >> at % 8 & 1;
-          sums[i] += widen(batch[at].values[i]);
-          out.values[i] = Narrow<T>::from(start ? sums[i] : Value(0));
-          sums[i] = start ? Value(0) : sums[i];
-        }
-        *reinterpret_cast<Vector<T, kVector>*>(grad_input + offset + at * inner) = out;
-      }
-    }
+  for (int i = 0; i < kVector; ++i) running[i] = lowest<ValueOf<T>>();
+  for (int step = 0; step < columns.steps(); ++step) {
+    const Rows rows = columns.template rows_of<kReverse>(step);
+    forward_rows<T, kReverse, kAdd, kVector>(columns, rows, step == 0, running);
+  }
+}
+
+template <typename T, bool kReverse, int kVector>
+__global__ void __launch_bounds__(kThreads, 5) backward_columns(Columns<T> columns) {
+  const int64_t number = column_of_thread<kVector>();
+  if (number >= columns.count) return;
+  columns.move_to(number / columns.inner, number % columns.inner);
+  ValueOf<T> sums[kVector] = {};
+  for (int step = 0; step < columns.steps(); ++step) {
+    const Rows rows = columns.template rows_of<!kReverse>(step);
+    backward_rows<T, kReverse, kVector>(columns, rows, sums);
   }
 }
 

@@ -7,27 +7,42 @@
 
 namespace cpools::cuda {
 
-// `1 << shift` lanes, from 8 / kVector to 32, take a line, kVector neighbours each, in `chunks`
-// steps; kVector divides the length. Shifts take the place of divisions, which are slow on a GPU.
-template <typename T, bool kReverse, int kVector>
-__global__ void __launch_bounds__(kThreads) forward_lines(
-    const T* input, T* output, uint8_t* record, int64_t lines, int length, int chunks, int shift) {
+// Lines of `length` neighbours. `1 << shift` lanes, from 8 / kVector to 32, take a line, kVector
+// neighbours each, in `chunks` steps; kVector divides the length. Shifts take the place of
+// divisions, which are slow on a GPU.
+template <typename T>
+struct Lines {
+  const T* input;
+  T* output;
+  uint8_t* record;
+  int64_t count;
+  int length, chunks, shift;
+
+  __device__ void move_to(int64_t line) {
+    input += line * length;
+    output += line * length;
+    record += line * ((length + 7) >> 3);
+  }
+};
+
+// Scans a line; `line` may be past the last one, because every lane takes part in shuffles. With
+// kAdd the maxima are added to the values in the output.
+template <typename T, bool kReverse, bool kAdd, int kVector>
+__device__ inline void forward_line(Lines<T> lines, int64_t line) {
   using Value = ValueOf<T>;
-  const int width = 1 << shift, chunk = kVector << shift, thread = threadIdx.x;
-  const int lane = thread & (width - 1);
-  int64_t line = static_cast<int64_t>(blockIdx.x) * (kThreads >> shift) + (thread >> shift);
-  const bool has_line = line < lines;
-  if (!has_line) line = lines - 1;  // every lane takes part in shuffles
-  input += line * length;
-  output += line * length;
-  record += line * ((length + 7) >> 3);
+  const int length = lines.length, chunks = lines.chunks, shift = lines.shift;
+  const int width = 1 << shift, chunk = kVector << shift, lane = threadIdx.x & (width - 1);
+  const bool has_line = line < lines.count;
+  lines.move_to(has_line ? line : lines.count - 1);
   Value carry = lowest<Value>();
   for (int step = 0; step < chunks; ++step) {
     const int at = (kReverse ? chunks - 1 - step : step) * chunk + lane * kVector;
     const bool active = has_line && at < length;
     Value x[kVector];
+    Vector<T, kVector> addend = {};
     if (active) {
-      const auto loaded = *reinterpret_cast<const Vector<T, kVector>*>(input + at);
+      const auto loaded = load<kVector>(lines.input + at);
+      if (kAdd) addend = load<kVector>(lines.output + at);
 #pragma unroll
       for (int k = 0; k < kVector; ++k) x[k] = widen(loaded.values[k]);
     } else {
@@ -57,7 +72,7 @@ __global__ void __launch_bounds__(kThreads) forward_lines(
       const bool starts = first || x[i] > running || x[i] != x[i];
       running = starts ? x[i] : running;
       bits |= static_cast<uint32_t>(starts && active) << i;
-      out.values[i] = Narrow<T>::from(running);
+      out.values[i] = Narrow<T>::from(kAdd ? running + widen(addend.values[i]) : running);
     }
     bits <<= lane * kVector & 7;
 #pragma unroll
@@ -65,28 +80,22 @@ __global__ void __launch_bounds__(kThreads) forward_lines(
       bits |= __shfl_xor_sync(kAllLanes, bits, distance, width);
     }
     if (active) {
-      *reinterpret_cast<Vector<T, kVector>*>(output + at) = out;
-      if ((at & 7) == 0) record[at >> 3] = static_cast<uint8_t>(bits);
+      store(lines.output + at, out);
+      if ((at & 7) == 0) lines.record[at >> 3] = static_cast<uint8_t>(bits);
     }
   }
 }
 
 // The gradient up to where the next maximum starts, walking against the scan: a segmented sum from
-// the scan's end, first of each lane's elements, then over the lanes. Arguments as for forward_lines.
+// the scan's end, first of each lane's elements, then over the lanes. Arguments as for forward_line.
 template <typename T, bool kReverse, int kVector>
-__global__ void __launch_bounds__(kThreads) backward_lines(
-    const T* grad, T* grad_input, const uint8_t* record, int64_t lines, int length, int chunks,
-    int shift) {
+__device__ inline void backward_line(Lines<T> lines, int64_t line) {
   using Value = ValueOf<T>;
-  const int width = 1 << shift, chunk = kVector << shift, thread = threadIdx.x;
-  const int lane = thread & (width - 1);
+  const int length = lines.length, chunks = lines.chunks, shift = lines.shift;
+  const int width = 1 << shift, chunk = kVector << shift, lane = threadIdx.x & (width - 1);
   const int last = kReverse ? 0 : width - 1;  // lane at the scan's end
-  int64_t line = static_cast<int64_t>(blockIdx.x) * (kThreads >> shift) + (thread >> shift);
-  const bool has_line = line < lines;
-  if (!has_line) line = lines - 1;  // every lane takes part in shuffles
-  grad += line * length;
-  grad_input += line * length;
-  record += line * ((length + 7) >> 3);
+  const bool has_line = line < lines.count;
+  lines.move_to(has_line ? line : lines.count - 1);
   Value carry = 0;  // of the elements behind this chunk, up to the next start
   for (int step = 0; step < chunks; ++step) {
     const int at = (kReverse ? step : chunks - 1 - step) * chunk + lane * kVector;
@@ -94,10 +103,10 @@ __global__ void __launch_bounds__(kThreads) backward_lines(
     Value x[kVector] = {};
     uint32_t starts = 0;
     if (active) {
-      const auto loaded = *reinterpret_cast<const Vector<T, kVector>*>(grad + at);
+      const auto loaded = load<kVector>(lines.input + at);
 #pragma unroll
       for (int k = 0; k < kVector; ++k) x[k] = widen(loaded.values[k]);
-      starts = record[at >> 3] >> (at & 7) & ((1u << kVector) - 1);
+      starts = lines.record[at >> 3] >> (at & 7) & ((1u << kVector) - 1);
     }
     // The sum up to the lane's first start, and over the lanes: up to the first one from here on.
     Value sum = 0;
@@ -133,8 +142,23 @@ __global__ void __launch_bounds__(kThreads) backward_lines(
       out.values[i] = Narrow<T>::from(start ? running : Value(0));
       running = start ? Value(0) : running;
     }
-    if (active) *reinterpret_cast<Vector<T, kVector>*>(grad_input + at) = out;
+    if (active) store(lines.output + at, out);
   }
+}
+
+// The line of a thread among all.
+__device__ inline int64_t line_of_thread(int shift) {
+  return static_cast<int64_t>(blockIdx.x) * (kThreads >> shift) + (threadIdx.x >> shift);
+}
+
+template <typename T, bool kReverse, int kVector>
+__global__ void __launch_bounds__(kThreads) forward_lines(Lines<T> lines) {
+  forward_line<T, kReverse, false, kVector>(lines, line_of_thread(lines.shift));
+}
+
+template <typename T, bool kReverse, int kVector>
+__global__ void __launch_bounds__(kThreads) backward_lines(Lines<T> lines) {
+  backward_line<T, kReverse, kVector>(lines, line_of_thread(lines.shift));
 }
 
 }  // namespace cpools::cuda

@@ -5,11 +5,12 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace cpools::cuda {
 
 constexpr int kWarp = 32;
-constexpr int kThreads = 128;  // in a block of the forward kernels
+constexpr int kThreads = 128;  // in a block of the kernels for columns or lines
 constexpr unsigned kAllLanes = 0xffffffff;
 
 // Half types are widened to float, which keeps every value and adds gradients in float.
@@ -39,6 +40,47 @@ template <typename T, int kVector>
 struct alignas(sizeof(T) * kVector) Vector {
   T values[kVector];
 };
+
+// The same in one word of at most 8 bytes, where they wait to be used: halves that are taken apart
+// occupy a register each.
+template <int kBytes>
+struct WordOf;
+template <>
+struct WordOf<1> {
+  using type = uint8_t;
+};
+template <>
+struct WordOf<2> {
+  using type = uint16_t;
+};
+template <>
+struct WordOf<4> {
+  using type = uint32_t;
+};
+template <>
+struct WordOf<8> {
+  using type = uint64_t;
+};
+template <typename T, int kVector = 1>
+using Word = typename WordOf<sizeof(T) * kVector>::type;
+
+template <typename T, int kVector>
+__device__ inline T element(Word<T, kVector> word, int i) {
+  const auto bits = static_cast<Word<T>>(word >> 8 * sizeof(T) * i);
+  T value;
+  memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+
+template <int kVector, typename T>
+__device__ inline Vector<T, kVector> load(const T* from) {
+  return *reinterpret_cast<const Vector<T, kVector>*>(from);
+}
+
+template <typename T, int kVector>
+__device__ inline void store(T* to, const Vector<T, kVector>& vector) {
+  *reinterpret_cast<Vector<T, kVector>*>(to) = vector;
+}
 
 // The greater of two; NaN where either is.
 template <typename Value>
