@@ -10,7 +10,6 @@ turns; times are medians, with the fastest in brackets, for machines that others
 import argparse
 import functools
 import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.timing import seconds
 from core.decode.corners import decode_corners
 from core.decode.soft_nms import keep_best, suppress
 from core.layers.gather import gather_cells
@@ -134,15 +134,6 @@ def cases(device: torch.device) -> dict[str, Callable[[], object]]:
                 function, *boxes, nms_threshold=0.5, **settings
             )
     return ways
-
-
-def seconds(function: Callable[[], object], device: torch.device) -> float:
-    """Measures the wall time of a call, with the device's work."""
-    start = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def main() -> None:
