@@ -1,6 +1,6 @@
 """Measures a GPU in minutes: training, kernels, tests, operators, memory and detection.
 
-    python -m benchmarks.gpu --out FOLDER [--minutes 5] [--parts training kernels …]
+    python -m benchmarks.gpu --out FOLDER [--minutes 5] [--parts training pooling …]
 
 Builds the operators if they do not run on this GPU, then measures, the most valuable first. Each
 part runs in a process of its own with a limit of time; one that fails, is late, or has no time left
@@ -16,7 +16,7 @@ import multiprocessing
 import sys
 from pathlib import Path
 
-from benchmarks.gpu_cases import CASES, TINY
+from benchmarks.gpu_cases import CASES, TINY, Case
 from benchmarks.gpu_process import Part, Setting, run_parts
 from benchmarks.gpu_rows import Report
 from core.cli import exit_codes
@@ -24,23 +24,11 @@ from core.config.errors import UserError
 
 # Every part's process starts with these; not with our operators, which a part builds.
 PRELOADED = ["torch", "torchvision", "cv2", "pycocotools.mask"]
-GRAPHS = ("eager", "cuda_graph")
-COMPILED = ("compile + cuda_graph",)
 
 
 def parts_of(device: str) -> list[Part]:
     """All parts, the most valuable first."""
-    trainings = []
-    for case in TINY if device == "cpu" else CASES:
-        regions = case.config == "FasterRCNN"  # which waits for the host within a step
-        modes = ("eager",) if regions else GRAPHS
-        compiled = ("compile",) if regions else COMPILED
-        train = "benchmarks.gpu_training:train"
-        trainings += [
-            Part("training", case.name, train, (case, modes), limit=45, least=10),
-            Part("training", f"{case.name}, compiled", train, (case, compiled), 90, least=25),
-        ]
-    eager, compiled = trainings[::2], trainings[1::2]
+    eager, compiled = trainings(TINY if device == "cpu" else CASES)
     operators, checks = "benchmarks.gpu_operators", "benchmarks.gpu_checks"
     detectors = "benchmarks.gpu_detectors"
     return [
@@ -55,6 +43,20 @@ def parts_of(device: str) -> list[Part]:
         Part("detection", "detection", f"{detectors}:detect", limit=40, least=10),
         *compiled[1:],
     ]
+
+
+def trainings(cases: list[Case]) -> tuple[list[Part], list[Part]]:
+    """Parts that train each detector: without a compiler, in seconds, and with it."""
+    eager, compiled = [], []
+    train = "benchmarks.gpu_training:train"
+    for case in cases:
+        waits = case.config == "FasterRCNN"  # for the host, within a step
+        modes = ("eager",) if waits else ("eager", "cuda_graph")
+        eager.append(Part("training", case.name, train, (case, modes), limit=45, least=10))
+        modes = ("compile",) if waits else ("compile + cuda_graph",)
+        name = f"{case.name}, compiled"
+        compiled.append(Part("training", name, train, (case, modes), limit=90, least=25))
+    return eager, compiled
 
 
 def main(argv: list[str]) -> int:

@@ -51,6 +51,7 @@ TINY = [
         "CornerNet",
         (
             *batch_of(2),
+            "model.stacks=1",
             "db.input_size=[63, 63]",
             "db.output_sizes=[[16, 16]]",
             "model.stem_channels=[4, 4]",
