@@ -12,7 +12,6 @@ spends on launches. Most operators are one launch, ``topk`` is several.
 import argparse
 import functools
 import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.timing import seconds
 from core.decode.centers import decode_centers
 from core.decode.central_region import decode_central_region
 from core.decode.corners import decode_centripetal, decode_corners
@@ -177,15 +177,6 @@ def cases(device: torch.device) -> dict[str, Callable[[], object]]:
                 function, *boxes, nms_threshold=0.5, **settings
             )
     return ways
-
-
-def seconds(function: Callable[[], object], device: torch.device) -> float:
-    """Measures the wall time of a call, with the device's work."""
-    start = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def main() -> None:

@@ -19,7 +19,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +29,7 @@ import numpy as np
 import torch
 
 from benchmarks.operators import table
+from benchmarks.timing import make_product, seconds
 from core import models
 from core.cli import exit_codes
 from core.config.loading import load_config
@@ -109,7 +109,7 @@ def ours(
 
     def once() -> tuple[float, Mapping[str, float]]:
         inference = BatchedInference(detector.infer, predict, batch)
-        spent = seconds(lambda: list(inference(images))) / len(images)
+        spent = seconds(lambda: list(inference(images)), device) / len(images)
         stages = inference.timing.rounded()
         return spent, {stage: whole / len(images) for stage, whole in stages.items()}
 
@@ -128,7 +128,7 @@ def onnx(name: str, image: np.ndarray, folder: Path, options: argparse.Namespace
     graph, file = DetectionGraph(detector, settings), folder / f"{config.name}.onnx"
     write_onnx(trace(graph, manifest, 1), graph.output_names, manifest, file)
     exported = OnnxDetector(file, options.threads)
-    return lambda: (seconds(lambda: exported.detections(image)), {})
+    return lambda: (seconds(lambda: exported.detections(image), device), {})
 
 
 def torchvision_detector(image: np.ndarray, batch: int, device: torch.device) -> Timed:
@@ -147,7 +147,7 @@ def torchvision_detector(image: np.ndarray, batch: int, device: torch.device) ->
             found = network(list(pixels.flip(3).permute(0, 3, 1, 2).float() / 255))
         return [{key: value.cpu() for key, value in one.items()} for one in found]
 
-    return lambda: (seconds(detect) / batch, {})
+    return lambda: (seconds(detect, device) / batch, {})
 
 
 @contextmanager
@@ -176,23 +176,8 @@ def yolo(options: argparse.Namespace, image: np.ndarray) -> Iterator[Timed | Non
 
 def product_on(device: torch.device) -> Callable[[], float]:
     """Makes what times the yardstick: a product of two matrices."""
-    on_gpu = device.type == "cuda"
-    side, dtype = (8192, torch.bfloat16) if on_gpu else (2048, torch.float32)
-    a, b = torch.rand(2, side, side, device=device, dtype=dtype).unbind()
-
-    def multiply() -> None:
-        torch.mm(a, b)
-        if on_gpu:
-            torch.cuda.synchronize()
-
-    return lambda: seconds(multiply)
-
-
-def seconds(function: Callable[[], object]) -> float:
-    """Measures the wall time of a call."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+    multiply, _ = make_product(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    return lambda: seconds(multiply, device)
 
 
 def report(runs: Mapping[str, list[tuple[float, Mapping[str, float]]]], product: float) -> str:

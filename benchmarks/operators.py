@@ -18,7 +18,6 @@ import functools
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from benchmarks.chart import draw_bars
 from benchmarks.pools import POOLS, Pool, both_passes
+from benchmarks.timing import mean_seconds
 from core.evaluation.plotting import drawing_style
 from cpools_ext import DIRECTIONS, corner_pool, corner_pool_sum, native
 
@@ -39,29 +39,18 @@ MEMORY = {
 }
 
 
-def seconds(function: Callable[[], object], device: torch.device) -> float:
-    """Measures a call in seconds; on a GPU the mean of ten calls, by the device's own clock."""
-    if device.type == "cpu":
-        start = time.perf_counter()
-        function()
-        return time.perf_counter() - start
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    for _ in range(10):
-        function()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e4
-
-
 def fastest(
     ways: dict[str, Callable[[], object]], rounds: int, device: torch.device
 ) -> dict[str, float]:
-    """Measures the fastest time of each function in seconds; they take turns."""
+    """Measures the fastest time of each function in seconds; they take turns.
+
+    On a GPU a time is the mean of ten calls.
+    """
+    calls = 1 if device.type == "cpu" else 10
     times = dict.fromkeys(ways, float("inf"))
     for _ in range(rounds):
         for name, function in ways.items():
-            times[name] = min(times[name], seconds(function, device))
+            times[name] = min(times[name], mean_seconds(function, device, calls))
     return times
 
 

@@ -1,12 +1,13 @@
-"""Times a training step as a multiple of a 2048^3 matrix product, and measures its memory.
+"""Times a training step as a multiple of a matrix product, and measures its memory.
 
     python -m benchmarks.step [--steps 7] [--threads N] [--device cpu] [--set section.key=value]
     python -m benchmarks.step --reference   # in turn with a step computed as the reference does
 
 Squeeze at 511 pixels, hourglass-104 and Saccade at 255, batch 1, float32 and bfloat16 autocast.
 Each case runs in a process of its own, so that its peak of memory is its own. A step is that of
-training: colour, targets, forward, losses, backward, Adam. It takes turns with the product, in one
-process; times are medians, with the fastest in brackets, for machines that others use too.
+training: colour, targets, forward, losses, backward, Adam. It takes turns with the product, which
+is of float32, 2048^3 on a CPU and 8192^3 on a GPU, in one process; times are medians, with the
+fastest in brackets, for machines that others use too.
 
 As the reference does: maps in the contiguous layout, every head on the whole map, corner pooling by
 the reference's algorithm, strided 1x1 shortcuts, Adam parameter by parameter.
@@ -18,8 +19,6 @@ import dataclasses
 import multiprocessing
 import resource
 import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -27,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.pools import POOLS
+from benchmarks.timing import make_product, seconds
 from core.config.loading import load_config
 from core.layers.blocks import Residual
 from core.layers.corner_pooling import CornerPooling
@@ -58,15 +58,6 @@ def one_image(side: int) -> Batch:
         unreadable=torch.zeros(0, dtype=torch.int64),
         usable=torch.ones(1, OBJECTS, dtype=torch.bool),
     )
-
-
-def seconds(function: Callable[[], object], device: torch.device) -> float:
-    """Measures the wall time of a call, with the device's work."""
-    start = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def reference_pooling(self: CornerPooling, x: Tensor) -> Tensor:
@@ -110,13 +101,13 @@ def measure(name: str, precision: str, options: argparse.Namespace, reference: b
             ours, detector=other, network=other.network, optimizer=adam
         )
     batch = one_image(side).to(device)
-    a, b = torch.rand(2, 2048, 2048, device=device).unbind()
+    multiply, _ = make_product(device, torch.float32)
 
     products: list[float] = []
     steps: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(2 + options.steps):
         for way, state in ways.items():
-            products += [seconds(lambda: torch.mm(a, b), device) for _ in range(3)]
+            products += [seconds(multiply, device) for _ in range(3)]
             steps[way].append(seconds(partial(train_step, state, batch), device))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     if device.type == "cuda":

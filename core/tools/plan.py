@@ -7,7 +7,8 @@
 Computes a chunk of the config's step on the device a few times. Where that would take too long, or
 would not fit, it computes one image, multiplies, and says so. Without the dataset, it computes
 images of noise, which cost the same. Stages that are frozen for some steps train in all that it
-computes.
+computes. Where one device alone computes its steps as CUDA graphs, so does the plan; a graph holds
+as much memory as a step without it takes at its peak.
 """
 
 import os
@@ -36,6 +37,7 @@ from ..torch_compat import tensors_in
 from ..training.build import TrainingState, build_for_training
 from ..training.chunks import chunk_sizes, rank_chunks
 from ..training.freezing import thawed
+from ..training.graphs import choose_step, obstacle_to_graphs
 from ..training.memory_use import Peak, memory_use
 from ..training.step import train_step
 
@@ -43,6 +45,7 @@ _COCO_CLASSES = 80
 _NOISE_SIZE = (480, 640)  # height and width of an image of noise, in pixels
 _NOISE_OBJECTS = 8
 _ROUNDS = 5  # most times that a chunk is computed
+_RECORDED = 3  # first steps, within which a graph is recorded
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,13 @@ class StepCost:
         images: number of images of the chunk that was computed.
         flops: floating-point operations of one image, forward and backward, recomputed ones
             included; a multiplication and an addition are two.
-        chunk_seconds: seconds of the chunk, forward and backward.
+        chunk_seconds: seconds of the chunk, forward and backward, without CUDA graphs.
         update_seconds: seconds of the optimizer's step.
         state_bytes: bytes of weights, buffers, gradients and the optimizer's state.
         activation_bytes: peak of the memory that the chunk took besides; None if the system does
             not report it.
         available_bytes: memory of the device for both; None if the system does not report it.
+        graph_seconds: seconds of the chunk in a CUDA graph; None where steps are not graphs.
     """
 
     images: int
@@ -68,6 +72,7 @@ class StepCost:
     state_bytes: int
     activation_bytes: int | None
     available_bytes: int | None
+    graph_seconds: float | None = None
 
 
 def main(argv: list[str]) -> int:
@@ -109,6 +114,7 @@ def plan(config: Config, device: torch.device, seconds: float) -> Iterator[str]:
     if dataset is not None:
         classes = len(dataset.class_names)
     state = build_for_training(config, classes, device)
+    choose_step(state)  # an error if system.cuda_graph does not fit
     yield from _describe_setting(state)
     if dataset is None:
         batch = noise_batch(state.detector.sample, max(sizes), classes)
@@ -169,17 +175,15 @@ def measure_step(
     other = process_bytes if device.type == "cpu" else 0
 
     def compute(images: int) -> None:
-        system = replace(state.config.system, batch_size=images, chunk_sizes=None)
-        config = replace(state.config, system=system)
-        train_step(replace(state, config=config), batch[:images], update=False)
+        train_step(_one_chunk(state, images), batch[:images], update=False)
 
     try:
         eager, counter = torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False)
         with eager, counter, Peak(device) as peak:
             one_image = _seconds(lambda: compute(1), device)
+        activations = _difference(peak.bytes, other + _state_bytes(state))
         state.optimizer.step()  # allocates its state
         held, available = _state_bytes(state), _available_bytes(device, process_bytes)
-        activations = _difference(peak.bytes, other + held)
         enough = True
         if available is not None and activations is not None:
             enough = held + activations * len(batch) < available
@@ -190,6 +194,7 @@ def measure_step(
             while len(times) < _ROUNDS and time.perf_counter() - begin + times[-1] < seconds:
                 times.append(_seconds(lambda: compute(images), device))
         update = _seconds(state.optimizer.step, device)
+        graph = _graph_seconds(state, batch[:images], update)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"a chunk does not fit on {device} ({str(error).splitlines()[0]}); set "
@@ -203,7 +208,30 @@ def measure_step(
         state_bytes=held,
         activation_bytes=_difference(peak.bytes, other + held),
         available_bytes=available,
+        graph_seconds=graph,
     )
+
+
+def _one_chunk(state: TrainingState, images: int) -> TrainingState:
+    """The same training with steps of one chunk."""
+    system = replace(state.config.system, batch_size=images, chunk_sizes=None)
+    return replace(state, config=replace(state.config, system=system))
+
+
+def _graph_seconds(state: TrainingState, chunk: Batch, update_seconds: float) -> float | None:
+    """Measures the chunk in a CUDA graph; None where steps of one device are not graphs.
+
+    Args:
+        state: detector and optimizer; the weights are changed.
+        chunk: the images.
+        update_seconds: seconds of the update that a graph makes besides.
+    """
+    wanted = state.config.system.cuda_graph is not False
+    if not wanted or obstacle_to_graphs(state.detector, state.device, state.ranks) is not None:
+        return None
+    step = choose_step(_one_chunk(state, len(chunk)))
+    times = [_seconds(lambda: step(chunk, 1), state.device) for _ in range(_RECORDED + _ROUNDS)]
+    return max(0.0, statistics.median(times[_RECORDED:]) - update_seconds)
 
 
 def _describe_setting(state: TrainingState) -> Iterator[str]:
@@ -231,13 +259,16 @@ def _describe_cost(cost: StepCost, sizes: tuple[int, ...]) -> Iterator[str]:
             f"one image, as a chunk of {chunk} would take too long or too much memory; times and "
             "activations below are those of one image times the number of images",
         )
-    each = cost.chunk_seconds / cost.images
-    yield _line("a chunk", f"{_count(chunk, 'image')}, {each * chunk:.3g} s")
+    scale = chunk / cost.images
+    graph = ""
+    if cost.graph_seconds is not None:
+        graph = f"; {cost.graph_seconds * scale:.3g} s in a CUDA graph, on one device"
+    yield _line("a chunk", f"{_count(chunk, 'image')}, {cost.chunk_seconds * scale:.3g} s{graph}")
     state = f"{_size(cost.state_bytes)} of weights, gradients and optimizer"
     if cost.activation_bytes is None or cost.available_bytes is None:
         yield _line("memory", f"{state}; this system does not report what activations take")
         return
-    taken = cost.activation_bytes * chunk / cost.images
+    taken = cost.activation_bytes * scale
     yield _line("memory", f"{state}, {_size(taken)} of activations a chunk")
     fitting = int(max(0, cost.available_bytes - cost.state_bytes) * chunk / max(1, taken))
     if fitting < chunk:
@@ -261,7 +292,10 @@ def _describe_schedule(cost: StepCost, system: System) -> Iterator[str]:
     for world_size in _world_sizes(system):
         every = [rank_chunks(system, Ranks(rank, world_size)) for rank in range(world_size)]
         images = max(sum(chunks.sizes) for chunks in every)
-        step = cost.chunk_seconds * images / cost.images + cost.update_seconds
+        each = cost.chunk_seconds
+        if world_size == 1 and cost.graph_seconds is not None:
+            each = cost.graph_seconds
+        step = each * images / cost.images + cost.update_seconds
         most = max(len(chunks.sizes) for chunks in every)
         hours = step * system.max_iter / 3600
         yield f"{world_size:>8} {most:>12} {step:>15.4g}   {hours:,.1f}"

@@ -1,5 +1,6 @@
 """`cornerkit plan`: its numbers, its sources and its errors; the measurement of a step."""
 
+import dataclasses
 import json
 
 import pytest
@@ -57,6 +58,14 @@ def test_a_step_by_number_of_devices(monkeypatch):
     ]
     assert [row[3] for row in rows[:2]] == ["13,750.0", "7,083.3"]
     assert lines[-1].startswith("500,000 steps")
+
+
+def test_one_device_computes_graphs_and_several_do_not(monkeypatch):
+    lines = lines_of(monkeypatch, dataclasses.replace(PUBLISHED, graph_seconds=4.0))
+    expected = "a chunk 5 images, 10 s; 4 s in a CUDA graph, on one device"
+    assert starting(lines, "a chunk") == expected
+    start = lines.index("") + 2
+    assert [line.split()[2] for line in lines[start : start + 2]] == ["40.2", "51"]
 
 
 def test_work_memory_and_what_fits(monkeypatch):
@@ -185,6 +194,54 @@ def test_a_full_chunk_is_computed_where_there_is_time_and_memory(monkeypatch):
         assert cost.images == images
         assert cost.chunk_seconds > 0 and cost.update_seconds > 0
         assert cost.available_bytes == memory
+
+
+def test_memory_of_a_chunk_is_not_taken_for_that_of_the_optimizer(monkeypatch):
+    """The state of Adam does not exist yet when one image is computed."""
+    each, found = 1000, []
+
+    class KnownPeak(Peak):
+        def __exit__(self, *error):
+            super().__exit__(*error)
+            weights = sum(weight.nbytes for weight in training.network.parameters())
+            buffers = sum(buffer.nbytes for buffer in training.network.buffers())
+            self.bytes = 2 * weights + buffers + each  # with gradients
+
+    monkeypatch.setattr(plan, "Peak", KnownPeak)
+    for spare in (1, -1):
+        training = state(system())
+        _, cost = measured(system())
+        memory = cost.state_bytes + 4 * each + spare
+        monkeypatch.setattr(plan, "_available_bytes", lambda *_, memory=memory: memory)
+        found.append(measure_step(training, make_batch(0), 60).images)
+    assert found == [4, 1]
+
+
+def test_a_chunk_in_a_graph(monkeypatch):
+    sizes = []
+
+    def choose(run):
+        def step(batch, iteration):
+            sizes.append((len(batch), run.config.system.batch_size, run.config.system.chunk_sizes))
+            return 9.0 if len(sizes) <= 3 else 3.0  # seconds; the first ones record a graph
+
+        return step
+
+    monkeypatch.setattr(plan, "_seconds", lambda function, device: function() or 1.0)
+    monkeypatch.setattr(plan, "choose_step", choose)
+    assert measured(system())[1].graph_seconds is None and not sizes  # on a CPU
+    monkeypatch.setattr(plan, "obstacle_to_graphs", lambda *_: None)
+    assert measured(system(cuda_graph=False))[1].graph_seconds is None and not sizes
+    _, cost = measured(system(chunk_sizes=(2, 2)))
+    assert set(sizes) == {(4, 4, None)}
+    assert cost.graph_seconds == 2.0  # without the update's second
+
+
+def test_graphs_that_are_wanted_where_there_are_none(tmp_path):
+    write_config(tmp_path)
+    argv = [NAME, "--config-dir", str(tmp_path / "configs"), "--device", "cpu"]
+    with pytest.raises(UserError, match=r"system\.cuda_graph"):
+        plan.main([*argv, "--set", "system.cuda_graph=true"])
 
 
 def test_gradients_of_the_chunk_before_are_in_memory_as_within_a_step(monkeypatch):
