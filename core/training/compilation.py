@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ..layers.backbones import InvertedResidual
@@ -21,7 +21,7 @@ from ..layers.corner_pooling import CornerPooling
 from ..layers.fire import Fire
 from ..layers.hourglass import NearestUpsample, TransposedUpsample
 from ..layers.pyramid import PyramidFeatures
-from ..losses.focal import focal_loss, fusible_focal_loss
+from ..losses.focal import FocalLoss, focal_loss, fusible_focal_loss
 from ..models.detector import Detector
 from ..torch_compat import allow_many_compilations, compile_backward_ahead, is_compile_error
 
@@ -89,7 +89,7 @@ class Compiler:
                 if not is_compile_error(error):
                     raise
                 self._fail(error)
-        elif plain is None:  # activations are computed again as they were before the failure
+        elif plain is None:  # what was compiled stays so: it may be computed for the second time
             with torch.compiler.set_stance("eager_on_recompile"):
                 return compiled(*inputs)
         return (plain or function)(*inputs)
@@ -137,7 +137,7 @@ def compile_detector_(
         The detector with losses that are compiled where they read heatmaps.
     """
     compiler = compile_(detector.compilable or detector.network, backend, warn)
-    focal = compiler.compiled(fusible_focal_loss, focal_loss)
+    focal = partial(_focal_loss, compiler.compiled(fusible_focal_loss, focal_loss))
     return replace(detector, losses=partial(detector.losses, focal=focal))
 
 
@@ -166,9 +166,12 @@ def _compute(
     return (compiled if network.training else _forward)(block, *inputs)
 
 
+def _focal_loss(compiled: FocalLoss, *inputs: Any) -> Tensor:
+    return (compiled if torch.is_grad_enabled() else focal_loss)(*inputs)
+
+
 def _forward(block: nn.Module, *inputs: Any) -> Any:
-    """Computes a block. PyTorch before 2.14 compiles its own functions, as an nn.Sequential's,
-    within others only."""
+    """Computes a block; up to 2.13, PyTorch compiles an nn.Sequential's own within others only."""
     return type(block).forward(block, *inputs)
 
 
