@@ -21,10 +21,6 @@ from torch.utils import _pytree
 # PyTorch's own base class of these, ``_BatchNorm``, is private.
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
-# True if a compiled network leaves running statistics as they are when it computes activations
-# again; with PyTorch 2.8 it does not.
-COMPILES_RECOMPUTATION = torch.__version__ >= "2.9"
-
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     """Copies nested dictionaries, lists and tuples with ``function(tensor)`` for each tensor.
@@ -101,41 +97,27 @@ def compile_backward_ahead() -> bool:
     return True
 
 
+def allow_many_compilations() -> None:
+    """Lets the compiler compile a function for as many kinds of inputs as there are.
+
+    ``torch._dynamo.config.recompile_limit`` and ``accumulated_recompile_limit``, in all versions.
+    They are 8 and 256; above them a function that must not break into several graphs is an error
+    (:func:`is_compile_error`).
+    """
+    import torch._dynamo.config as config
+
+    config.recompile_limit = config.accumulated_recompile_limit = 4096
+
+
 def is_compile_error(error: Exception) -> bool:
     """True if compiling failed, rather than the compiled function.
 
-    ``torch._dynamo.exc.TorchDynamoException``, in all versions. The import takes seconds, so it is
-    here and not at the top of the file.
+    ``torch._dynamo.exc.TorchDynamoException`` and ``FailOnRecompileLimitHit``, in all versions. The
+    import takes seconds, so it is here and not at the top of the file.
     """
-    from torch._dynamo.exc import TorchDynamoException
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
-    return isinstance(error, TorchDynamoException)
-
-
-def mark_dynamic(tensor: Tensor, dim: int) -> None:
-    """Announces to the compiler that a tensor's size varies, so that one graph serves all sizes.
-
-    ``torch._dynamo.maybe_mark_dynamic``, in all versions.
-    """
-    torch._dynamo.maybe_mark_dynamic(tensor, dim)
-
-
-def uncompiled_call(module: nn.Module) -> Callable[..., Any]:
-    """Returns the function that a module's call runs unless :func:`set_compiled_call` sets one.
-
-    ``nn.Module._call_impl``, in all versions: the hooks and ``forward``.
-    """
-    return module._call_impl
-
-
-def set_compiled_call(module: nn.Module, call: Callable[..., Any] | None) -> None:
-    """Makes calling a module run ``call`` instead; None undoes it.
-
-    ``nn.Module._compiled_call_impl``, in all versions; ``nn.Module.compile`` sets it, but has no
-    way back when compiling fails. The state dict does not know of it, and a copy of the module
-    does not have it.
-    """
-    module._compiled_call_impl = call
+    return isinstance(error, TorchDynamoException | FailOnRecompileLimitHit)
 
 
 def keep_own_buffers() -> dict[str, bool]:

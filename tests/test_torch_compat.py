@@ -2,7 +2,6 @@
 any. Tests of what is built on them lie with what is built."""
 
 import ast
-import copy
 import multiprocessing
 import os
 import platform
@@ -156,28 +155,25 @@ def test_a_failing_compiler_is_not_a_failing_function(nothing_compiled):
     assert [torch_compat.is_compile_error(error) for error in errors] == [True, False]
 
 
-def test_one_graph_serves_all_sizes(nothing_compiled):
+def compilations(allow):
+    """Of a function with inputs of 40 sizes, and the error if there are less."""
     counter = CompileCounter()
-    double = torch.compile(lambda x: 2 * x, backend=counter)
-    for size in (3, 5, 2):
-        values = torch.ones(2, size)
-        torch_compat.mark_dynamic(values, 1)
-        double(values)
-    assert counter.frame_count == 1
+    double = torch.compile(lambda x: 2 * x, backend=counter, dynamic=False, fullgraph=True)
+    with torch._dynamo.config.patch(recompile_limit=8, accumulated_recompile_limit=30):
+        if allow:
+            torch_compat.allow_many_compilations()
+        try:
+            for size in range(1, 41):
+                double(torch.ones(size))
+        except Exception as error:
+            return counter.frame_count, torch_compat.is_compile_error(error)
+    return counter.frame_count, None
 
 
-def test_another_call_of_a_module():
-    module = nn.Linear(2, 2)
-    keys, plain = list(module.state_dict()), torch_compat.uncompiled_call(module)
-    inputs = torch.ones(1, 2)
-    expected = module(inputs)
-    torch_compat.set_compiled_call(module, lambda values: 2 * plain(values))
-    assert torch.equal(module(inputs), 2 * expected)
-    assert torch.equal(torch_compat.uncompiled_call(module)(inputs), expected)
-    assert list(module.state_dict()) == keys
-    assert torch.equal(copy.deepcopy(module)(inputs), expected)
-    torch_compat.set_compiled_call(module, None)
-    assert torch.equal(module(inputs), expected)
+def test_as_many_compilations_as_there_are_sizes(nothing_compiled):
+    assert compilations(allow=False) == (8, True)
+    torch._dynamo.reset()
+    assert compilations(allow=True) == (40, None)
 
 
 def own_statistics(ranks):

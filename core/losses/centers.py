@@ -7,13 +7,17 @@ from torch.nn import functional as F
 from ..layers.gather import gather_cells
 from ..structures import CenterMaps
 from ..targets.centers import CenterTargets
-from .focal import focal_loss
+from .focal import FocalLoss, focal_loss
 
 EPSILON = 1e-4  # from the reference: the divisor for a batch without objects
 
 
 def center_losses(
-    outputs: list[CenterMaps], targets: CenterTargets, *, size_weight: float = 0.1
+    outputs: list[CenterMaps],
+    targets: CenterTargets,
+    *,
+    size_weight: float = 0.1,
+    focal: FocalLoss = focal_loss,
 ) -> dict[str, Tensor]:
     """Computes CenterNet's loss terms (sections 3 and 4), in float32 under autocast too.
 
@@ -21,13 +25,14 @@ def center_losses(
         outputs: one entry a stack of the network.
         targets: targets of the same images.
         size_weight: weight of the sizes, which are in cells.
+        focal: computes the loss of a heatmap.
 
     Returns:
         ``heatmap``, ``size``, ``offset``: float32 scalars, weighted and averaged over the stacks;
         the loss is their sum.
     """
     with torch.autocast(outputs[0].heatmap.device.type, enabled=False):
-        stacks = [_stack_terms(maps, targets) for maps in outputs]
+        stacks = [_stack_terms(maps, targets, focal) for maps in outputs]
     terms = torch.stack([torch.stack(terms) for terms in stacks]).mean(0)  # [3]
     heatmap, size, offset = terms.unbind()
     return {"heatmap": heatmap, "size": size_weight * size, "offset": offset}
@@ -51,10 +56,10 @@ def l1_loss(maps: Tensor, target: Tensor, index: Tensor, mask: Tensor) -> Tensor
     return cost.masked_fill(~mask, 0).sum() / (mask.sum() + EPSILON)
 
 
-def _stack_terms(maps: CenterMaps, targets: CenterTargets) -> tuple[Tensor, ...]:
+def _stack_terms(maps: CenterMaps, targets: CenterTargets, focal: FocalLoss) -> tuple[Tensor, ...]:
     """Heatmap, size and offset terms of one stack, unweighted."""
     return (
-        focal_loss(maps.heatmap, targets.heatmap),
+        focal(maps.heatmap, targets.heatmap),
         l1_loss(maps.size, targets.size, targets.index, targets.mask),
         l1_loss(maps.offset, targets.offset, targets.index, targets.mask),
     )

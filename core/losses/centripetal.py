@@ -11,6 +11,7 @@ from ..structures import CentripetalMaps, GuidedMaps
 from ..targets.center_regions import CenterRegions
 from ..targets.centripetal import CentripetalTargets
 from .corners import EPSILON, heatmap_loss, mean_over_stacks, offset_loss
+from .focal import FocalLoss, focal_loss
 
 # Relative error of half a side below which the cost is quadratic. CentripetalNet has 1, where
 # nearly all errors would cost next to nothing.
@@ -28,6 +29,7 @@ def centripetal_losses(
     shift_weight: float = 0.5,
     tl_valid: Tensor | None = None,
     br_valid: Tensor | None = None,
+    focal: FocalLoss = focal_loss,
 ) -> dict[str, Tensor]:
     """Computes the loss terms (CentripetalNet, section 3.1), in float32 under autocast too.
 
@@ -36,6 +38,7 @@ def centripetal_losses(
         targets: targets of the same images.
         shift_weight: weight of the shifts of either corner.
         tl_valid, br_valid: [B, C, H, W] or None; 0 where a cell of either heatmap costs nothing.
+        focal: computes the loss of a heatmap.
 
     Returns:
         ``heatmap``, ``shift``, ``offset``, ``box``, ``center``: float32 scalars, weighted and
@@ -46,7 +49,7 @@ def centripetal_losses(
     heatmap, shift, offset, box, center = mean_over_stacks(
         outputs,
         lambda maps: (
-            heatmap_loss(maps, targets, tl_valid, br_valid),
+            heatmap_loss(maps, targets, tl_valid, br_valid, focal),
             shift_term(maps, targets),
             offset_term(maps, targets),
             box_loss(maps, targets),

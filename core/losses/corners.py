@@ -12,7 +12,7 @@ from ..structures import CentripetalMaps, CornerMaps, GuidedMaps
 from ..targets.centripetal import CentripetalTargets
 from ..targets.corners import CornerTargets
 from .associative_embedding import associative_embedding_loss
-from .focal import focal_loss
+from .focal import FocalLoss, focal_loss
 
 AnyMaps = TypeVar("AnyMaps", CornerMaps, CentripetalMaps, GuidedMaps)
 
@@ -27,6 +27,7 @@ def corner_losses(
     push_weight: float = 0.1,
     tl_valid: Tensor | None = None,
     br_valid: Tensor | None = None,
+    focal: FocalLoss = focal_loss,
 ) -> dict[str, Tensor]:
     """Computes CornerNet's loss terms (section 4.1), in float32 under autocast too.
 
@@ -37,13 +38,19 @@ def corner_losses(
             summed over images while the other terms are means, so the published weights belong to
             the reference's chunk sizes.
         tl_valid, br_valid: [B, C, H, W] or None; 0 where a cell of either heatmap costs nothing.
+        focal: computes the loss of a heatmap.
 
     Returns:
         ``heatmap``, ``pull``, ``push``, ``offset``: float32 scalars, weighted and averaged over the
         stacks; the loss is their sum.
     """
     heatmap, pull, push, offset = mean_over_stacks(
-        outputs, lambda maps: _stack_terms(maps, targets, tl_valid, br_valid)
+        outputs,
+        lambda maps: (
+            heatmap_loss(maps, targets, tl_valid, br_valid, focal),
+            *_embedding_terms(maps, targets),
+            _offset_term(maps, targets),
+        ),
     )
     return {
         "heatmap": heatmap,
@@ -72,10 +79,11 @@ def heatmap_loss(
     targets: CornerTargets | CentripetalTargets,
     tl_valid: Tensor | None = None,
     br_valid: Tensor | None = None,
+    focal: FocalLoss = focal_loss,
 ) -> Tensor:
     """Focal losses of the two heatmaps of one stack together, a float32 scalar."""
-    tl = focal_loss(maps.tl_heatmap, targets.tl_heatmap, tl_valid)
-    return tl + focal_loss(maps.br_heatmap, targets.br_heatmap, br_valid)
+    tl = focal(maps.tl_heatmap, targets.tl_heatmap, tl_valid)
+    return tl + focal(maps.br_heatmap, targets.br_heatmap, br_valid)
 
 
 def offset_loss(offset: Tensor, target: Tensor, index: Tensor, mask: Tensor) -> Tensor:
@@ -96,13 +104,13 @@ def offset_loss(offset: Tensor, target: Tensor, index: Tensor, mask: Tensor) -> 
     return cost.masked_fill(~mask[:, :, None], 0).sum() / (mask.sum() + EPSILON)
 
 
-def _stack_terms(
-    maps: CornerMaps, targets: CornerTargets, tl_valid: Tensor | None, br_valid: Tensor | None
-) -> tuple[Tensor, ...]:
-    """Heatmap, pull, push and offset terms of one stack, unweighted."""
-    pull, push = associative_embedding_loss(
-        maps.tl_embedding, maps.br_embedding, targets.tl_index, targets.br_index, targets.mask
-    )
-    offset = offset_loss(maps.tl_offset, targets.tl_offset, targets.tl_index, targets.mask)
-    offset = offset + offset_loss(maps.br_offset, targets.br_offset, targets.br_index, targets.mask)
-    return heatmap_loss(maps, targets, tl_valid, br_valid), pull, push, offset
+def _embedding_terms(maps: CornerMaps, targets: CornerTargets) -> tuple[Tensor, Tensor]:
+    """Pull and push terms of one stack, unweighted."""
+    embeddings = maps.tl_embedding, maps.br_embedding
+    return associative_embedding_loss(*embeddings, targets.tl_index, targets.br_index, targets.mask)
+
+
+def _offset_term(maps: CornerMaps, targets: CornerTargets) -> Tensor:
+    """Loss of the offsets of one stack, both corners together."""
+    tl = offset_loss(maps.tl_offset, targets.tl_offset, targets.tl_index, targets.mask)
+    return tl + offset_loss(maps.br_offset, targets.br_offset, targets.br_index, targets.mask)

@@ -1,11 +1,19 @@
 """The focal loss of keypoint heatmaps."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 MIN_PROBABILITY = 1e-4
+
+
+class FocalLoss(Protocol):
+    """:func:`focal_loss`, or another way to compute it."""
+
+    def __call__(self, logits: Tensor, target: Tensor, valid: Tensor | None = None, /) -> Tensor:
+        """Computes a float32 scalar."""
+        ...
 
 
 def focal_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -27,6 +35,18 @@ def focal_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> T
     positives = (target == 1).sum()
     cost: Tensor = _FocalCost.apply(logits, target, valid)
     return cost / positives.clamp(min=1)
+
+
+def fusible_focal_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Computes :func:`focal_loss` in a form for a compiler, which derives the backward pass.
+
+    Compiled, either pass reads the inputs once and keeps nothing besides them. Uncompiled, a dozen
+    float32 maps would be kept for the backward pass.
+    """
+    signed = _signed(logits, target)
+    wrong, right = _clamp(signed.sigmoid()), _clamp((-signed).sigmoid())
+    cost = -right.log() * wrong.square() * _weight(target, valid)
+    return cost.sum() / (target == 1).sum().clamp(min=1)
 
 
 class _FocalCost(torch.autograd.Function):
@@ -61,6 +81,10 @@ def _signed(logits: Tensor, target: Tensor) -> Tensor:
     """Logits of the wrong answer, float32, in new memory."""
     logits = logits.float()
     return torch.where(target == 1, -logits, logits)
+
+
+def _clamp(probabilities: Tensor) -> Tensor:
+    return probabilities.clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY)
 
 
 def _clamp_(probabilities: Tensor) -> Tensor:

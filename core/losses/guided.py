@@ -6,12 +6,17 @@ from ..structures import GuidedMaps
 from ..targets.centripetal import CentripetalTargets, guiding_targets
 from .centripetal import shift_loss, shift_term
 from .corners import heatmap_loss, mean_over_stacks, offset_loss
+from .focal import FocalLoss, focal_loss
 
 _BETA = 1.0  # error of either shift below which the cost is quadratic
 
 
 def guided_losses(
-    outputs: list[GuidedMaps], targets: CentripetalTargets, *, guiding_weight: float = 0.05
+    outputs: list[GuidedMaps],
+    targets: CentripetalTargets,
+    *,
+    guiding_weight: float = 0.05,
+    focal: FocalLoss = focal_loss,
 ) -> dict[str, Tensor]:
     """Computes the loss terms of CentripetalNet (section 3.1), in float32 under autocast too.
 
@@ -19,6 +24,7 @@ def guided_losses(
         outputs: one entry a stack of the network.
         targets: targets of the same images.
         guiding_weight: weight of the guiding shifts of either corner.
+        focal: computes the loss of a heatmap.
 
     Returns:
         ``heatmap``, ``shift``, ``offset``, ``guiding``: float32 scalars, weighted and averaged over
@@ -27,7 +33,7 @@ def guided_losses(
     heatmap, shift, offset, guiding = mean_over_stacks(
         outputs,
         lambda maps: (
-            heatmap_loss(maps, targets),
+            heatmap_loss(maps, targets, focal=focal),
             shift_term(maps, targets, _BETA),
             _offset_term(maps, targets),
             _guiding_loss(maps, targets),

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..structures import SaccadeMaps
 from ..targets.saccade import SaccadeTargets
 from .corners import corner_losses
-from .focal import focal_loss
+from .focal import FocalLoss, focal_loss
 
 
 def saccade_losses(
@@ -16,6 +16,7 @@ def saccade_losses(
     targets: SaccadeTargets,
     *,
     corners: Callable[..., dict[str, Tensor]] = corner_losses,
+    focal: FocalLoss = focal_loss,
 ) -> dict[str, Tensor]:
     """Computes the terms of the corners, and the focal loss of the attention maps.
 
@@ -26,6 +27,7 @@ def saccade_losses(
         outputs: one entry a stack of the network.
         targets: targets of the same images.
         corners: :func:`core.losses.corners.corner_losses`, or that of another pairing.
+        focal: computes the loss of a heatmap, and of an attention map.
 
     Returns:
         ``heatmap``, ``attention`` and the other terms of ``corners``: float32 scalars; the loss is
@@ -36,10 +38,11 @@ def saccade_losses(
         targets.corners,
         tl_valid=targets.tl_valid,
         br_valid=targets.br_valid,
+        focal=focal,
     )
     with torch.autocast(targets.attention[0].device.type, enabled=False):
         levels = [
-            focal_loss(logits, target)
+            focal(logits, target)
             for maps in outputs
             for logits, target in zip(maps.attention, targets.attention, strict=True)
         ]

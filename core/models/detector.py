@@ -34,7 +34,9 @@ class Detector:
         sample: ``sample(image, boxes, labels, rng)`` -> Sample, in a worker: image uint8
             [height, width, 3]; ``rng`` a numpy Generator, or None for no augmentation (validation).
         targets: ``targets(batch)`` -> what the losses compare with, on the batch's device.
-        losses: ``losses(outputs, targets)`` -> weighted terms by name; their sum is minimised.
+        losses: ``losses(outputs, targets)`` -> weighted terms by name; their sum is minimised. It
+            also takes ``focal``, the function for the loss of a heatmap, by default
+            :func:`core.losses.focal.focal_loss`.
         decode: ``decode(outputs)`` -> float32 [B, n, columns], detections in output cells; or
             another result that ``infer`` works with.
         infer: ``infer(image, trace=None)``, an :class:`Infer`: asks for what the network finds in
@@ -53,15 +55,19 @@ class Detector:
         stages: ``stages()`` -> parts of the backbone, in order from the image, with all of its
             parameters; settings of fine-tuning freeze the first of them, or make all of them learn
             more slowly. Empty: the network has no backbone that could be pretrained.
+<<<<<<< HEAD
         static_step: True: the network draws no random numbers in training, and all shapes in a step
             follow from those of the batch, so that a GPU computes it without waiting for the host.
         compilable: the part of the network that can be compiled without graph breaks; None: all.
+=======
+        compilable: the part of the network whose blocks can be compiled; None: all.
+>>>>>>> i16P
     """
 
     network: nn.Module
     sample: SampleFunction
     targets: Callable[[Batch], Any]
-    losses: Callable[[Any, Any], dict[str, Tensor]]
+    losses: Callable[..., dict[str, Tensor]]
     decode: Callable[[Any], Any]
     infer: Infer
     class_head_keys: tuple[str, ...]

@@ -36,6 +36,7 @@ from ..layers.regions import (
     at_least_one_region,
 )
 from ..layers.vgg import vgg_features
+from ..losses.focal import FocalLoss, focal_loss
 from ..targets.regions import region_targets
 from .architecture import SACCADE_SETTINGS, UNUSED_WITH, refuse_unused, require_backbone
 from .detector import Detector
@@ -338,7 +339,9 @@ def without_padding(images: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
     return images.masked_fill(padding, 0)
 
 
-def given_losses(losses: dict[str, Tensor], targets: Any) -> dict[str, Tensor]:
+def given_losses(
+    losses: dict[str, Tensor], targets: Any, *, focal: FocalLoss = focal_loss
+) -> dict[str, Tensor]:
     """Returns the loss terms, which the network computed itself from the targets."""
     return losses
 

@@ -12,10 +12,9 @@ from ..config.schema import System
 from ..distributed import ONE_PROCESS, Ranks
 from ..models.detector import Detector
 from ..models.device import move_to_device_
-from ..torch_compat import COMPILES_RECOMPUTATION
 from .averaging import AveragedWeights
 from .chunks import RankChunks, chunk_counts, rank_chunks
-from .compilation import compile_
+from .compilation import compile_detector_
 from .freezing import freeze_, refuse_without_backbone
 from .optimizer import build_optimizer
 from .recomputation import recompute_
@@ -92,15 +91,10 @@ def build_for_training(
     move_to_device_(network, device, system.channels_last, training=True)
     if system.sync_batchnorm:
         synchronise_batch_norms_(network, device, system, ranks)
-    if system.checkpointing != "none":
-        if system.compile and not COMPILES_RECOMPUTATION:
-            raise UserError(
-                f"system.checkpointing and system.compile: PyTorch {torch.__version__} does not "
-                "keep the running statistics right with both; take a newer one, or one of the two"
-            )
-        recompute_(network, system.checkpointing)
     if system.compile:
-        compile_(detector.compilable or network, warn=ranks.is_main)
+        detector = compile_detector_(detector, warn=ranks.is_main)
+    if system.checkpointing != "none":
+        recompute_(network, system.checkpointing)
     backbone = [parameter for stage in detector.stages() for parameter in stage.parameters()]
     optimizer = build_optimizer(  # nothing is frozen yet, so it has all parameters in any case
         network.parameters(),

@@ -6,11 +6,10 @@ when the backward pass reaches it. Losses, gradients and running statistics stay
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Literal
 
-import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck
@@ -36,8 +35,9 @@ _BEHIND = (CornerPooling, Head)  # they keep as much as the hourglasses, at 128 
 def recompute_(network: nn.Module, part: Part) -> None:
     """Makes parts of a network compute their activations again instead of keeping them.
 
-    State-dict keys stay as they are. An hourglass is one part with all its levels. Corner pooling
-    and heads, between features and maps, are recomputed with either kind.
+    State-dict keys stay as they are, and what :func:`.compilation.compile_` compiled before this
+    stays compiled in both computations. An hourglass is one part with all its levels. Corner
+    pooling and heads, between features and maps, are recomputed with either kind.
 
     Args:
         network: changed in place.
@@ -62,27 +62,22 @@ def _has(network: nn.Module, part: Part) -> bool:
 def _recompute_outermost_(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
     for module in network.children():
         if isinstance(module, kinds):
-            module.forward = partial(_recomputed, module)
+            module.forward = partial(_recomputed, module, module.forward)
         else:
             _recompute_outermost_(module, kinds)
 
 
-def _recomputed(module: nn.Module, *inputs: Any) -> Any:
-    """Computes a module's output so that the backward pass computes it again.
+def _recomputed(module: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
+    """Computes a module's output by ``forward`` so that the backward pass computes it again.
 
-    A compiler takes the second computation from the graph of the first, without its side effects.
     None of the parts draws random numbers.
     """
-    contexts: dict[str, Any] = {}
-    if not torch.compiler.is_compiling():
-        contexts["context_fn"] = partial(_contexts, module)
     return checkpoint(
-        type(module).forward,
-        module,
+        forward,
         *inputs,
         use_reentrant=False,
         preserve_rng_state=False,
-        **contexts,
+        context_fn=partial(_contexts, module),
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.losses.focal import focal_loss
+from core.losses.focal import focal_loss, fusible_focal_loss
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "losses.npz")
 META = json.loads(str(GOLDEN["meta"]))
@@ -83,6 +83,37 @@ def test_gradient_is_that_of_the_formula(positives, masked):
     (3 * wanted).backward()
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
     torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_form_for_a_compiler_is_the_same(dtype, masked):
+    """Some of these probabilities are clamped, also just at the limit."""
+    logits, target, valid = random_case(0)
+    logits = (3 * logits).to(dtype)
+    plain, fused = (logits.clone().requires_grad_() for _ in range(2))
+    values = []
+    for function, given in ((focal_loss, plain), (fusible_focal_loss, fused)):
+        loss = function(given, target, *([valid] if masked else []))
+        (3 * loss).backward()
+        values.append(loss)
+    assert values[1].dtype == torch.float32
+    torch.testing.assert_close(values[1], values[0], rtol=1e-6, atol=0)
+    assert fused.grad.dtype == dtype and (plain.grad == 0).any()
+    torch.testing.assert_close(fused.grad, plain.grad, rtol=1e-5, atol=1e-8)
+
+
+def test_compiled_it_keeps_its_inputs_alone():
+    logits, target, valid = random_case(0)
+    kept = []
+    compiled = torch.compile(fusible_focal_loss, backend="aot_eager_decomp_partition")
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        loss = compiled(logits.requires_grad_(), target, valid)
+    loss.backward()
+    given = {value.data_ptr() for value in (logits, target, valid)}
+    assert all(value.numel() == 1 or value.data_ptr() in given for value in kept)
+    assert {value.data_ptr() for value in kept} >= given
+    torch._dynamo.reset()
 
 
 def test_a_clamped_probability_has_a_cost_and_no_gradient():

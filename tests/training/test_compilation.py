@@ -1,7 +1,10 @@
-"""Compiled training: whole networks in two graphs, the same results, and none without."""
+"""Compiled training: each kind of block once a shape, the same results, and none without."""
 
 import copy
 import logging
+import threading
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,54 +12,71 @@ from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._pytree import tree_leaves
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from core.layers.blocks import ConvBnRelu, Residual
+from core.layers.backbones import Backbone, InvertedResidual
+from core.layers.blocks import ConvBnRelu, ConvRelu, Residual, conv_bn
 from core.layers.corner_pooling import TOP_LEFT, CornerPooling
+from core.layers.cross_star import CrossStarConv
+from core.layers.fire import Fire
 from core.layers.heads import Head
-from core.layers.hourglass import nearest_upsample
-from core.models import MODELS
-from core.torch_compat import COMPILES_RECOMPUTATION, compile_backward_ahead
-from core.training.compilation import compile_
+from core.layers.hourglass import NearestUpsample, TransposedUpsample
+from core.layers.pyramid import PyramidFeatures
+from core.losses.focal import focal_loss
+from core.torch_compat import compile_backward_ahead
+from core.training.compilation import blocks_of, compile_, compile_detector_
 from core.training.recomputation import recompute_
 from cpools_ext import corner_pool_sum
-from tests.support.model_builders import PYRAMIDS, small_detector
+from tests.support.model_builders import SMALL, small_detector
+from tests.support.model_losses import image_batch, losses
 from tests.support.network_steps import assert_same_gradients, compute_chunks_
 
-# Compiling takes a time for each of the layers.
-SHALLOW = {"stacks": 1, "blocks": [1, 1, 1]}
-SHALLOWER = {"stacks": 1, "blocks": [1, 1], "channels": [16, 24]}
-# The layers of others: CornerNet_Lite0 has this backbone, and FasterRCNN-resnet18 the pyramid.
-REDUNDANT = {"CornerNet-lite", "FasterRCNN-lite"}
+MAP = torch.randn(2, 16, 8, 6, generator=torch.Generator().manual_seed(0))
+# Blocks, and what each is given here.
+BLOCKS = {
+    Residual: (lambda: Residual(16, 16), [MAP]),
+    Fire: (lambda: Fire(16, 16), [MAP]),
+    ConvBnRelu: (lambda: ConvBnRelu(16, 4), [MAP]),
+    ConvRelu: (lambda: ConvRelu(16, 4), [MAP]),
+    CornerPooling: (lambda: CornerPooling(16, 8, TOP_LEFT), [MAP]),
+    NearestUpsample: (lambda: NearestUpsample(16), [MAP[:, :, ::2, ::2], MAP]),
+    TransposedUpsample: (lambda: TransposedUpsample(16), [MAP[:, :, ::2, ::2], MAP]),
+    BasicBlock: (lambda: BasicBlock(16, 16), [MAP]),
+    Bottleneck: (lambda: Bottleneck(16, 4), [MAP]),
+    InvertedResidual: (lambda: InvertedResidual(16, 8, 6, 5, 2), [MAP]),
+    PyramidFeatures: (
+        lambda: PyramidFeatures([1, 16, 16, 16], 8, 8),
+        [[MAP, MAP, MAP[:, :, ::2, ::2], MAP[:, :, ::4, ::3]]],
+    ),
+    nn.Sequential: (lambda: conv_bn(16, 8), [MAP]),
+}
 
 
-def compilable(name, model=SHALLOW):
+def compilable(name):
     """The part of a small network that is compiled."""
-    if name == "FasterRCNN":
-        model = {"batch_norm": True}
-    elif name in PYRAMIDS:
-        model = {}
-    detector = small_detector(name, model=model)
+    detector = small_detector(name, model={"batch_norm": True} if name == "FasterRCNN" else {})
     return detector.compilable or detector.network
 
 
-class EveryKindOnce(nn.Module):
-    """One layer of each kind that CornerNet is made of.
+class SomeBlocks(nn.Module):
+    """Blocks that CornerNet is made of, one of them twice.
 
     Args:
-        few: of those that have several layers inside, the kinds of these alone.
+        few: without those that have several layers inside.
     """
 
     def __init__(self, few):
         super().__init__()
         self.halved = ConvBnRelu(3, 16, stride=2) if few else Residual(3, 16, stride=2)
-        self.doubled = nearest_upsample(16)
+        self.repeated = nn.Sequential(*(ConvBnRelu(16, 16) for _ in range(2)))
+        self.doubled = NearestUpsample(16)
         self.corner = Pooled() if few else CornerPooling(16, 16, TOP_LEFT)
         self.heatmap, self.offset = Head(16, 16, 3), Head(16, 16, 2)
 
     def forward(self, images, cells):
         """Gives the heatmaps, and the offsets at the cells."""
-        features = self.halved(images)
-        features = self.corner(features + self.doubled(features[:, :, ::2, ::2]))
+        features = self.repeated(self.halved(images))
+        features = self.corner(self.doubled(features[:, :, ::2, ::2], features))
         return self.heatmap(features), self.offset(features, cells)
 
 
@@ -68,16 +88,15 @@ class Pooled(nn.Module):
         return corner_pool_sum(features, features.relu(), "top_left")
 
 
-def every_kind_once(few=False):
+def some_blocks(few=False):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return EveryKindOnce(few)
+        return SomeBlocks(few)
 
 
-def cells(name, count, images=2):
+def cells(count):
     """Cells that a network is given to read, of ``count`` objects an image."""
-    index = torch.randint(12, (images, count), generator=torch.Generator().manual_seed(count))
-    return {"FasterRCNN": (), "CenterNet": (index,)}.get(name.split("-")[0], (index, index))
+    return torch.randint(12, (2, count), generator=torch.Generator().manual_seed(count))
 
 
 def images(dtype=torch.float32, count=2):
@@ -103,56 +122,86 @@ def failing(graph, inputs):
 failing_backward = aot_autograd(fw_compiler=lambda graph, _: graph, bw_compiler=failing)
 
 
-@pytest.mark.parametrize("name", sorted({*MODELS, *PYRAMIDS} - REDUNDANT))
-def test_no_graph_breaks(name):
-    network = compilable(name)
-    inputs = images(), *cells(name, 3)
-    expected = tree_leaves(network(*inputs))
-    outputs = torch.compile(network, backend="eager", fullgraph=True)(*inputs)
-    for map_, wanted in zip(tree_leaves(outputs), expected, strict=True):
+@pytest.mark.parametrize("kind", BLOCKS, ids=lambda kind: kind.__name__)
+def test_no_graph_breaks(kind, caplog):
+    make, inputs = BLOCKS[kind]
+    block, counter = make(), CompileCounterWithBackend("eager")
+    expected = tree_leaves(copy.deepcopy(block)(*inputs))
+    compile_(block, counter)
+    for map_, wanted in zip(tree_leaves(block(*inputs)), expected, strict=True):
         torch.testing.assert_close(map_, wanted)
+    assert counter.frame_count == 1 and not warnings(caplog)
 
 
-def test_another_number_of_objects_takes_no_other_graph():
-    network = compilable("CornerNet", SHALLOWER)
+@pytest.mark.parametrize("name", SMALL)
+def test_every_network_is_made_of_these_blocks(name):
+    """Of its batch norms, only those of ResNets' first convolutions are in none of them.
+
+    In training, a CrossStarConv computes windows alone, and that is not compiled.
+    """
+    network = compilable(name)
+    blocks = list(blocks_of(network))
+    assert {type(block) for block in blocks} <= {*BLOCKS, Backbone, CrossStarConv}
+    inside = [layer for block in blocks for layer in block.modules()]
+    assert len(inside) == len(set(inside))
+    outside = {key for key, layer in network.named_modules() if layer not in inside}
+    norms = [key for key in outside if isinstance(network.get_submodule(key), nn.BatchNorm2d)]
+    assert [key.split(".")[-1] for key in norms] == ["bn1"] * ("resnet18" in name)
+
+
+def test_as_many_compilations_as_shapes(caplog):
+    """More than the compiler allows by itself, each for several blocks."""
+    widths = range(1, 13)
+    chains = nn.ModuleList(
+        nn.Sequential(*(ConvRelu(width, width, 1) for _ in range(3))) for width in widths
+    )
     counter = CompileCounterWithBackend("eager")
-    compile_(network, counter)
-    for count in (3, 5, 2, 7):
-        maps = network(images(), *cells("CornerNet", count))[0]
-        assert maps.tl_offset.shape == (2, count, 2)
-    assert counter.frame_count == 1
+    compile_(chains, counter)
+    for _ in range(2):
+        for chain, width in zip(chains, widths, strict=True):
+            chain(torch.ones(1, width, 2, 2, requires_grad=True))
+    assert counter.frame_count == len(widths) and not warnings(caplog)
 
 
-@pytest.mark.parametrize(
-    "part",
-    [
-        "none",
-        pytest.param(
-            "residual",
-            marks=pytest.mark.skipif(
-                not COMPILES_RECOMPUTATION, reason="this PyTorch does it wrongly"
-            ),
-        ),
-    ],
-)
-def test_chunks_take_two_graphs_and_give_the_same(part):
-    plain = every_kind_once().double()
+def compute_in_a_thread_(network, **chunks):
+    """As on a GPU, where the backward pass has a thread of its own, with settings of its own."""
+    errors = []
+
+    def compute():
+        try:
+            compute_chunks_(network, images(torch.float64), **chunks)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    thread.join()
+    assert errors == []
+
+
+@pytest.mark.parametrize("part", ["none", "residual"])
+def test_chunks_take_two_compilations_and_give_the_same(part):
+    plain = some_blocks().double()
     network = copy.deepcopy(plain)
-    if part != "none":
-        recompute_(network, part)
     counter = CompileCounterWithBackend("aot_eager")
     compile_(network, counter)
-    for each in (plain, network):
-        compute_chunks_(each, images(torch.float64), times=4, cells=cells("CenterNet", 3))
+    if part != "none":
+        recompute_(network, part)
+    chunks = {"times": 4, "cells": (cells(3),)}
+    compute_chunks_(plain, images(torch.float64), **chunks)
+    compute_chunks_(network, images(torch.float64), **chunks)
     assert_same_gradients(network, plain, 1e-12)
-    assert counter.frame_count == 2  # with running statistics and without
+    # Those with batch norms with running statistics and without; of one, images need no gradient.
+    assert counter.frame_count == 2 * 3 + 2
+    compute_in_a_thread_(network, **chunks)
+    assert counter.frame_count == 2 * 3 + 2
     assert list(network.state_dict()) == list(plain.state_dict())
 
 
 @pytest.mark.slow
 def test_compiled_to_native_code_in_channels_last():
     """A C++ compiler takes a second for each layer, pass and precision."""
-    exact = every_kind_once(few=True).double()
+    exact = some_blocks(few=True).double()
     plain = copy.deepcopy(exact).float().to(memory_format=torch.channels_last)
     network = copy.deepcopy(plain)
     compile_(network)
@@ -176,10 +225,9 @@ def test_the_layout_stays_that_of_the_weights(layout, monkeypatch):
     """PyTorch's compiler would take channels_last on every CPU, which is slow on many."""
     given = []
     monkeypatch.setattr(torch, "compile", lambda run, **options: given.append(options) or run)
-    network = compilable("CornerNet", SHALLOWER).to(memory_format=layout)
-    compile_(network)
+    compile_(ConvRelu(3, 16).to(memory_format=layout))
     channels_last = layout == torch.channels_last
-    assert given == [{"backend": "inductor", "options": {"layout_optimization": channels_last}}]
+    assert given[0]["options"] == {"layout_optimization": channels_last}
 
 
 def mean_error(network, exact):
@@ -218,12 +266,27 @@ def test_a_failing_compiler_is_one_warning(backend, caplog):
 
 def test_a_compiler_that_fails_later(caplog):
     """Other inputs may be too much for it."""
-    network = compilable("FasterRCNN")
+    plain = compilable("FasterRCNN")
+    network = copy.deepcopy(plain)
     backends = iter([lambda graph, inputs: graph, failing])
     compile_(network, lambda graph, inputs: next(backends)(graph, inputs))
     for count in (2, 3, 4):
-        expected = copy.deepcopy(network)(images(count=count))
+        expected = plain(images(count=count))
         torch.testing.assert_close(network(images(count=count)), expected)
+    assert len(warnings(caplog)) == 1
+
+
+def test_activations_are_computed_again_as_before_a_failure(caplog):
+    """The compiler fails at the second of two blocks, after the first was compiled."""
+    plain = nn.Sequential(Residual(3, 4), Residual(4, 5))
+    network = copy.deepcopy(plain)
+    works = aot_autograd(fw_compiler=lambda graph, _: graph)
+    backends = iter([works, failing])
+    compile_(network, lambda graph, inputs: next(backends)(graph, inputs))
+    recompute_(network, "residual")
+    for each in (plain, network):
+        compute_chunks_(each, images())
+    assert_same_gradients(network, plain, 1e-5)
     assert len(warnings(caplog)) == 1
 
 
@@ -232,9 +295,9 @@ def test_a_system_without_a_compiler(monkeypatch, caplog):
         raise RuntimeError("torch.compile is not supported here")
 
     monkeypatch.setattr(torch, "compile", compile_nothing)
-    network = compilable("FasterRCNN")
-    compile_(network, warn=False)  # another rank does
+    compile_(compilable("FasterRCNN"), warn=False)  # another rank does
     assert not warnings(caplog)
+    network = compilable("FasterRCNN")
     compile_(network)
     assert network(images()).shape == (2, 16, 15, 11)
     assert "not supported here" in caplog.text
@@ -254,3 +317,35 @@ def test_a_copy_has_its_own_weights():
         torch.nn.init.zeros_(parameter)
     assert other(images()).eq(0).all()
     assert not network(images()).eq(0).all()
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_losses_of_heatmaps_can_be_computed_in_another_way(name):
+    detector = small_detector(name)
+    read = []
+
+    def focal(logits, *targets):
+        read.append(logits)
+        return 2 * focal_loss(logits, *targets)
+
+    terms = losses(detector, image_batch(name, 2))
+    other = replace(detector, losses=partial(detector.losses, focal=focal))
+    doubled = losses(other, image_batch(name, 2))
+    changed = {key for key, value in terms.items() if not torch.equal(value, doubled[key])}
+    heatmaps = [] if name.startswith("FasterRCNN") else ["heatmap"]
+    assert changed == {*heatmaps, *(["attention"] if "Saccade" in name else [])}
+    assert bool(read) == bool(changed)
+
+
+def test_a_compiled_detector_has_compiled_losses():
+    name = "CenterNet"
+    detector, given = small_detector(name), image_batch(name, 2)
+    detector.network.eval()  # which is not compiled
+    expected = losses(detector, given)
+    counter = CompileCounterWithBackend("eager")
+    compiled = compile_detector_(detector, counter)
+    torch.testing.assert_close(losses(compiled, given), expected)
+    assert counter.frame_count == 1
+    with torch.no_grad():  # a validation
+        losses(compiled, given[:1])
+    assert counter.frame_count == 1

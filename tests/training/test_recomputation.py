@@ -1,8 +1,6 @@
 """Activations computed twice: less is kept, and nothing else changes."""
 
-import contextlib
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,9 +9,8 @@ from torch.utils._pytree import tree_leaves
 
 from core.config.errors import UserError
 from core.models.centernet import CenterResNet18, OnResNet18
-from core.training import build
 from core.training.recomputation import recompute_
-from tests.support.model_builders import small_config, small_detector
+from tests.support.model_builders import small_detector
 from tests.support.network_steps import assert_same_gradients, compute_chunks_
 
 HOURGLASSES = ["CornerNet", "CornerNet_Squeeze", "CornerNet_Saccade", "CenterNet"]
@@ -127,16 +124,3 @@ def test_a_copy_has_its_own_weights():
 def test_a_network_without_such_parts(name, part, hint):
     with pytest.raises(UserError, match=f"system.checkpointing.* '{part}'.*{hint}"):
         recompute_(new_network(name), part)
-
-
-@pytest.mark.parametrize(
-    ("compiled", "part"), [(True, "residual"), (True, "none"), (False, "stack")]
-)
-def test_a_compiler_that_counts_statistics_twice(compiled, part, monkeypatch):
-    """That of PyTorch 2.8."""
-    monkeypatch.setattr(build, "COMPILES_RECOMPUTATION", False)
-    config = small_config("CornerNet")
-    system = replace(config.system, compile=compiled, checkpointing=part)
-    fails = compiled and part != "none"
-    with pytest.raises(UserError, match="newer") if fails else contextlib.nullcontext():
-        build.build_for_training(replace(config, system=system), 3, torch.device("cpu"))
