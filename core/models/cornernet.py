@@ -10,13 +10,8 @@ from ..layers.backbones import Backbone
 from ..layers.blocks import Block, Residual
 from ..layers.corner_pooling import BOTTOM_RIGHT, TOP_LEFT, Corner, CornerPooling
 from ..layers.distribution import VALUES
-<<<<<<< HEAD
 from ..layers.heads import HEATMAP_BIAS, Head, Search, where_to_read, with_peaks
-from ..layers.hourglass import StackedHourglass, StackMaps, Upsample, nearest_upsample
-=======
-from ..layers.heads import HEATMAP_BIAS, Cells, Head, where_to_read, with_peaks
 from ..layers.hourglass import NearestUpsample, StackedHourglass, StackMaps, Upsample
->>>>>>> i16P
 from ..layers.pyramid import PyramidFeatures, pyramid_maps
 from ..structures import CentripetalMaps, CornerMaps, SearchedMaps
 from .architecture import on_hourglasses, read_architecture

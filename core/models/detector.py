@@ -55,13 +55,9 @@ class Detector:
         stages: ``stages()`` -> parts of the backbone, in order from the image, with all of its
             parameters; settings of fine-tuning freeze the first of them, or make all of them learn
             more slowly. Empty: the network has no backbone that could be pretrained.
-<<<<<<< HEAD
         static_step: True: the network draws no random numbers in training, and all shapes in a step
             follow from those of the batch, so that a GPU computes it without waiting for the host.
-        compilable: the part of the network that can be compiled without graph breaks; None: all.
-=======
         compilable: the part of the network whose blocks can be compiled; None: all.
->>>>>>> i16P
     """
 
     network: nn.Module
