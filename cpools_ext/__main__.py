@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cpools_ext import CORNERS, DIRECTIONS, native, reference, soft_nms_reference
+from cpools_ext.peaks import peaks
 from cpools_ext.soft_nms import METHODS
 
 logger = logging.getLogger("cpools_ext")
@@ -96,6 +97,8 @@ def compare(device: str) -> Iterator[tuple[str, bool]]:
                 name = f"{dtype} {shape} {layout}".removeprefix("torch.")
                 yield from _compare_pooling(name, x, grad, device)
                 yield from _compare_sum(name, x, y, grad, device)
+                if device == "cuda":  # on the CPU peaks are standard PyTorch
+                    yield from _compare_peaks(name, x, y, device)
     if device == "cpu":
         yield from _compare_soft_nms(generator)
 
@@ -126,6 +129,12 @@ def _compare_sum(
         )
         grads = torch.autograd.grad(results[0], maps, grad.to(device))
         yield f"gradients of {corner}, {name}", _equal(grads, expected)
+
+
+def _compare_peaks(name: str, x: Tensor, y: Tensor, device: str) -> Iterator[tuple[str, bool]]:
+    for kernel in (1, 3, 7):
+        found = peaks([x.to(device), y.to(device)], kernel)
+        yield f"peaks of windows of {kernel}, {name}", _equal((found,), (peaks([x, y], kernel),))
 
 
 def _compare_soft_nms(generator: torch.Generator) -> Iterator[tuple[str, bool]]:

@@ -1,11 +1,13 @@
 """Peaks: the operator in standard PyTorch, and its CUDA kernel, emulated and on a GPU."""
 
 import ctypes
+from itertools import count
 
 import pytest
 import torch
 from torch import Tensor
 
+from cpools_ext import __main__
 from cpools_ext.peaks import peaks
 from tests.support.cpools_devices import DTYPES, random_values
 from tests.support.cuda_emulation import compile_emulated
@@ -98,6 +100,14 @@ def test_an_exported_program_has_standard_operators_only() -> None:
     program = torch.export.export(Peaks(), maps)
     assert "cpools_ext" not in str(program.graph)
     assert torch.equal(program.module()(*maps), peaks(maps, 3))
+
+
+def test_the_self_check_compares_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = (random_values(SHAPES[0], torch.float32, seed) for seed in (0, 1))
+    assert [same for _, same in __main__._compare_peaks("", x, y, "cpu")] == [True] * 3
+    calls = count()
+    monkeypatch.setattr(__main__, "peaks", lambda maps, kernel: torch.full((1,), next(calls)))
+    assert [same for _, same in __main__._compare_peaks("", x, y, "cpu")] == [False] * 3
 
 
 @pytest.mark.parametrize(
