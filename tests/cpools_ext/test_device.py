@@ -73,6 +73,10 @@ def test_sum(corner: str, dtype: torch.dtype, layout: Callable[[Tensor], Tensor]
         along, along_record = reference.corner_pool(y, -1, reverse)
         results = OPS.corner_pool_sum(on_gpu(x, layout), y.cuda(), reverse)
         assert all(map(same, results, (down + along, down_record, along_record))), shape
+        grad = torch.randn(shape).to(dtype)
+        grads = OPS.corner_pool_sum_backward(on_gpu(grad, layout), *results[1:], reverse)
+        assert_gradient(grads[0].cpu(), grad, down_record, -2, reverse)
+        assert_gradient(grads[1].cpu(), grad, along_record, -1, reverse)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

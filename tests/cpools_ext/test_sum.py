@@ -66,6 +66,9 @@ def test_fallback(reverse: bool) -> None:
     vertical, horizontal, _ = maps((2, 3, 20, 17), torch.float32, "contiguous")
     native = torch.ops.cpools_ext.corner_pool_sum(vertical, horizontal, reverse)
     assert all(map(torch.equal, native, sums._fallback(vertical, horizontal, reverse)))
+    inputs = (torch.randn(vertical.shape), *native[1:], reverse)
+    grads = torch.ops.cpools_ext.corner_pool_sum_backward(*inputs)
+    assert all(map(torch.equal, grads, sums._backward_fallback(*inputs)))
     down, _ = reference.corner_pool(vertical, -2, reverse)
     along, _ = reference.corner_pool(horizontal, -1, reverse)
     assert torch.equal(native[0], down + along)
@@ -94,3 +97,6 @@ def test_errors() -> None:
         corner_pool_sum(x, x.to("meta"), "top_left")
     with pytest.raises(ValueError, match="int64"):
         corner_pool_sum(x.long(), x.long(), "top_left")
+    record = torch.zeros(1, 1, 1, 2, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="record"):  # that of the rows is given for the columns too
+        torch.ops.cpools_ext.corner_pool_sum_backward(x, record, record, True)

@@ -50,6 +50,8 @@ def test_opcheck(dim: int, reverse: bool) -> None:
         torch.library.opcheck(OPS.corner_pool_backward, (x.detach(), record, dim, reverse))
         for other in layouts(torch.randn(2, 3, 5, 9))[:2]:
             torch.library.opcheck(OPS.corner_pool_sum, (x, other.requires_grad_(), reverse))
+        records = OPS.corner_pool_sum(x.detach(), x.detach(), reverse)[1:]
+        torch.library.opcheck(OPS.corner_pool_sum_backward, (x.detach(), *records, reverse))
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -135,6 +137,11 @@ def test_vmap_sum() -> None:
     mapped = torch.vmap(lambda v, h: corner_pool_sum(v, h, "top_left"), (0, None))
     each = [corner_pool_sum(v, horizontal, "top_left") for v in vertical]
     assert torch.equal(mapped(vertical, horizontal), torch.stack(each))
+    x, grads = horizontal.requires_grad_(), torch.randn(3, 2, 5, 6)
+    y = corner_pool_sum(x, x, "top_left")
+    (batched,) = torch.autograd.grad(y, x, grads, is_grads_batched=True, retain_graph=True)
+    each = [torch.autograd.grad(y, x, grad, retain_graph=True)[0] for grad in grads]
+    assert torch.equal(batched, torch.stack(each))
 
 
 def test_compile_fullgraph() -> None:

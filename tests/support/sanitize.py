@@ -91,6 +91,9 @@ def fuzz(folder: str, seconds: float) -> int:
         total, *records = ops.corner_pool_sum(x, other, reverse)
         assert same(total, down + along), x.shape
         assert all(map(torch.equal, records, (down_record, along_record))), x.shape
+        grads = ops.corner_pool_sum_backward(grad, *records, reverse)
+        for found, record, dim in zip(grads, records, (-2, -1), strict=True):
+            assert same(found, reference.corner_pool_backward(grad, record, dim, reverse)), x.shape
         run_soft_nms(rng)
         cases += 1
     capability = os.environ.get("ATEN_CPU_CAPABILITY", "the processor's own instructions")

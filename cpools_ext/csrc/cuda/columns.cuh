@@ -71,7 +71,7 @@ __device__ inline void forward_rows(
   uint32_t bits[kVector];
 #pragma unroll
   for (int i = 0; i < kVector; ++i) {  // the first position always starts a maximum
-    bits[i] = opening ? 1u << (kReverse ? rows.count - 1 : 0) : 0;
+    bits[i] = static_cast<uint32_t>(opening) << (kReverse ? rows.count - 1 : 0);
   }
 #pragma unroll
   for (int k = 0; k < kRows<T>; ++k) {

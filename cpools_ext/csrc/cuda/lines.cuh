@@ -25,15 +25,14 @@ struct Lines {
   }
 };
 
-// Scans a line; `line` may be past the last one, because every lane takes part in shuffles. With
-// kAdd the maxima are added to the values in the output.
+// Scans a line. Every lane takes part in shuffles: one without a line of its own too. With kAdd the
+// maxima are added to the values in the output.
 template <typename T, bool kReverse, bool kAdd, int kVector>
-__device__ inline void forward_line(Lines<T> lines, int64_t line) {
+__device__ inline void forward_line(Lines<T> lines, int64_t line, bool has_line) {
   using Value = ValueOf<T>;
   const int length = lines.length, chunks = lines.chunks, shift = lines.shift;
   const int width = 1 << shift, chunk = kVector << shift, lane = threadIdx.x & (width - 1);
-  const bool has_line = line < lines.count;
-  lines.move_to(has_line ? line : lines.count - 1);
+  lines.move_to(has_line ? line : 0);
   Value carry = lowest<Value>();
   for (int step = 0; step < chunks; ++step) {
     const int at = (kReverse ? chunks - 1 - step : step) * chunk + lane * kVector;
@@ -89,13 +88,12 @@ __device__ inline void forward_line(Lines<T> lines, int64_t line) {
 // The gradient up to where the next maximum starts, walking against the scan: a segmented sum from
 // the scan's end, first of each lane's elements, then over the lanes. Arguments as for forward_line.
 template <typename T, bool kReverse, int kVector>
-__device__ inline void backward_line(Lines<T> lines, int64_t line) {
+__device__ inline void backward_line(Lines<T> lines, int64_t line, bool has_line) {
   using Value = ValueOf<T>;
   const int length = lines.length, chunks = lines.chunks, shift = lines.shift;
   const int width = 1 << shift, chunk = kVector << shift, lane = threadIdx.x & (width - 1);
   const int last = kReverse ? 0 : width - 1;  // lane at the scan's end
-  const bool has_line = line < lines.count;
-  lines.move_to(has_line ? line : lines.count - 1);
+  lines.move_to(has_line ? line : 0);
   Value carry = 0;  // of the elements behind this chunk, up to the next start
   for (int step = 0; step < chunks; ++step) {
     const int at = (kReverse ? step : chunks - 1 - step) * chunk + lane * kVector;
@@ -153,12 +151,14 @@ __device__ inline int64_t line_of_thread(int shift) {
 
 template <typename T, bool kReverse, int kVector>
 __global__ void __launch_bounds__(kThreads) forward_lines(Lines<T> lines) {
-  forward_line<T, kReverse, false, kVector>(lines, line_of_thread(lines.shift));
+  const int64_t line = line_of_thread(lines.shift);
+  forward_line<T, kReverse, false, kVector>(lines, line, line < lines.count);
 }
 
 template <typename T, bool kReverse, int kVector>
 __global__ void __launch_bounds__(kThreads) backward_lines(Lines<T> lines) {
-  backward_line<T, kReverse, kVector>(lines, line_of_thread(lines.shift));
+  const int64_t line = line_of_thread(lines.shift);
+  backward_line<T, kReverse, kVector>(lines, line, line < lines.count);
 }
 
 }  // namespace cpools::cuda

@@ -39,7 +39,7 @@ __device__ inline void prefetch_rows(const Lines<T>& lines, Rows rows) {
 template <typename T, bool kReverse, bool kWide>
 __global__ void __launch_bounds__(kPlaneThreads, 4)
     forward_planes(Columns<T> columns, Lines<T> lines) {
-  const int column = threadIdx.x * kAcross<T, kWide>, taken = blockDim.x >> lines.shift;
+  const int column = threadIdx.x * kAcross<T, kWide>;
   columns.move_to(blockIdx.x, column);
   lines.move_to(static_cast<int64_t>(blockIdx.x) * columns.length);
   ValueOf<T> running[kAcross<T, kWide>];
@@ -52,10 +52,9 @@ __global__ void __launch_bounds__(kPlaneThreads, 4)
       forward_rows<T, kReverse, false>(columns, rows, step == 0, running);
     }
     __syncthreads();  // the next step writes other rows
-    lines.count = rows.first + rows.count;
-    for (int line = rows.first; line < lines.count; line += taken) {
-      forward_line<T, kReverse, true, kAlong<T, kWide>>(
-          lines, line + (threadIdx.x >> lines.shift));
+    for (int row = 0; row < rows.count; row += blockDim.x >> lines.shift) {
+      const int own = row + (threadIdx.x >> lines.shift);
+      forward_line<T, kReverse, true, kAlong<T, kWide>>(lines, rows.first + own, own < rows.count);
     }
   }
 }
@@ -64,16 +63,16 @@ __global__ void __launch_bounds__(kPlaneThreads, 4)
 template <typename T, bool kReverse, bool kWide>
 __global__ void __launch_bounds__(kPlaneThreads, 4)
     backward_planes(Columns<T> columns, Lines<T> lines) {
-  const int column = threadIdx.x * kAcross<T, kWide>, taken = blockDim.x >> lines.shift;
+  const int column = threadIdx.x * kAcross<T, kWide>;
   columns.move_to(blockIdx.x, column);
   lines.move_to(static_cast<int64_t>(blockIdx.x) * columns.length);
   ValueOf<T> sums[kAcross<T, kWide>] = {};
   for (int step = 0; step < columns.steps(); ++step) {
     const Rows rows = columns.template rows_of<!kReverse>(step);
     if (column < columns.inner) backward_rows<T, kReverse>(columns, rows, sums);
-    lines.count = rows.first + rows.count;
-    for (int line = rows.first; line < lines.count; line += taken) {
-      backward_line<T, kReverse, kAlong<T, kWide>>(lines, line + (threadIdx.x >> lines.shift));
+    for (int row = 0; row < rows.count; row += blockDim.x >> lines.shift) {
+      const int own = row + (threadIdx.x >> lines.shift);
+      backward_line<T, kReverse, kAlong<T, kWide>>(lines, rows.first + own, own < rows.count);
     }
   }
 }
