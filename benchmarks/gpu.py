@@ -22,9 +22,6 @@ from benchmarks.gpu_rows import Report
 from core.cli import exit_codes
 from core.config.errors import UserError
 
-# Every part's process starts with these; not with our operators, which a part builds.
-PRELOADED = ["torch", "torchvision", "cv2", "pycocotools.mask"]
-
 
 def parts_of(device: str) -> list[Part]:
     """All parts, the most valuable first."""
@@ -78,7 +75,7 @@ def main(argv: list[str]) -> int:
     if unknown:
         raise UserError(f"--parts: there is no {unknown[0]!r}; there are {', '.join(sections)}")
     chosen = [part for part in parts if part.section in (options.parts or sections)]
-    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["benchmarks.gpu_preloaded"])
     report = Report(options.out, f"benchmarks.gpu on {device}")
     run_parts(chosen, Setting(device, options.out), 60 * options.minutes, report)
     problems = sum(row.problem is not None for row in report.rows)

@@ -59,7 +59,8 @@ def _memory(case: Case, mode: str, device: torch.device) -> dict[str, Value]:
     """Measures the peak of some steps, and what the plan says of one."""
     other = memory_use().get("resident", 0) if device.type == "cpu" else 0
     steps = Steps(case, mode, device)
-    cost = measure_step(steps.run, steps.batch, PLAN_SECONDS, other)
+    limit = 0.0 if device.type == "cpu" else PLAN_SECONDS
+    cost = measure_step(steps.run, steps.batch, limit, other)
     steps.run.optimizer.zero_grad(set_to_none=True)
     release(device)
     with Peak(device) as peak:

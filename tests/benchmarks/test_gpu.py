@@ -192,6 +192,7 @@ def test_what_was_warned_of_is_in_the_row():
         ("nvjet_tst_256x128_64x4_1x2_h_bz_coopA_NNT", "convolutions"),
         ("void cudnn::bn_fw_tr_1C11_kernel_NHWC<__nv_bfloat16>", "batch norm"),
         ("triton_red_fused__native_batch_norm_convolution_0", "fused by the compiler"),
+        ("void cpools::cuda::forward_lines<float>", "pooling"),
         ("multi_tensor_apply_kernel<FusedAdamMathFunctor>", "optimizer"),
         ("void at::native::vectorized_elementwise_kernel<4>", "element by element and others"),
         ("void at::native::convert_element", "element by element and others"),
