@@ -182,6 +182,7 @@ class StepGraphs:
         return recorded.result
 
     def _record(self, batch: Batch, iteration: int) -> _Recorded:
+        self._run.optimizer.zero_grad(set_to_none=True)  # their memory is given back
         own = replace(batch, **{name: value.clone() for name, value in _tensors(batch).items()})
         replay, result = self._recorder.record(lambda: self._train(own, iteration))
         return _Recorded(own, replay, result)
