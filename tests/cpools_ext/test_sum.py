@@ -49,13 +49,13 @@ def test_equals_two_poolings_and_an_addition(
         assert torch.equal(vertical, before[0]) and torch.equal(horizontal, before[1])
 
 
-@pytest.mark.parametrize("planes", [1, 2])
-def test_threads_split_the_planes_or_their_lines(planes: int) -> None:
-    vertical, horizontal, _ = maps((planes, 250, 260), torch.float32, "contiguous")
+@pytest.mark.parametrize("shape", [(2, 150, 260), (3, 150, 260), (2, 150, 1)])
+def test_threads_split_the_planes_or_their_lines(shape: tuple[int, ...]) -> None:
+    vertical, horizontal, _ = maps(shape, torch.float32, "contiguous")
     expected = corner_pool_sum(vertical, horizontal, "top_left")
     before = torch.get_num_threads()
     try:
-        torch.set_num_threads(2)
+        torch.set_num_threads(3)
         assert torch.equal(corner_pool_sum(vertical, horizontal, "top_left"), expected)
     finally:
         torch.set_num_threads(before)
