@@ -175,7 +175,7 @@ def test_emulated_lines_off_16_bytes(emulated: ctypes.CDLL, dtype: torch.dtype) 
 
 @pytest.mark.slow
 def test_compiles_for_cuda(tmp_path: Path) -> None:
-    """sm_80, sm_90 and PTX, as setup.py builds it with FORCE_CUDA=1 and no GPU.
+    """sm_90 and PTX, as setup.py builds it with FORCE_CUDA=1 and no GPU.
 
     The compilers are told not to optimise, and to leave out soft-NMS, which has no CUDA part: that
     would take most of a minute, for kernels that the other tests run.
@@ -191,7 +191,7 @@ def test_compiles_for_cuda(tmp_path: Path) -> None:
     variables = {
         "CXX": str(quick),
         "FORCE_CUDA": "1",
-        "TORCH_CUDA_ARCH_LIST": "8.0;9.0+PTX",
+        "TORCH_CUDA_ARCH_LIST": "9.0+PTX",
         # PTX that is not compressed is text, which can be found.
         "NVCC_APPEND_FLAGS": "--no-compress -Xcicc -O0 -Xptxas -O0",
     }
@@ -202,8 +202,7 @@ def test_compiles_for_cuda(tmp_path: Path) -> None:
     assert done.returncode == 0 and len(binaries) == 1, done.stdout + done.stderr
     assert "CUDA operators" not in done.stderr, done.stderr
     content = binaries[0].read_bytes()
-    assert b"sm_80" in content and b"sm_90" in content
-    assert b".target sm_90" in content and b".target sm_80" not in content  # the PTX
+    assert b"sm_90" in content and b".target sm_90" in content  # the second is the PTX
     paths = os.pathsep.join([str(tmp_path / "lib"), str(ROOT)])
     done = subprocess.run(
         [sys.executable, "-m", "cpools_ext"],
