@@ -37,7 +37,7 @@ BLOCKS = {
     Residual: (lambda: Residual(16, 16), [MAP]),
     Fire: (lambda: Fire(16, 16), [MAP]),
     ConvBnRelu: (lambda: ConvBnRelu(16, 4), [MAP]),
-    ConvRelu: (lambda: ConvRelu(16, 4), [MAP]),
+    Head: (lambda: Head(16, 8, 4), [MAP]),
     CornerPooling: (lambda: CornerPooling(16, 8, TOP_LEFT), [MAP]),
     NearestUpsample: (lambda: NearestUpsample(16), [MAP[:, :, ::2, ::2], MAP]),
     TransposedUpsample: (lambda: TransposedUpsample(16), [MAP[:, :, ::2, ::2], MAP]),
