@@ -20,8 +20,6 @@ from ..layers.blocks import ConvBnRelu, Residual
 from ..layers.corner_pooling import CornerPooling
 from ..layers.fire import Fire
 from ..layers.heads import Head
-from ..layers.hourglass import NearestUpsample, TransposedUpsample
-from ..layers.pyramid import PyramidFeatures
 from ..losses.focal import FocalLoss, focal_loss, fusible_focal_loss
 from ..models.detector import Detector
 from ..torch_compat import (
@@ -36,8 +34,8 @@ logger = logging.getLogger(__name__)
 Backend = str | Callable[..., Any]
 
 _BLOCKS = (
-    *(Residual, Fire, ConvBnRelu, CornerPooling, Head, NearestUpsample, TransposedUpsample),
-    *(BasicBlock, Bottleneck, InvertedResidual, PyramidFeatures),
+    *(Residual, Fire, ConvBnRelu, CornerPooling, Head),
+    *(BasicBlock, Bottleneck, InvertedResidual),
 )
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)  # they compute nothing
 
@@ -152,7 +150,8 @@ def blocks_of(network: nn.Module) -> Iterator[nn.Module]:
     """Lists the parts of a network that are compiled, each by itself.
 
     These are the outermost blocks. A part that has layers but no block, such as the first layers of
-    a backbone, is compiled as a whole; single layers between blocks are not compiled.
+    a backbone, is compiled as a whole; single layers between blocks are not compiled. Of these, a
+    compiled upsampling to the nearest cell would add up its gradient in any order, and slowly.
     """
     if _is_block(network):
         yield network
