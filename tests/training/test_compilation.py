@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -276,7 +277,7 @@ def test_activations_are_computed_again_as_before_a_failure(caplog):
     """The compiler fails at the second of two blocks, after the first was compiled."""
     plain = nn.Sequential(Residual(3, 4), Residual(4, 5))
     network = copy.deepcopy(plain)
-    backends = iter([lambda graph, inputs: graph, failing])
+    backends = iter([aot_autograd(fw_compiler=lambda graph, _: make_boxed_func(graph)), failing])
     compile_(network, lambda graph, inputs: next(backends)(graph, inputs))
     recompute_(network, "residual")
     for each in (plain, network):
