@@ -176,6 +176,20 @@ def test_as_many_compilations_as_there_are_sizes(nothing_compiled):
     assert compilations(allow=True) == (40, None)
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_masks_that_compiled_code_keeps(nothing_compiled, kept):
+    weight, dtypes = torch.ones(4, 4, requires_grad=True), []
+    backend = "aot_eager_decomp_partition"
+    function = torch.compile(lambda x: (x @ weight).square().add(1).relu(), backend=backend)
+    with torch._functorch.config.patch(ban_recompute_materialized_backward=not kept):
+        torch_compat.keep_masks(kept)
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda value: dtypes.append(value.dtype) or value, lambda value: value
+        ):
+            function(torch.ones(4, 4))
+    assert (torch.bool in dtypes) == kept
+
+
 def own_statistics(ranks):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

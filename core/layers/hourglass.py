@@ -17,34 +17,14 @@ from .blocks import Block, ConvBnRelu, Residual, conv_bn
 Upsample = Callable[[int], nn.Module]
 
 
-class NearestUpsample(nn.Module):
-    """Doubles a map by repeating each cell, and adds it to another.
-
-    Args:
-        channels: number of channels; not used.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-
-    def forward(self, x: Tensor, kept: Tensor) -> Tensor:
-        """[B, channels, H/2, W/2] and [B, channels, H, W] -> [B, channels, H, W]."""
-        return kept + F.interpolate(x, scale_factor=2, mode="nearest")
+def nearest_upsample(channels: int) -> nn.Module:
+    """Doubles the size by repeating each cell; ``channels`` is not used."""
+    return nn.Upsample(scale_factor=2, mode="nearest")
 
 
-class TransposedUpsample(nn.ConvTranspose2d):
-    """Doubles a map by a transposed 4x4 convolution, and adds it to another.
-
-    Args:
-        channels: number of channels.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__(channels, channels, 4, stride=2, padding=1)
-
-    def forward(self, x: Tensor, kept: Tensor) -> Tensor:  # type: ignore[override]
-        """[B, channels, H/2, W/2] and [B, channels, H, W] -> [B, channels, H, W]."""
-        return kept + super().forward(x)
+def transposed_upsample(channels: int) -> nn.Module:
+    """Doubles the size by a transposed 4x4 convolution."""
+    return nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1)
 
 
 class Hourglass(nn.Module):
@@ -59,8 +39,7 @@ class Hourglass(nn.Module):
         blocks: number of blocks in each part of a level, level by level; the last number is that of
             the coarsest map.
         block: makes a block.
-        upsample: makes a module that doubles a map and adds it to another, from the number of
-            channels.
+        upsample: makes a module that doubles a map, from its number of channels.
     """
 
     def __init__(
@@ -97,7 +76,7 @@ class Hourglass(nn.Module):
         else:
             merged = []
             below = self.low2(halved)
-        return [*merged, self.up2(self.low3(below), kept)]
+        return [*merged, kept + self.up2(self.low3(below))]
 
 
 class StackMaps(NamedTuple):
@@ -132,7 +111,7 @@ class StackedHourglass(nn.Module):
         stacks: int,
         feature_channels: int,
         block: Block = Residual,
-        upsample: Upsample = NearestUpsample,
+        upsample: Upsample = nearest_upsample,
         key: str = "hgs",
     ):
         super().__init__()

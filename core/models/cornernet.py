@@ -11,7 +11,7 @@ from ..layers.blocks import Block, Residual
 from ..layers.corner_pooling import BOTTOM_RIGHT, TOP_LEFT, Corner, CornerPooling
 from ..layers.distribution import VALUES
 from ..layers.heads import HEATMAP_BIAS, Head, Search, where_to_read, with_peaks
-from ..layers.hourglass import NearestUpsample, StackedHourglass, StackMaps, Upsample
+from ..layers.hourglass import StackedHourglass, StackMaps, Upsample, nearest_upsample
 from ..layers.pyramid import PyramidFeatures, pyramid_maps
 from ..structures import CentripetalMaps, CornerMaps, SearchedMaps
 from .architecture import on_hourglasses, read_architecture
@@ -129,8 +129,7 @@ class CornerNet(CornerHeads):
         num_classes: number of object classes C.
         architecture: widths and depths.
         block: makes a block of the hourglasses.
-        upsample: makes a module that doubles a map in the hourglasses, as for
-            :class:`core.layers.hourglass.Hourglass`.
+        upsample: makes a module that doubles a map in the hourglasses.
         head_kernel: side of the kernel of the heads' first convolution.
     """
 
@@ -141,7 +140,7 @@ class CornerNet(CornerHeads):
         num_classes: int,
         architecture: CornerArchitecture,
         block: Block = Residual,
-        upsample: Upsample = NearestUpsample,
+        upsample: Upsample = nearest_upsample,
         head_kernel: int = 3,
     ):
         hourglasses = StackedHourglass(

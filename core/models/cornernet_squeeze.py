@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..config.errors import UserError
 from ..config.loading import Config
 from ..layers.fire import Fire
-from ..layers.hourglass import TransposedUpsample
+from ..layers.hourglass import transposed_upsample
 from . import cornernet
 from .architecture import read_architecture
 from .corners import CornerArchitecture, corner_detector, read_pairing
@@ -37,7 +37,7 @@ def build(config: Config, num_classes: int) -> Detector:
     """Builds CornerNet-Squeeze with fresh weights; errors as :func:`core.models.build`."""
     architecture = read_architecture(Architecture, config)
     network = cornernet.CornerNet(
-        num_classes, architecture, block=Fire, upsample=TransposedUpsample, head_kernel=1
+        num_classes, architecture, block=Fire, upsample=transposed_upsample, head_kernel=1
     )
     pairing = read_pairing(config, num_classes, architecture.pairing, no_border=False)
     return corner_detector(config, network, architecture, pairing)

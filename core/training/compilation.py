@@ -16,22 +16,26 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ..layers.backbones import InvertedResidual
-from ..layers.blocks import ConvBnRelu, ConvRelu, Residual
+from ..layers.blocks import ConvBnRelu, Residual
 from ..layers.corner_pooling import CornerPooling
 from ..layers.fire import Fire
-from ..layers.hourglass import NearestUpsample, TransposedUpsample
-from ..layers.pyramid import PyramidFeatures
+from ..layers.heads import Head
 from ..losses.focal import FocalLoss, focal_loss, fusible_focal_loss
 from ..models.detector import Detector
-from ..torch_compat import allow_many_compilations, compile_backward_ahead, is_compile_error
+from ..torch_compat import (
+    allow_many_compilations,
+    compile_backward_ahead,
+    is_compile_error,
+    keep_masks,
+)
 
 logger = logging.getLogger(__name__)
 
 Backend = str | Callable[..., Any]
 
 _BLOCKS = (
-    *(Residual, Fire, ConvBnRelu, ConvRelu, CornerPooling, NearestUpsample, TransposedUpsample),
-    *(BasicBlock, Bottleneck, InvertedResidual, PyramidFeatures),
+    *(Residual, Fire, ConvBnRelu, CornerPooling, Head),
+    *(BasicBlock, Bottleneck, InvertedResidual),
 )
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)  # they compute nothing
 
@@ -116,6 +120,7 @@ def compile_(network: nn.Module, backend: Backend = "inductor", warn: bool = Tru
     Returns:
         The compiler, for what else is to be compiled.
     """
+    keep_masks(any(not weight.is_cpu for weight in network.parameters()))
     compiler = Compiler(backend, _in_channels_last(network), warn)
     forward = compiler.compiled(_forward)
     for block in blocks_of(network):
@@ -145,7 +150,8 @@ def blocks_of(network: nn.Module) -> Iterator[nn.Module]:
     """Lists the parts of a network that are compiled, each by itself.
 
     These are the outermost blocks. A part that has layers but no block, such as the first layers of
-    a backbone, is compiled as a whole; single layers between blocks are not compiled.
+    a backbone, is compiled as a whole; single layers between blocks are not compiled. Of these, a
+    compiled upsampling to the nearest cell would add up its gradient in any order, and slowly.
     """
     if _is_block(network):
         yield network
@@ -163,7 +169,9 @@ def _is_block(module: nn.Module) -> bool:
 def _compute(
     network: nn.Module, compiled: Callable[..., Any], block: nn.Module, *inputs: Any
 ) -> Any:
-    return (compiled if network.training else _forward)(block, *inputs)
+    """Computes a block. At cells, whose number changes from step to step, nothing is compiled."""
+    at_cells = any(isinstance(each, Tensor) and not each.is_floating_point() for each in inputs)
+    return (compiled if network.training and not at_cells else _forward)(block, *inputs)
 
 
 def _focal_loss(compiled: FocalLoss, *inputs: Any) -> Tensor:

@@ -14,9 +14,9 @@ from core.layers.fire import Fire
 from core.layers.heads import HEATMAP_BIAS, Head
 from core.layers.hourglass import (
     Hourglass,
-    NearestUpsample,
     StackedHourglass,
-    TransposedUpsample,
+    nearest_upsample,
+    transposed_upsample,
 )
 
 
@@ -111,7 +111,7 @@ def test_conv_relu_leaves_its_input():
 
 
 @pytest.mark.parametrize("block", [Residual, Fire])
-@pytest.mark.parametrize("upsample", [NearestUpsample, TransposedUpsample])
+@pytest.mark.parametrize("upsample", [nearest_upsample, transposed_upsample])
 def test_hourglass_gives_its_merged_maps_coarsest_first(block, upsample):
     hourglass = Hourglass([8, 10, 12, 14], [2, 1, 1, 3], block, upsample)
     merged = hourglass(random_map(2, 8, 16, 24))
@@ -119,15 +119,10 @@ def test_hourglass_gives_its_merged_maps_coarsest_first(block, upsample):
     assert len(hourglass.low2.low2.low2) == 3 and len(hourglass.up1) == 2
 
 
-def test_both_upsamplings_double_and_add():
+def test_both_upsamplings_double():
     x = random_map(2, 6, 3, 4)
-    kept = random_map(2, 6, 6, 8)
-    doubled = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    assert torch.equal(NearestUpsample(6)(x, kept), kept + doubled)
-    transposed = TransposedUpsample(6)
-    weights = transposed.weight, transposed.bias
-    doubled = F.conv_transpose2d(x, *weights, stride=2, padding=1)
-    assert torch.equal(transposed(x, kept), kept + doubled)
+    assert torch.equal(nearest_upsample(6)(x), x.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    assert transposed_upsample(6)(x).shape == (2, 6, 6, 8)
 
 
 def test_stacks_hand_on_their_features():
