@@ -113,8 +113,9 @@ def keep_masks(kept: bool) -> None:
     """Decides whether compiled code may keep a bool for each number that a ReLU saw.
 
     ``torch._functorch.config.ban_recompute_materialized_backward``, in all versions; where it is
-    missing, they are kept. Code that does not keep them computes activations again in the backward pass: this takes less memory, and on
-    CPUs less time, as their compiled code writes bools forty times as slowly as floats.
+    missing, they are kept. Code that does not keep them computes activations again in the backward
+    pass: this takes less memory, and on CPUs less time, as their compiled code writes bools forty
+    times as slowly as floats.
 
     Args:
         kept: True, the compiler's default, for GPUs.
