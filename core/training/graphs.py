@@ -102,10 +102,16 @@ class CudaGraphs:
 
     def record(self, function: Callable[[], Result]) -> tuple[Callable[[], Any], Result]:
         """Records a function; memory that PyTorch kept for later is given back before."""
-        graph = torch.cuda.CUDAGraph()
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         # Other threads, as that which pins batches, may use the GPU meanwhile.
-        with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
-            result = function()
+        capture = torch.cuda.graph(
+            graph, self._pool, self._stream, capture_error_mode="thread_local"
+        )
+        try:
+            with capture:
+                result = function()
+        finally:
+            torch.cuda.set_stream(current)  # which a capture that failed leaves as it was in it
         return graph.replay, result
 
 
