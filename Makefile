@@ -11,7 +11,7 @@ SERIAL = $(shell grep -rl --include="test_*.py" "pytest.mark.serial" tests)
 
 .PHONY: demo compare test lint sanitize kill-test clean
 
-$(INSTALLED): setup.py pyproject.toml $(wildcard cpools_ext/csrc/*.h cpools_ext/csrc/*/*)
+$(INSTALLED): setup.py pyproject.toml $(wildcard cpools_ext/csrc/*.* cpools_ext/csrc/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet torch torchvision "setuptools>=77.0.3" wheel ninja
 	$(BIN)/pip install --quiet --no-build-isolation --editable ".[dev]"

@@ -20,6 +20,7 @@
 #include <sys/mman.h>
 #endif
 
+#include "element.h"
 #include "scan.h"
 
 namespace cpools {
@@ -32,24 +33,11 @@ at::MemoryFormat layout_of(const at::Tensor& x) {
   return channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
 }
 
-Element element_of(const at::Tensor& x) {
-  switch (x.scalar_type()) {
-    case at::kFloat: return Element::kFloat32;
-    case at::kDouble: return Element::kFloat64;
-    case at::kBFloat16: return Element::kBFloat16;
-    case at::kHalf: return Element::kFloat16;
-    default:
-      TORCH_CHECK_VALUE(
-          false, "corner pooling takes float32, float64, bfloat16 or float16, not ",
-          x.scalar_type());
-  }
-}
-
 Scan scan_of(const at::Tensor& x, int64_t dim, bool reverse, at::MemoryFormat layout) {
   std::vector<int64_t> order(x.dim());  // dimensions as they lie in memory
   std::iota(order.begin(), order.end(), 0);
   if (layout == at::MemoryFormat::ChannelsLast) order = {0, 2, 3, 1};
-  Scan scan{element_of(x), 1, x.size(dim), 1, reverse};
+  Scan scan{element_of(x, "corner pooling"), 1, x.size(dim), 1, reverse};
   int64_t* size = &scan.outer;
   for (const int64_t i : order) {
     if (i == dim) {

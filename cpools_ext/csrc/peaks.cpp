@@ -11,23 +11,15 @@
 
 #include <algorithm>
 
+#include "element.h"
+
 namespace cpools {
 namespace {
-
-Element element_of(const at::Tensor& x) {
-  switch (x.scalar_type()) {
-    case at::kFloat: return Element::kFloat32;
-    case at::kDouble: return Element::kFloat64;
-    case at::kBFloat16: return Element::kBFloat16;
-    case at::kHalf: return Element::kFloat16;
-    default: TORCH_CHECK_VALUE(false, "peaks are not those of ", x.scalar_type());
-  }
-}
 
 Heatmap heatmap_of(const at::Tensor& x) {
   const auto size = [&](int dim) { return static_cast<int>(x.size(dim)); };
   return {
-      element_of(x), x.const_data_ptr(), size(0), size(1), size(2), size(3),
+      element_of(x, "the operator of peaks"), x.const_data_ptr(), size(0), size(1), size(2), size(3),
       {x.stride(0), x.stride(1), x.stride(2), x.stride(3)}};
 }
 
