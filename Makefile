@@ -1,6 +1,7 @@
 # make demo: from nothing to a trained detector and its drawings. make test, make lint: what CI runs.
 # make compare: all detectors on the generated shapes. make sanitize: the native operators under the
-# compiler's sanitizers. make kill-test: 50 killed and resumed runs.
+# compiler's sanitizers. make kill-test: 50 killed and resumed runs. make rare-test: tests that take too
+# long for CI, each like one that it runs.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,12 +10,12 @@ INSTALLED := $(VENV)/.installed
 WORKERS ?= 3
 SERIAL = $(shell grep -rl --include="test_*.py" "pytest.mark.serial" tests)
 
-.PHONY: demo compare test lint sanitize kill-test clean
+.PHONY: demo compare test rare-test lint sanitize kill-test clean
 
 $(INSTALLED): setup.py pyproject.toml $(wildcard cpools_ext/csrc/*.* cpools_ext/csrc/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet torch torchvision "setuptools>=77.0.3" wheel ninja
-	$(BIN)/pip install --quiet --no-build-isolation --editable ".[dev]"
+	$(BIN)/pip install --quiet --no-compile torch torchvision "setuptools>=77.0.3" wheel ninja
+	$(BIN)/pip install --quiet --no-compile --no-build-isolation --editable ".[dev]"
 	touch $@
 
 demo: STARTED := $(shell date +%s)
@@ -28,9 +29,12 @@ compare: $(INSTALLED)
 # times. Both run, whatever fails.
 test: $(INSTALLED)
 	status=0; \
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not serial" || status=1; \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not serial and not rare" || status=1; \
 	$(BIN)/python -m pytest -m serial $(SERIAL) || status=1; \
 	exit $$status
+
+rare-test: $(INSTALLED)
+	$(BIN)/python -m pytest -m rare tests
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -53,6 +53,7 @@ def check_same_run(root, alone):
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_distributed_on_two_machines(alone, tmp_path):
     """Both of them this one, which has one device.
 

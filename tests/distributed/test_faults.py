@@ -140,6 +140,7 @@ def test_a_cut_network_ends_both_machines(root):
     check_saved(root)
 
 
+@pytest.mark.rare
 def test_a_network_that_comes_back_is_used_again(root):
     """And ends both machines where it is cut once more than they start again."""
     with Machines() as machines:
