@@ -14,8 +14,8 @@ SERIAL = $(shell grep -rl --include="test_*.py" "pytest.mark.serial" tests)
 
 $(INSTALLED): setup.py pyproject.toml $(wildcard cpools_ext/csrc/*.* cpools_ext/csrc/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile torch torchvision "setuptools>=77.0.3" wheel ninja
-	$(BIN)/pip install --quiet --no-compile --no-build-isolation --editable ".[dev]"
+	$(BIN)/pip install --quiet torch torchvision "setuptools>=77.0.3" wheel ninja
+	$(BIN)/pip install --quiet --no-build-isolation --editable ".[dev]"
 	touch $@
 
 demo: STARTED := $(shell date +%s)

@@ -175,6 +175,7 @@ def test_export() -> None:
         torch.testing.assert_close(exported.module()(x), network(x))
 
 
+@pytest.mark.rare
 def test_other_instruction_set() -> None:
     """The kernels for any processor of the family, which PyTorch's own switch selects."""
     if native.load() is not None:

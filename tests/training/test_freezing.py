@@ -248,6 +248,7 @@ def test_training_slows_the_backbone_alone(tmp_path):
     assert line in describe(run)
 
 
+@pytest.mark.rare
 def test_a_run_that_thaws_is_resumed_bit_for_bit(tmp_path):
     """Killed in the last frozen step and, in another run, in the first step after it."""
     world_size = 2
