@@ -78,7 +78,7 @@ class System:
     dist_timeout: int | None = None
     # steps on a GPU as CUDA graphs, without launches; null: where there can be any
     cuda_graph: bool | None = None
-    compile: bool = False  # training by torch.compile; the first steps then take minutes
+    compile: bool = False  # training by torch.compile; the first step takes half a minute or more
     # parts whose activations are computed twice instead of kept: slower, with less memory
     checkpointing: typing.Literal["none", "stack", "residual"] = "none"
     clip_norm: float | None = None  # a step's gradient of a larger norm is scaled down to it

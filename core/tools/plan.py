@@ -37,7 +37,7 @@ from ..torch_compat import tensors_in
 from ..training.build import TrainingState, build_for_training
 from ..training.chunks import chunk_sizes, rank_chunks
 from ..training.freezing import thawed
-from ..training.graphs import choose_step, obstacle_to_graphs
+from ..training.graphs import FIRST_STEPS, choose_step, uses_graphs
 from ..training.memory_use import Peak, memory_use
 from ..training.step import train_step
 
@@ -45,7 +45,6 @@ _COCO_CLASSES = 80
 _NOISE_SIZE = (480, 640)  # height and width of an image of noise, in pixels
 _NOISE_OBJECTS = 8
 _ROUNDS = 5  # most times that a chunk is computed
-_RECORDED = 3  # first steps, within which a graph is recorded
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def plan(config: Config, device: torch.device, seconds: float) -> Iterator[str]:
     if dataset is not None:
         classes = len(dataset.class_names)
     state = build_for_training(config, classes, device)
-    choose_step(state)  # an error if system.cuda_graph does not fit
+    uses_graphs(state)  # an error if system.cuda_graph does not fit
     yield from _describe_setting(state)
     if dataset is None:
         batch = noise_batch(state.detector.sample, max(sizes), classes)
@@ -226,12 +225,11 @@ def _graph_seconds(state: TrainingState, chunk: Batch, update_seconds: float) ->
         chunk: the images.
         update_seconds: seconds of the update that a graph makes besides.
     """
-    wanted = state.config.system.cuda_graph is not False
-    if not wanted or obstacle_to_graphs(state.detector, state.device, state.ranks) is not None:
+    if not uses_graphs(state):
         return None
-    step = choose_step(_one_chunk(state, len(chunk)))
-    times = [_seconds(lambda: step(chunk, 1), state.device) for _ in range(_RECORDED + _ROUNDS)]
-    return max(0.0, statistics.median(times[_RECORDED:]) - update_seconds)
+    step, before = choose_step(_one_chunk(state, len(chunk))), FIRST_STEPS + 1  # and a recording
+    times = [_seconds(lambda: step(chunk, 1), state.device) for _ in range(before + _ROUNDS)]
+    return max(0.0, statistics.median(times[before:]) - update_seconds)
 
 
 def _describe_setting(state: TrainingState) -> Iterator[str]:

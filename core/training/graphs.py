@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from ..config.errors import UserError
-from ..config.schema import System
 from ..distributed import Ranks
 from ..models.detector import Detector
 from ..structures import Batch
 from .build import TrainingState
-from .freezing import frozen_stages_at
+from .freezing import thaws_at
 from .step import train_step
 
 logger = logging.getLogger(__name__)
@@ -29,9 +28,7 @@ logger = logging.getLogger(__name__)
 Result = tuple[dict[str, Tensor], Tensor]  # loss terms and norm, as of train_step
 Step = Callable[[Batch, int], Result]
 
-_FIRST_STEPS = (
-    2  # without a graph, for each size of the images: kernels are chosen, memory is taken
-)
+FIRST_STEPS = 2  # without a graph, for each size of the images: kernels are chosen in them
 _LEAST_OBJECTS = 16  # that a batch is padded to; above, to the next power of 2
 _MOST_GRAPHS = 16
 _OBJECTS = {"boxes", "labels", "usable"}  # fields of a batch with a row an object
@@ -47,15 +44,24 @@ def choose_step(run: TrainingState) -> Step:
         ``step(batch, iteration)`` with the results of :func:`core.training.step.train_step`.
 
     Raises:
+        UserError: as for :func:`uses_graphs`.
+    """
+    if uses_graphs(run):
+        return StepGraphs(run, CudaGraphs()).step
+    return partial(train_step, run)
+
+
+def uses_graphs(run: TrainingState) -> bool:
+    """True if a run's steps are CUDA graphs: where they can be, unless its config says otherwise.
+
+    Raises:
         UserError: ``system.cuda_graph`` is true where there can be none.
     """
     obstacle = obstacle_to_graphs(run.detector, run.device, run.ranks)
     wanted = run.config.system.cuda_graph
     if wanted and obstacle is not None:
         raise UserError(f"system.cuda_graph: {obstacle}; set it to null, which takes what helps")
-    if wanted is False or obstacle is not None:
-        return partial(train_step, run)
-    return StepGraphs(run, CudaGraphs()).step
+    return wanted is not False and obstacle is None
 
 
 def obstacle_to_graphs(detector: Detector, device: torch.device, ranks: Ranks) -> str | None:
@@ -139,7 +145,6 @@ class StepGraphs:
         self._run, self._recorder = run, recorder
         self._graphs: dict[Hashable, _Recorded] = {}
         self._rehearsed: dict[Hashable, int] = {}  # steps by the images' shape
-        self._frozen_stages: int | None = None
         self._failed = False
 
     def step(self, batch: Batch, iteration: int) -> Result:
@@ -153,7 +158,9 @@ class StepGraphs:
             Loss terms and gradient norm; the next step writes new values into the same memory.
         """
         run = self._run
-        self._forget_other_stages(iteration, run.config.system)
+        if thaws_at(iteration, run.config.system):  # other gradients are computed from now on
+            self._graphs.clear()
+            self._rehearsed.clear()
         batch = pad_objects(batch.to(run.device), padded_objects(batch.labels.shape[1]))
         result = self._compute(batch, iteration)
         if run.average is not None:
@@ -167,7 +174,7 @@ class StepGraphs:
         full = key not in self._graphs and len(self._graphs) >= _MOST_GRAPHS
         if self._failed or full:
             return self._train(batch, iteration)
-        if rehearsed < _FIRST_STEPS:
+        if rehearsed < FIRST_STEPS:
             self._rehearsed[shape] = rehearsed + 1
             return self._recorder.rehearse(lambda: self._train(batch, iteration))
         if key not in self._graphs:
@@ -195,14 +202,6 @@ class StepGraphs:
 
     def _train(self, batch: Batch, iteration: int) -> Result:
         return train_step(replace(self._run, average=None), batch, iteration)
-
-    def _forget_other_stages(self, iteration: int, system: System) -> None:
-        """Drops all graphs where other stages of a backbone train than in the step before."""
-        frozen = frozen_stages_at(iteration, system)
-        if frozen != self._frozen_stages:
-            self._graphs.clear()
-            self._rehearsed.clear()
-        self._frozen_stages = frozen
 
 
 def padded_objects(objects: int) -> int:

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -14,9 +13,9 @@ from torch import Tensor
 
 from cpools_ext import reference
 from tests.support.cpools_devices import DTYPES, assert_gradient, random_values
+from tests.support.cuda_emulation import compile_emulated
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ROOT / "cpools_ext" / "csrc"
 
 # [outer, length, inner]; inner 1 takes the kernels for lines, the others those for columns.
 SCANS = [
@@ -84,21 +83,8 @@ os.execvp("{compiler}", ["{compiler}", *kind, *arguments, "-O0", "-g0"])
 @pytest.fixture(scope="session")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """corner_pool.cu, compiled for the CPU: each launch becomes a loop over emulated blocks."""
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
-    if compiler is None:
-        pytest.skip("no C++ compiler")
     folder = tmp_path_factory.mktemp("emulation")
-    source = (SOURCES / "cuda" / "corner_pool.cu").read_text()
-    source, launches = re.subn(
-        r"([a-z_]+<[^<>;]*>)\s*<<<(.*?)>>>\(", r"emulate(\1, \2)(", source, flags=re.S
-    )
-    assert launches == 6
-    (folder / "emulated.cpp").write_text(source.replace("../scan.h", "scan.h") + ENTRY)
-    includes = [Path(__file__).parents[1] / "cuda_emulation", SOURCES, SOURCES / "cuda"]
-    command = [compiler, "-std=c++20", "-O1", "-w", "-pthread", "-shared", "-fPIC", "emulated.cpp"]
-    command += [*(f"-I{path}" for path in includes), "-o", "emulated.so"]
-    subprocess.run(command, cwd=folder, check=True)
-    library = ctypes.CDLL(str(folder / "emulated.so"))
+    library = compile_emulated("corner_pool.cu", ENTRY, 6, folder)
     sizes = [ctypes.c_int, *[ctypes.c_int64] * 3, ctypes.c_bool]
     library.forward.argtypes = library.backward.argtypes = [*sizes, *[ctypes.c_void_p] * 3]
     sizes.insert(1, ctypes.c_int64)

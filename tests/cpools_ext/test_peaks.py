@@ -34,7 +34,7 @@ LAYOUTS = {
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    library = compile_emulated("peaks.cu", ENTRY, tmp_path_factory.mktemp("emulation"))
+    library = compile_emulated("peaks.cu", ENTRY, 1, tmp_path_factory.mktemp("emulation"))
     pointer = ctypes.c_void_p
     library.peaks.argtypes = [ctypes.c_int, *[pointer] * 3, ctypes.c_int, pointer]
     return library

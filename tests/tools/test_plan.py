@@ -230,7 +230,7 @@ def test_a_chunk_in_a_graph(monkeypatch):
     monkeypatch.setattr(plan, "_seconds", lambda function, device: function() or 1.0)
     monkeypatch.setattr(plan, "choose_step", choose)
     assert measured(system())[1].graph_seconds is None and not sizes  # on a CPU
-    monkeypatch.setattr(plan, "obstacle_to_graphs", lambda *_: None)
+    monkeypatch.setattr("core.training.graphs.obstacle_to_graphs", lambda *_: None)
     assert measured(system(cuda_graph=False))[1].graph_seconds is None and not sizes
     _, cost = measured(system(chunk_sizes=(2, 2)))
     assert set(sizes) == {(4, 4, None)}
