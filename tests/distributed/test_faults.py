@@ -19,7 +19,7 @@ from tests.support.same_run import differences
 from tests.support.some_ranks import run_processes
 from tests.support.tiny_training import NAME, argv, write_config, write_training
 
-STEPS = 24
+STEPS = 48  # enough that a signal comes before the last of them
 UNDISTURBED = "CornerNet_Squeeze-undisturbed"
 SETTINGS = {"max_iter": STEPS, "stepsize": 10, "snapshot": 3, "val_iter": 4}
 
