@@ -1,5 +1,6 @@
 """The machine and its yardsticks; pooling and decoding on a GPU as multiples of them."""
 
+import math
 import os
 import platform
 import shutil
@@ -8,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmarks.decoding import (
     DECODING,
@@ -18,9 +20,10 @@ from benchmarks.decoding import (
 )
 from benchmarks.gpu_process import Setting
 from benchmarks.gpu_rows import Row, Value, attempt, failure
-from benchmarks.operators import pair_multiples, rates
+from benchmarks.operators import both_passes, fastest, pair_multiples, rates
 from benchmarks.timing import median_seconds, product_rate, seconds
 from core.decode.corners import decode_corners
+from core.layers.norm import norm
 from cpools_ext import native
 
 ROUNDS = 10
@@ -120,6 +123,46 @@ def _sums(x: Tensor, rounds: int) -> Mapping[str, Value]:
     for way, (forward, both) in pair_multiples(x, rounds).items():
         name = way.replace("`", "")
         values[f"{name}: forward"], values[f"{name}: with backward"] = forward, both
+    return values
+
+
+def normalize(setting: Setting) -> Iterator[Row]:
+    """Yields rows of batch norm in training, by our kernels and layer by layer."""
+    device = torch.device(setting.device)
+    shapes = [(2, 8, 4, 4)] if setting.tiny else [(16, 256, 128, 128), (16, 384, 32, 32)]
+    for shape in shapes:
+        for adds in (False, True):
+            after = "addition and ReLU" if adds else "ReLU"
+            name = f"{' x '.join(map(str, shape))}, {after}"
+            measure = partial(_normalize, shape, adds, device, 1 if setting.tiny else ROUNDS)
+            yield attempt("batch norm in bfloat16, in clones", name, measure)
+
+
+def _normalize(
+    shape: tuple[int, ...], adds: bool, device: torch.device, rounds: int
+) -> dict[str, Value]:
+    """Measures a batch norm with what follows it, in clones of the map."""
+    layer = nn.BatchNorm2d(shape[1], device=device)
+    x, added, grad = (
+        torch.randn(shape, device=device)
+        .to(torch.bfloat16, memory_format=torch.channels_last)
+        .requires_grad_()
+        for _ in range(3)
+    )
+
+    def ours(x: Tensor) -> Tensor:
+        return norm(layer, x, added if adds else None, math.inf)
+
+    def by_layers(x: Tensor) -> Tensor:
+        y = layer(x)
+        return F.relu_(y + added if adds else y)
+
+    values: dict[str, Value] = {}
+    for name, way in {"ours": ours, "layer by layer": by_layers}.items():
+        ways = {"clone": x.detach().clone, "forward": lambda way=way: way(x)}
+        times = fastest({**ways, "both": both_passes(way, x, grad.detach())}, rounds, device)
+        values[f"{name}: forward"] = times["forward"] / times["clone"]
+        values[f"{name}: with backward"] = times["both"] / times["clone"]
     return values
 
 

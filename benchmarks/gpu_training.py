@@ -41,8 +41,8 @@ LISTED = 25  # kernels
 # Kinds of kernels by their names, in this order; the first that matches counts.
 KINDS = {
     "fused by the compiler": r"triton",
-    "pooling": r"cpools",
     "batch norm": r"batch_?norm|bn_|welford",
+    "pooling": r"cpools",
     "optimizer": r"multi_tensor|adam",
     "convolutions": r"conv(?!ert)|gemm|cutlass|xmma|nvjet|wgrad|dgrad|fprop",
 }

@@ -19,6 +19,7 @@ from torchvision.models import resnet18, resnet50
 from ..config.errors import UserError
 from ..config.suggestions import nearest
 from ..data.color import MEAN, STD
+from .norm import Layers, norm
 from .vgg import vgg_features
 
 NAMES = ("efficientnet_lite0", "resnet18", "resnet50", "vgg16")
@@ -225,8 +226,9 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_channels, H, W] -> [B, out_channels, H/stride, W/stride]."""
-        y: Tensor = self.project(self.depthwise(self.expand(x)))
-        return x + y if self.shortcut else y
+        conv, batch_norm = self.project
+        y = conv(self.depthwise(self.expand(x)))
+        return norm(batch_norm, y, x if self.shortcut else None)
 
 
 def _conv_norm(
@@ -236,14 +238,14 @@ def _conv_norm(
     stride: int = 1,
     groups: int = 1,
     activation: bool = True,
-) -> nn.Sequential:
+) -> Layers:
     """Makes a convolution, batch norm and ReLU6, padded as TensorFlow pads even sizes.
 
     With stride 2, TensorFlow's "SAME" pads an even size by one pixel less before than after it. An
     odd one it pads evenly; here that is padded as the next even size, so that cell i lies at the
     same place of the image for every size, and one graph serves all sizes.
     """
-    layers = nn.Sequential()
+    layers = Layers()
     padding = kernel // 2
     if stride == 2:
         before = (kernel - 2) // 2

@@ -3,10 +3,13 @@
 Attribute names are frozen: weights of the reference depend on them.
 """
 
+import math
 from typing import Protocol
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .norm import Layers, norm
 
 
 class Block(Protocol):
@@ -35,7 +38,7 @@ class ConvBnRelu(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_channels, H, W] -> [B, out_channels, H/stride, W/stride]."""
-        return F.relu_(self.bn(self.conv(x)))
+        return norm(self.bn, self.conv(x), ceiling=math.inf)
 
 
 class ConvRelu(nn.Module):
@@ -78,16 +81,17 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_channels, H, W] -> [B, out_channels, H/stride, W/stride]."""
-        y = F.relu_(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        if self.stride > 1:  # as a strided 1x1 convolution, whose gradient is three times slower
-            x = x[:, :, :: self.stride, :: self.stride]
-        return F.relu_(y + self.skip(x))
+        y = self.conv2(norm(self.bn1, self.conv1(x), ceiling=math.inf))
+        if self.stride > 1:
+            # Every second cell, for a strided 1x1 convolution has a slow gradient. That of a slice
+            # would not lie in channels_last.
+            x = F.avg_pool2d(x, 1, self.stride)
+        return norm(self.bn2, y, self.skip(x), math.inf)
 
 
-def conv_bn(in_channels: int, out_channels: int) -> nn.Sequential:
+def conv_bn(in_channels: int, out_channels: int) -> Layers:
     """Makes a 1x1 convolution and a batch normalisation, with keys ``0`` and ``1``."""
-    return nn.Sequential(
+    return Layers(
         nn.Conv2d(in_channels, out_channels, 1, bias=False),
         nn.BatchNorm2d(out_channels),
     )

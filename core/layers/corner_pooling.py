@@ -1,13 +1,14 @@
 """The corner pooling module of CornerNet: it finds a corner by maxima along two directions."""
 
+import math
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cpools_ext import corner_pool_sum
 
 from .blocks import ConvBnRelu
+from .norm import norm
 
 Corner = Literal["top_left", "bottom_right"]
 
@@ -42,5 +43,5 @@ class CornerPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, channels, H, W] -> [B, channels, H, W]."""
         pooled = corner_pool_sum(self.p1_conv1(x), self.p2_conv1(x), self.corner)
-        y = self.p_bn1(self.p_conv1(pooled)) + self.bn1(self.conv1(x))
-        return self.conv2(F.relu_(y))
+        shortcut = norm(self.bn1, self.conv1(x))
+        return self.conv2(norm(self.p_bn1, self.p_conv1(pooled), shortcut, math.inf))

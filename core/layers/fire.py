@@ -1,8 +1,11 @@
 """The fire module of SqueezeNet as CornerNet-Squeeze uses it (CornerNet-Lite, section 4)."""
 
+import math
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from .norm import norm
 
 
 class Fire(nn.Module):
@@ -32,6 +35,6 @@ class Fire(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_channels, H, W] -> [B, out_channels, H/stride, W/stride]."""
-        y = self.bn1(self.conv1(x))
-        y = self.bn2(torch.cat((self.conv_1x1(y), self.conv_3x3(y)), 1))
-        return F.relu_(y + x if self.has_skip else y)
+        y = norm(self.bn1, self.conv1(x))
+        y = torch.cat((self.conv_1x1(y), self.conv_3x3(y)), 1)
+        return norm(self.bn2, y, x if self.has_skip else None, math.inf)

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .blocks import Block, ConvBnRelu, Residual, conv_bn
+from .upsample import RepeatCells
 
 Upsample = Callable[[int], nn.Module]
 
 
 def nearest_upsample(channels: int) -> nn.Module:
     """Doubles the size by repeating each cell; ``channels`` is not used."""
-    return nn.Upsample(scale_factor=2, mode="nearest")
+    return RepeatCells()
 
 
 def transposed_upsample(channels: int) -> nn.Module:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from .backbones import STRIDES
 from .blocks import ConvBnRelu
 from .hourglass import StackMaps
+from .upsample import repeat_cells
 
 
 class PyramidFeatures(nn.Module):
@@ -50,7 +51,8 @@ class PyramidFeatures(nn.Module):
         ]
         merged = [used[-1]]  # coarsest first
         for finer in reversed(used[:-1]):
-            merged.append(finer + F.interpolate(merged[-1], size=finer.shape[2:], mode="nearest"))
+            height, width = finer.shape[2:]
+            merged.append(finer + repeat_cells(merged[-1], (height, width)))
         return [StackMaps(self.out(merged[-1]), merged)]
 
 

@@ -6,6 +6,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
+from .norm import Layers
+
 _CHANNELS = 512  # channels of the last map of a ResNet-18
 
 
@@ -36,9 +38,9 @@ class UpsampledResNet18(nn.Module):
         )
 
     @staticmethod
-    def _doubling(before: int, after: int, convolution: bool) -> nn.Sequential:
+    def _doubling(before: int, after: int, convolution: bool) -> Layers:
         first = nn.Conv2d(before, after, 3, padding=1, bias=False)
-        return nn.Sequential(
+        return Layers(
             *((first, nn.BatchNorm2d(after), nn.ReLU(inplace=True)) if convolution else ()),
             nn.ConvTranspose2d(after if convolution else before, after, 4, 2, 1, bias=False),
             nn.BatchNorm2d(after),

@@ -22,6 +22,7 @@ from core.layers.cross_star import CrossStarConv
 from core.layers.fire import Fire
 from core.layers.heads import Head
 from core.layers.hourglass import nearest_upsample
+from core.layers.norm import Layers
 from core.losses.focal import focal_loss
 from core.torch_compat import compile_backward_ahead
 from core.training.compilation import blocks_of, compile_, compile_detector_
@@ -139,7 +140,7 @@ def test_every_network_is_made_of_these_blocks(name):
     """
     network = compilable(name)
     blocks = list(blocks_of(network))
-    assert {type(block) for block in blocks} <= {*BLOCKS, Backbone, CrossStarConv}
+    assert {type(block) for block in blocks} <= {*BLOCKS, Layers, Backbone, CrossStarConv}
     inside = [layer for block in blocks for layer in block.modules()]
     assert len(inside) == len(set(inside))
     outside = {key for key, layer in network.named_modules() if layer not in inside}
