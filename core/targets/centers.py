@@ -64,17 +64,12 @@ def center_targets(
     found = (cell, radius, size.float(), (center - cell).float(), (size > 0).all(-1))
     cell, radius, size, offset, inside = (part.to(batch.boxes.device) for part in found)
     mask = batch.present & inside
-    heatmap = batch.boxes.new_zeros((len(batch), num_classes, height, width))
-    row = torch.arange(len(batch), device=mask.device)[:, None]
-    objects = gaussian.Drawn(
-        (row * num_classes + batch.labels).flatten(),
-        cell[..., 0].flatten(),
-        cell[..., 1].flatten(),
-        radius.flatten(),
-        mask.flatten(),
+    images = torch.arange(len(batch), device=mask.device)[:, None]
+    heatmap = gaussian.draw_gaussians(
+        (len(batch), num_classes, height, width),
+        gaussian.Drawn(images, batch.labels, *cell.unbind(-1), radius, mask),
+        gaussian.largest_radius(output_size, peak),
     )
-    largest = gaussian.largest_radius(output_size, peak)
-    gaussian.splat_gaussians_(heatmap.view(-1, height, width), objects, largest)
     return CenterTargets(
         heatmap=heatmap,
         index=(cell[..., 1] * width + cell[..., 0]) * mask,

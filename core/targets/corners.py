@@ -66,20 +66,15 @@ def corner_targets(
     mask = batch.trained
     index, offset = (rows * width + columns) * mask, offset * mask[..., None]
 
-    heatmaps = batch.boxes.new_zeros((2, len(batch), num_classes, height, width))
-    corners = torch.arange(2 * len(batch), device=mask.device).view(2, -1, 1)
-    objects = gaussian.Drawn(
-        (corners * num_classes + batch.labels).flatten(),
-        columns.flatten(),
-        rows.flatten(),
-        radius.expand(2, -1, -1).flatten(),
-        mask.expand(2, -1, -1).flatten(),
+    images = torch.arange(2 * len(batch), device=mask.device).view(2, -1, 1)  # tl, then br
+    heatmaps = gaussian.draw_gaussians(
+        (2 * len(batch), num_classes, height, width),
+        gaussian.Drawn(images, batch.labels, columns, rows, radius, mask),
+        gaussian.largest_radius(output_size, peak),
     )
-    largest = gaussian.largest_radius(output_size, peak)
-    gaussian.splat_gaussians_(heatmaps.view(-1, height, width), objects, largest)
     return CornerTargets(
-        tl_heatmap=heatmaps[0],
-        br_heatmap=heatmaps[1],
+        tl_heatmap=heatmaps[: len(batch)],
+        br_heatmap=heatmaps[len(batch) :],
         tl_index=index[0],
         br_index=index[1],
         tl_offset=offset[0],

@@ -62,47 +62,58 @@ def largest_radius(size: tuple[int, int], peak: Peak) -> int:
 
 
 class Drawn(NamedTuple):
-    """What is drawn for each of n objects.
+    """What is drawn for each object, in tensors that broadcast to one shape.
 
     Attributes:
-        plane: int64 [n], number of the heatmap.
-        x, y: int64 [n], its cell, inside the heatmap.
-        radius: int64 [n], at least 0, in cells.
-        mask: bool [n], false for padding.
+        image, label: int64, numbers of the heatmap.
+        x, y: int64, its cell, inside the heatmap.
+        radius: int64, at least 0, in cells.
+        mask: bool, false for padding.
     """
 
-    plane: Tensor
+    image: Tensor
+    label: Tensor
     x: Tensor
     y: Tensor
     radius: Tensor
     mask: Tensor
 
 
-def splat_gaussians_(heatmaps: Tensor, objects: Drawn, largest: int) -> None:
+def draw_gaussians(size: tuple[int, int, int, int], objects: Drawn, largest: int) -> Tensor:
     """Draws a peak of height 1 for every object; where peaks meet, the higher value stays.
 
     The kernel is exp(-(dx² + dy²) / 2s²) with s = (2 radius + 1) / 6, cut off at ``radius`` in x
     and in y and at the edges. On the CPU an object costs the cells of its own patch. Elsewhere all
     patches have the size of the largest possible one: so shapes depend on no values, and the host
-    does not wait for the device.
+    does not wait for the device. Elsewhere the heatmaps are in channels_last, too: so are the maps
+    of a network there, and a loss reads both in the order of their memory.
 
     Args:
-        heatmaps: float32 [P, H, W], changed in place.
+        size: B, C, H and W of the heatmaps.
         objects: what is drawn.
         largest: a radius that none exceeds, in cells.
+
+    Returns:
+        float32 [B, C, H, W], on the device of the objects.
     """
-    if heatmaps.device.type == "cpu":
-        _splat_cells_(heatmaps, objects)
-        return
+    device = objects.x.device
+    objects = Drawn(*(each.flatten() for each in torch.broadcast_tensors(*objects)))
+    if device.type == "cpu":
+        heatmaps = torch.zeros(size)
+        _draw_cells_(heatmaps, objects)
+        return heatmaps
+    batch, classes, height, width = size
+    heatmaps = torch.zeros((batch, height, width, classes), device=device)
     at_once = max(1, _CELLS_AT_ONCE // (2 * largest + 1) ** 2)
     for part in zip(*(each.split(at_once) for each in objects), strict=True):
-        _splat_patches_(heatmaps, Drawn(*part), largest)
+        _draw_patches_(heatmaps, Drawn(*part), largest)
+    return heatmaps.permute(0, 3, 1, 2)
 
 
-def _splat_cells_(heatmaps: Tensor, objects: Drawn) -> None:
+def _draw_cells_(heatmaps: Tensor, objects: Drawn) -> None:
     """Draws the cells of all patches as one list, whose length the host reads."""
-    height, width = heatmaps.shape[-2:]
-    plane, x, y, radius, mask = objects
+    classes, height, width = heatmaps.shape[1:]
+    image, label, x, y, radius, mask = objects
     left, top = (x - radius).clamp(min=0), (y - radius).clamp(min=0)
     columns = (x + radius + 1).clamp(max=width) - left
     rows = (y + radius + 1).clamp(max=height) - top
@@ -113,23 +124,29 @@ def _splat_cells_(heatmaps: Tensor, objects: Drawn) -> None:
     number = torch.arange(total, device=cells.device) - (ends - cells)[owner]
     columns = columns[owner]
     row, column = number // columns, number % columns
-    corner = (plane * height + top) * width + left
+    corner = ((image * classes + label) * height + top) * width + left
     dx, dy = column + (left - x)[owner], row + (top - y)[owner]
     index = corner[owner] + row * width + column
     _draw_(heatmaps, index, _values(dx, dy, radius[owner]))
 
 
-def _splat_patches_(heatmaps: Tensor, objects: Drawn, largest: int) -> None:
-    """Draws patches of the largest size; cells that an object does not have are drawn as 0."""
-    height, width = heatmaps.shape[-2:]
+def _draw_patches_(heatmaps: Tensor, objects: Drawn, largest: int) -> None:
+    """Draws patches of the largest size; cells that an object does not have are drawn as 0.
+
+    Args:
+        heatmaps: [B, H, W, C], changed in place.
+        objects, largest: as for :func:`draw_gaussians`, each of n objects.
+    """
+    height, width, classes = heatmaps.shape[1:]
     reach = torch.arange(-largest, largest + 1, device=heatmaps.device)
-    plane, x, y, radius, mask = (each[:, None, None] for each in objects)
+    image, label, x, y, radius, mask = (each[:, None, None] for each in objects)
     dx, dy = reach, reach[:, None]
     row, column = y + dy, x + dx  # [n, side, 1], [n, 1, side]
     has = mask & (dx.abs() <= radius) & (dy.abs() <= radius)
     has = has & (row >= 0) & (row < height) & (column >= 0) & (column < width)
     row, column = row.clamp(0, height - 1), column.clamp(0, width - 1)
-    _draw_(heatmaps, (plane * height + row) * width + column, _values(dx, dy, radius) * has)
+    index = (image * height + row) * (width * classes) + (column * classes + label)
+    _draw_(heatmaps, index, _values(dx, dy, radius) * has)
 
 
 def _values(dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
