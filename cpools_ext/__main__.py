@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cpools_ext import CORNERS, DIRECTIONS, native, reference, soft_nms_reference
+from cpools_ext.focal import focal_loss
 from cpools_ext.peaks import peaks
 from cpools_ext.soft_nms import METHODS
 
@@ -81,8 +82,8 @@ def compare(device: str) -> Iterator[tuple[str, bool]]:
         device: ``"cpu"`` or ``"cuda"``, on which the native operators run.
 
     Yields:
-        The name of a comparison, and True if the results agree: poolings bit for bit, soft-NMS in
-        the rows that it keeps and to 1e-4.
+        The name of a comparison, and True if the results agree: poolings and peaks bit for
+        bit, focal losses to rounding, soft-NMS in the rows that it keeps and to 1e-4.
     """
     generator = torch.Generator().manual_seed(0)
     for dtype in DTYPES:
@@ -97,8 +98,9 @@ def compare(device: str) -> Iterator[tuple[str, bool]]:
                 name = f"{dtype} {shape} {layout}".removeprefix("torch.")
                 yield from _compare_pooling(name, x, grad, device)
                 yield from _compare_sum(name, x, y, grad, device)
-                if device == "cuda":  # on the CPU peaks are standard PyTorch
+                if device == "cuda":  # on the CPU these are standard PyTorch
                     yield from _compare_peaks(name, x, y, device)
+                    yield from _compare_focal_loss(name, x.nan_to_num(-3), y, device)
     if device == "cpu":
         yield from _compare_soft_nms(generator)
 
@@ -135,6 +137,21 @@ def _compare_peaks(name: str, x: Tensor, y: Tensor, device: str) -> Iterator[tup
     for kernel in (1, 3, 7):
         found = peaks([x.to(device), y.to(device)], kernel)
         yield f"peaks of windows of {kernel}, {name}", _equal((found,), (peaks([x, y], kernel),))
+
+
+def _compare_focal_loss(name: str, x: Tensor, y: Tensor, device: str) -> Iterator[tuple[str, bool]]:
+    target = y.float().nan_to_num(2).div(2).clamp(0, 1)
+    results = []
+    for place in (device, "cpu"):
+        logits = x.detach().to(place, copy=True).requires_grad_()
+        loss = focal_loss(logits, target.to(place), y.to(place) != 0)
+        loss.backward()
+        assert logits.grad is not None
+        results.append((loss.item(), logits.grad.cpu().double()))
+    (loss_there, found), (loss_here, expected) = results
+    yield f"focal loss, {name}", abs(loss_there - loss_here) <= 1e-5 * loss_here
+    same = torch.allclose(found, expected, rtol=torch.finfo(x.dtype).eps + 1e-5, atol=1e-6)
+    yield f"gradient of focal loss, {name}", same
 
 
 def _compare_soft_nms(generator: torch.Generator) -> Iterator[tuple[str, bool]]:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.library import Library, register_fake
 
 from cpools_ext import native
+from cpools_ext.ops import empty_like, layout_of
 
 MIN_PROBABILITY = 1e-4
 
@@ -25,8 +26,8 @@ def focal_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> T
     ``-log(p) (1 - p)^2`` and any other ``-log(1 - p) p^2 (1 - target)^4``. The sum over all cells
     is divided by the number of positive cells, if there is one. A clamped p has no gradient.
 
-    There are native kernels for CUDA, which read the maps once, in any layout but fastest if all
-    have the same. Elsewhere it is a dozen operators of standard PyTorch.
+    There are native kernels for CUDA, where either pass reads the maps once; elsewhere it is a
+    dozen operators of standard PyTorch. Maps in another layout than the logits are copied.
 
     Args:
         logits: [B, C, H, W], any floating dtype; they are read in float32.
@@ -82,6 +83,7 @@ def cell_weights(target: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def _fallback(logits: Tensor, target: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    target, valid = _in_layout_of(logits, target, valid)
     divisor = (target == 1).sum().clamp(min=1).float()
     signed = wrong_logits(logits, target)
     wrong = _clamp_(signed.sigmoid())
@@ -93,6 +95,7 @@ def _fallback(logits: Tensor, target: Tensor, valid: Tensor | None) -> tuple[Ten
 def _backward_fallback(
     grad: Tensor, logits: Tensor, target: Tensor, valid: Tensor | None, divisor: Tensor
 ) -> Tensor:
+    target, valid = _in_layout_of(logits, target, valid)
     signed = wrong_logits(logits, target)
     wrong = signed.sigmoid()
     inside = (wrong >= MIN_PROBABILITY) & (wrong <= 1 - MIN_PROBABILITY)
@@ -101,6 +104,15 @@ def _backward_fallback(
     slope = right.log().mul_(right).mul_(-2).add_(wrong).mul_(wrong.square_())
     slope.mul_(cell_weights(target, valid)).mul_(inside).mul_(grad / divisor)
     return torch.where(target == 1, -slope, slope).to(logits.dtype)
+
+
+def _in_layout_of(
+    logits: Tensor, target: Tensor, valid: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Copies maps of another layout once, as every operator would walk through them slowly."""
+    layout = layout_of(logits)
+    target = target.contiguous(memory_format=layout)
+    return target, None if valid is None else valid.contiguous(memory_format=layout)
 
 
 def _clamp_(probabilities: Tensor) -> Tensor:
@@ -115,7 +127,7 @@ def _fake(logits: Tensor, target: Tensor, valid: Tensor | None) -> tuple[Tensor,
 def _backward_fake(
     grad: Tensor, logits: Tensor, target: Tensor, valid: Tensor | None, divisor: Tensor
 ) -> Tensor:
-    return torch.empty_like(logits)
+    return empty_like(logits, layout_of(logits))
 
 
 _library.impl("focal_loss", _fallback, "CompositeExplicitAutograd")
