@@ -67,7 +67,7 @@ def center_targets(
     images = torch.arange(len(batch), device=mask.device)[:, None]
     heatmap = gaussian.draw_gaussians(
         (len(batch), num_classes, height, width),
-        gaussian.Drawn(images, batch.labels, *cell.unbind(-1), radius, mask),
+        gaussian.Drawn(images, batch.labels, cell[..., 0], cell[..., 1], radius, mask),
         gaussian.largest_radius(output_size, peak),
     )
     return CenterTargets(

@@ -1,7 +1,7 @@
 """Focal loss: the operator in standard PyTorch, and its CUDA kernels, emulated and on a GPU."""
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -126,10 +126,16 @@ def test_emulated_kernels(
         assert torch.equal(found[1] == 0, gradient == 0)
 
 
-def test_emulated_kernels_off_16_bytes(emulated: ctypes.CDLL) -> None:
+def shifted_maps(device: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Maps of 64 cells, one of which does not begin where four cells can be loaded at once."""
+    maps = [each.to(device) for each in case((65,), torch.bfloat16)]
     for shifted in range(3):
-        maps = case((65,), torch.bfloat16)
-        maps = tuple(x[1:] if i == shifted else x[:-1] for i, x in enumerate(maps))
+        logits, target, valid = (x[1:] if i == shifted else x[:-1] for i, x in enumerate(maps))
+        yield logits, target, valid
+
+
+def test_emulated_kernels_off_16_bytes(emulated: ctypes.CDLL) -> None:
+    for maps in shifted_maps("cpu"):
         assert_close(run_emulated(emulated, maps, 1, 1.0), by_formula(maps, 1.0))
 
 
@@ -212,6 +218,13 @@ def test_cuda(dtype: torch.dtype, layout: str) -> None:
 def run_here(maps: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
     """Gradient on the CPU, by standard PyTorch."""
     return run(tuple(each if each is None else each.cpu() for each in maps), 3.0)[1]
+
+
+@pytest.mark.cuda
+@needs_cuda
+def test_cuda_off_16_bytes() -> None:
+    for maps in shifted_maps("cuda"):
+        assert_close(run(maps, 1.0), by_formula(maps, 1.0))
 
 
 @pytest.mark.cuda
