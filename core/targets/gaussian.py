@@ -65,7 +65,7 @@ class Drawn(NamedTuple):
     """What is drawn for each object, in tensors that broadcast to one shape.
 
     Attributes:
-        image, label: int64, numbers of the heatmap.
+        image, label: int64, which heatmap.
         x, y: int64, its cell, inside the heatmap.
         radius: int64, at least 0, in cells.
         mask: bool, false for padding.
@@ -85,8 +85,8 @@ def draw_gaussians(size: tuple[int, int, int, int], objects: Drawn, largest: int
     The kernel is exp(-(dx² + dy²) / 2s²) with s = (2 radius + 1) / 6, cut off at ``radius`` in x
     and in y and at the edges. On the CPU an object costs the cells of its own patch. Elsewhere all
     patches have the size of the largest possible one: so shapes depend on no values, and the host
-    does not wait for the device. Elsewhere the heatmaps are in channels_last, too: so are the maps
-    of a network there, and a loss reads both in the order of their memory.
+    does not wait for the device. And there the heatmaps are in channels_last, as the maps of a
+    network: so a loss reads both in the order of their memory.
 
     Args:
         size: B, C, H and W of the heatmaps.

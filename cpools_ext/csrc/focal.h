@@ -17,8 +17,8 @@ struct FocalMaps {
 };
 
 namespace cuda {
-// These run on `stream`, a cudaStream_t of the current device, in a number of blocks each of which
-// takes cells until there are none left. Results depend on that number, up to rounding.
+// These run on `stream`, a cudaStream_t of the current device, in `blocks` blocks, each of which
+// takes as many cells as the others. The loss depends on their number, but only by rounding.
 
 // Writes the loss, and the number of positive cells, at least 1, by which it was divided. `partial`
 // is memory for 2 * blocks numbers.
