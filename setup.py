@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent
 CSRC = Path("cpools_ext", "csrc")
 SOURCES = sorted(str(file) for place in (CSRC, CSRC / "cpu") for file in place.glob("*.cpp"))
 BUILDING = {"build", "build_ext", "bdist_wheel", "develop", "editable_wheel", "install"}
-CUDA_SOURCES = [f"cpools_ext/csrc/cuda/{name}.cu" for name in ("corner_pool", "peaks")]
+CUDA_SOURCES = [f"cpools_ext/csrc/cuda/{name}.cu" for name in ("corner_pool", "corners", "peaks")]
 
 
 def notice(text: str) -> None:
