@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cpools_ext import CORNERS, DIRECTIONS, native, reference, soft_nms_reference
+from cpools_ext.corners import best_pairs, read_corners, score_pairs
 from cpools_ext.peaks import peaks
 from cpools_ext.soft_nms import METHODS
 
@@ -101,6 +102,8 @@ def compare(device: str) -> Iterator[tuple[str, bool]]:
                     yield from _compare_peaks(name, x, y, device)
     if device == "cpu":
         yield from _compare_soft_nms(generator)
+    else:
+        yield from _compare_corners(device)
 
 
 def _compare_pooling(name: str, x: Tensor, grad: Tensor, device: str) -> Iterator[tuple[str, bool]]:
@@ -135,6 +138,25 @@ def _compare_peaks(name: str, x: Tensor, y: Tensor, device: str) -> Iterator[tup
     for kernel in (1, 3, 7):
         found = peaks([x.to(device), y.to(device)], kernel)
         yield f"peaks of windows of {kernel}, {name}", _equal((found,), (peaks([x, y], kernel),))
+
+
+def _compare_corners(device: str) -> Iterator[tuple[str, bool]]:
+    """Compares decoded pairs to 1e-6, as exponentials of devices differ."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 2, 20, generator=generator)
+    labels = torch.randint(0, 2, logits.shape, generator=generator)
+    cells = torch.randint(0, 64, logits.shape, generator=generator)
+    offsets = torch.rand(2, 2, 2, 8, 8, generator=generator)
+    embeddings = torch.rand(2, 2, 1, 8, 8, generator=generator)
+    for dtype in DTYPES:
+        rows = []
+        for place in (device, "cpu"):
+            peaks_there = (logits.to(place), labels.to(place), cells.to(place))
+            maps = [each.to(place, dtype).unbind() for each in (offsets, embeddings)]
+            corners = read_corners(peaks_there, maps[0], (8, 8), True)
+            rows.append(best_pairs(corners, score_pairs(corners, maps[1], 0.5), 30).cpu())
+        name = f"pairs of corners, {dtype}".replace("torch.", "")
+        yield name, torch.allclose(*rows, rtol=0, atol=1e-6)
 
 
 def _compare_soft_nms(generator: torch.Generator) -> Iterator[tuple[str, bool]]:
