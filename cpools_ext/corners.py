@@ -66,7 +66,7 @@ def read_corners(
             the last, count as not found.
     """
     logits, labels, cells = peaks
-    if torch.compiler.is_exporting():
+    if _in_pytorch(cells):
         found = _read_corners(logits, cells, offsets, size, no_border)
     else:
         found = torch.ops.cpools_ext.read_corners(logits, cells, offsets, size, no_border)
@@ -85,7 +85,7 @@ def score_pairs(corners: Corners, embeddings: Sequence[Tensor], max_distance: fl
         float32 [B, K, K], top-left corners down: the mean of both scores, or :data:`REJECTED` for
         corners that are far from each other or no :func:`possible_pairs`.
     """
-    if torch.compiler.is_exporting():
+    if _in_pytorch(corners.cells):
         return _score_pairs(*corners, embeddings, max_distance)
     return torch.ops.cpools_ext.score_pairs(*corners, embeddings, max_distance)
 
@@ -104,7 +104,7 @@ def best_pairs(corners: Corners, pairs: Tensor, count: int) -> Tensor:
     """
     assert count <= pairs.shape[2] ** 2, (count, pairs.shape)
     points, scores, labels, _, _ = corners
-    if torch.compiler.is_exporting():
+    if _in_pytorch(pairs):
         return _best_pairs(points, scores, labels, pairs, count)
     return torch.ops.cpools_ext.best_pairs(points, scores, labels, pairs, count)
 
@@ -143,6 +143,11 @@ def gather_cells(maps: Tensor, index: Tensor) -> Tensor:
 def gather_both(maps: Sequence[Tensor], cells: Tensor) -> Tensor:
     """Reads a map of each kind at its cells [2, B, K]: [2, B, K, D]; see :func:`gather_cells`."""
     return torch.stack([gather_cells(*each) for each in zip(maps, cells.unbind(), strict=True)])
+
+
+def _in_pytorch(x: Tensor) -> bool:
+    """True where the operators are not called: exported, or on the CPU, which has no kernels."""
+    return x.device.type == "cpu" or torch.compiler.is_exporting()
 
 
 def _read_corners(
