@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cpools_ext import __main__
 from cpools_ext.corners import Corners, best_pairs, gather_cells, read_corners, score_pairs
-from tests.support.cpools_devices import DTYPES
+from tests.support.cpools_devices import DTYPES, skip_without_kernel
 from tests.support.cuda_emulation import compile_emulated
 
 ENTRY = """
@@ -212,13 +212,10 @@ def test_the_self_check_compares_corners(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [same for _, same in __main__._compare_corners("cpu")] == [False] * len(DTYPES)
 
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-
-
 @pytest.mark.cuda
-@needs_cuda
 @pytest.mark.parametrize("dtype, layout", CASES)
 def test_cuda(dtype: torch.dtype, layout: str) -> None:
+    skip_without_kernel("cuda")
     for seed, no_border in enumerate((False, True)):
         case = make_case(dtype, layout, seed)
         there = case.to("cuda")
@@ -234,8 +231,8 @@ def test_cuda(dtype: torch.dtype, layout: str) -> None:
 
 
 @pytest.mark.cuda
-@needs_cuda
 def test_what_is_refused_on_cuda() -> None:
+    skip_without_kernel("cuda")
     case = make_case(torch.float32, "contiguous").to("cuda")
     wrong = [each[:, :1] for each in case.offsets]
     with pytest.raises(ValueError, match="2 channels"):
