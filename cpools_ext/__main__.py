@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cpools_ext import CORNERS, DIRECTIONS, native, reference, soft_nms_reference
+from cpools_ext.corners import best_pairs, read_corners, score_pairs
 from cpools_ext.focal import focal_loss
 from cpools_ext.peaks import peaks
 from cpools_ext.soft_nms import METHODS
@@ -103,6 +104,8 @@ def compare(device: str) -> Iterator[tuple[str, bool]]:
                     yield from _compare_focal_loss(name, x.nan_to_num(-3), y, device)
     if device == "cpu":
         yield from _compare_soft_nms(generator)
+    else:
+        yield from _compare_corners(device)
 
 
 def _compare_pooling(name: str, x: Tensor, grad: Tensor, device: str) -> Iterator[tuple[str, bool]]:
@@ -152,6 +155,26 @@ def _compare_focal_loss(name: str, x: Tensor, y: Tensor, device: str) -> Iterato
     yield f"focal loss, {name}", abs(loss_there - loss_here) <= 1e-5 * loss_here
     same = torch.allclose(found, expected, rtol=torch.finfo(x.dtype).eps + 1e-5, atol=1e-6)
     yield f"gradient of focal loss, {name}", same
+
+
+def _compare_corners(device: str) -> Iterator[tuple[str, bool]]:
+    """Compares decoded pairs to 1e-6, as exponentials of devices differ."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 2, 20, generator=generator)
+    labels = torch.randint(0, 2, logits.shape, generator=generator)
+    cells = torch.randint(0, 64, logits.shape, generator=generator)
+    offsets = torch.rand(2, 2, 2, 8, 8, generator=generator)
+    embeddings = torch.rand(2, 2, 1, 8, 8, generator=generator)
+
+    def decode(place: str, dtype: torch.dtype) -> Tensor:
+        peaks_there = (logits.to(place), labels.to(place), cells.to(place))
+        maps = [each.to(place, dtype).unbind() for each in (offsets, embeddings)]
+        corners = read_corners(peaks_there, maps[0], (8, 8), no_border=True)
+        return best_pairs(corners, score_pairs(corners, maps[1], 0.5), 20).cpu()
+
+    for dtype in DTYPES:
+        same = torch.allclose(decode(device, dtype), decode("cpu", dtype), rtol=0, atol=1e-6)
+        yield f"pairs of corners, {dtype}".replace("torch.", ""), same
 
 
 def _compare_soft_nms(generator: torch.Generator) -> Iterator[tuple[str, bool]]:

@@ -3,15 +3,16 @@
 import torch
 from torch import Tensor
 
-from ..structures import GuidedMaps
-from .corners import (
+from cpools_ext.corners import (
     REJECTED,
-    best_corners,
     best_pairs,
     gather_both,
     possible_pairs,
     split_kinds,
 )
+
+from ..structures import GuidedMaps
+from .corners import best_corners
 
 # Sides of the central region, as fractions of the box's; boxes above the limit (square pixels of
 # the network's input) are large. Both are below one half, which separates equal neighbours: a
@@ -44,7 +45,7 @@ def decode_central_region(
     """
     maps, corners = best_corners(maps, top_k=top_k, kernel=kernel)
     tl, br = split_kinds(corners)
-    shifts = gather_both(maps.tl_shift, maps.br_shift, corners.cells)  # [2, B, K, 2]
+    shifts = gather_both((maps.tl_shift, maps.br_shift), corners.cells)  # [2, B, K, 2]
     tl_shift, br_shift = shifts.float().exp().unbind()
     tl_points, br_points = tl.points[:, :, None], br.points[:, None, :]  # top-left corners down
     tl_centers, br_centers = tl_points + tl_shift[:, :, None], br_points - br_shift[:, None, :]

@@ -1,41 +1,30 @@
 """Pairs the corners that belong to one object."""
 
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from cpools_ext.corners import (
+    REJECTED,
+    Corners,
+    best_pairs,
+    gather_both,
+    possible_pairs,
+    read_corners,
+    score_pairs,
+    split_kinds,
+)
+
 from ..layers.distribution import mean_offset
-from ..layers.gather import gather_cells
 from ..structures import CentripetalMaps, CornerMaps, GuidedMaps, SearchedMaps
 from .peaks import peaks_of
-
-REJECTED = -1.0  # the score of a pair of corners that is no object
 
 # Largest difference between the size that a corner predicts and that of a pair, relative to the
 # pair's: beyond it they are no object. Wrong pairs of equal objects side by side differ by 1.
 _MAX_DISAGREEMENT = 0.5
 
 AnyCornerMaps = TypeVar("AnyCornerMaps", CornerMaps, CentripetalMaps, GuidedMaps)
-
-
-class Corners(NamedTuple):
-    """The best corners over all classes; K of them in each image.
-
-    Attributes:
-        points: float32 [2, B, K, 2], (x, y) in cells; of the top-left corners, then of the
-            bottom-right ones. Those of one kind are without that dimension, here and below.
-        scores: float32 [2, B, K], probabilities.
-        labels: int64 [2, B, K].
-        cells: int64 [2, B, K], y * W + x.
-        found: bool [2, B, K], false where an image has fewer corners.
-    """
-
-    points: Tensor
-    scores: Tensor
-    labels: Tensor
-    cells: Tensor
-    found: Tensor
 
 
 @torch.no_grad()
@@ -69,13 +58,8 @@ def decode_corners(
         of the bottom-right corner, class. Pairs that are no objects have the score -1.
     """
     maps, corners = best_corners(maps, top_k=top_k, kernel=kernel, no_border=no_border)
-    tl, br = split_kinds(corners)
-    tl_embedding = gather_cells(maps.tl_embedding, tl.cells).float()  # [B, K, 1]
-    br_embedding = gather_cells(maps.br_embedding, br.cells).float()
-    paired = possible_pairs(tl, br)  # [B, K, K]: top-left corners down, bottom-right corners across
-    paired &= (tl_embedding - br_embedding.transpose(1, 2)).abs() <= ae_threshold
-    scores = (tl.scores[:, :, None] + br.scores[:, None, :]) / 2
-    return best_pairs(corners, torch.where(paired, scores, REJECTED), num_dets)
+    pairs = score_pairs(corners, (maps.tl_embedding, maps.br_embedding), ae_threshold)
+    return best_pairs(corners, pairs, num_dets)
 
 
 @torch.no_grad()
@@ -99,7 +83,7 @@ def decode_centripetal(
     """
     maps, corners = best_corners(maps, top_k=top_k, kernel=kernel, no_border=no_border)
     tl, br = split_kinds(corners)
-    shifts = gather_both(maps.tl_shift, maps.br_shift, corners.cells)  # [2, B, K, 2]
+    shifts = gather_both((maps.tl_shift, maps.br_shift), corners.cells)  # [2, B, K, 2]
     tl_half, br_half = shifts.float().exp().unbind()
     half = (br.points[:, None, :] - tl.points[:, :, None]).div(2).clamp(min=1e-4)
     disagreement = torch.maximum(
@@ -127,53 +111,13 @@ def best_corners(
         The maps without their peaks, and the corners.
     """
     maps, peaks = peaks_of(maps, top_k, kernel, "tl_heatmap", "br_heatmap")
-    scores, labels, cells = peaks  # [2, B, K]
-    height, width = maps.tl_heatmap.shape[2:]
-    xs, ys = cells % width, cells // width
     if isinstance(maps, CentripetalMaps):
-        offsets = mean_offset(gather_both(maps.tl_offset_bins, maps.br_offset_bins, cells))
+        bins = gather_both((maps.tl_offset_bins, maps.br_offset_bins), peaks.cells)
+        offsets = mean_offset(bins).unbind()  # each [B, K, 2]
     else:
-        offsets = gather_both(maps.tl_offset, maps.br_offset, cells).float()
-    points = torch.stack((xs, ys), 3) + offsets  # [2, B, K, 2]
-    found = scores > -torch.inf
-    if no_border:
-        found[0].logical_and_((xs[0] > 0) & (ys[0] > 0))
-        found[1].logical_and_((xs[1] < width - 1) & (ys[1] < height - 1))
-    return maps, Corners(points, scores.sigmoid(), labels, cells, found)
-
-
-def gather_both(tl_map: Tensor, br_map: Tensor, cells: Tensor) -> Tensor:
-    """Reads a map of each kind at its cells [2, B, K]: [2, B, K, D]; see :func:`gather_cells`."""
-    tl_cells, br_cells = cells.unbind()
-    return torch.stack((gather_cells(tl_map, tl_cells), gather_cells(br_map, br_cells)))
-
-
-def split_kinds(corners: Corners) -> tuple[Corners, Corners]:
-    """Takes the top-left and the bottom-right corners."""
-    tl, br = zip(*(part.unbind() for part in corners), strict=True)
-    return Corners(*tl), Corners(*br)
-
-
-def possible_pairs(tl: Corners, br: Corners) -> Tensor:
-    """Pairs of one class whose bottom-right corner is not left of or above the other: [B, K, K]."""
-    paired = tl.found[:, :, None] & br.found[:, None, :]
-    paired &= tl.labels[:, :, None] == br.labels[:, None, :]
-    paired &= (br.points[:, None, :] >= tl.points[:, :, None]).all(3)
-    return paired
-
-
-def best_pairs(corners: Corners, scores: Tensor, num_dets: int) -> Tensor:
-    """Takes the ``num_dets`` pairs with the highest scores [B, K, K] as :func:`decode_corners`."""
-    top_k = scores.shape[2]
-    assert num_dets <= top_k**2, (num_dets, top_k)
-    scores, pairs = scores.flatten(1).topk(num_dets)
-    index = torch.stack((pairs // top_k, pairs % top_k))[..., None]  # [2, B, num_dets, 1]
-    columns = (corners.scores[..., None], corners.labels[..., None].float())
-    rows = torch.cat((corners.points, *columns), 3)  # [2, B, K, 4]
-    tl, br = rows.gather(2, index.expand(-1, -1, -1, 4)).unbind()  # [B, num_dets, 4]
-    tl_x, tl_y, tl_score, label = tl.unbind(2)
-    br_x, br_y, br_score, _ = br.unbind(2)
-    return torch.stack((tl_x, tl_y, br_x, br_y, scores, tl_score, br_score, label), 2)
+        offsets = maps.tl_offset, maps.br_offset
+    height, width = maps.tl_heatmap.shape[2:]
+    return maps, read_corners(peaks, offsets, (height, width), no_border)
 
 
 def center_scores(heatmap: Tensor, points: Tensor, labels: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cpools_ext.peaks import peaks as peak_values
+from cpools_ext import peaks as operators
 
 from ..layers.heads import Maps, Read
 from ..structures import Peaks, SearchedMaps
@@ -28,7 +28,7 @@ def top_peaks(heatmaps: Sequence[Tensor], k: int, kernel: int) -> Peaks:
     """
     assert kernel % 2 == 1, kernel
     if heatmaps[0].device.type != "cpu":
-        return _peaks_of_all_cells(heatmaps, k, kernel)
+        return Peaks(*operators.top_peaks(heatmaps, k, kernel))
     found = [_search_rows(heatmap.detach().contiguous(), k, kernel) for heatmap in heatmaps]
     return Peaks(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
@@ -50,12 +50,6 @@ def peaks_of(maps: Maps | SearchedMaps, k: int, kernel: int, *heatmaps: str) -> 
     return maps, top_peaks([getattr(maps, name) for name in heatmaps], k, kernel)
 
 
-def _peaks_of_all_cells(heatmaps: Sequence[Tensor], k: int, kernel: int) -> Peaks:
-    scores, cells = _top(peak_values(heatmaps, kernel), k)
-    area = heatmaps[0].shape[2] * heatmaps[0].shape[3]
-    return Peaks(scores, cells // area, cells % area)
-
-
 def _search_rows(heatmap: Tensor, k: int, kernel: int) -> Peaks:
     """Finds the peaks of one heatmap; only rows with the highest cells need to be searched.
 
@@ -67,7 +61,7 @@ def _search_rows(heatmap: Tensor, k: int, kernel: int) -> Peaks:
         if complete:
             return Peaks(*(part[None] for part in peaks))
         rows *= 4
-    return _peaks_of_all_cells([heatmap], k, kernel)
+    return Peaks(*operators.top_peaks([heatmap], k, kernel))
 
 
 def _peaks_of_best_rows(heatmap: Tensor, k: int, kernel: int, rows: int) -> tuple[Peaks, bool]:
@@ -87,18 +81,7 @@ def _peaks_of_best_rows(heatmap: Tensor, k: int, kernel: int, rows: int) -> tupl
     strips = heatmap[images, labels[..., None], window].float()  # [B, rows, kernel, W]
     cells = strips[:, :, kernel // 2]
     around = F.max_pool1d(strips.amax(2), kernel, stride=1, padding=kernel // 2)
-    scores, found = _top(torch.where(cells == around, cells, -torch.inf).flatten(1), k)
+    scores, found = operators.highest(torch.where(cells == around, cells, -torch.inf).flatten(1), k)
     row = found // width
     complete = bool((scores[:, -1] >= highest[:, -1]).all())
     return Peaks(scores, labels.gather(1, row), ys.gather(1, row) * width + found % width), complete
-
-
-def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k highest of [..., n] and their indices; filled up with -inf at 0 if n < k."""
-    if torch.compiler.is_exporting():  # n may be any number
-        values = F.pad(values, (0, k), value=-torch.inf)
-    scores, index = values.topk(min(k, values.shape[-1]))
-    missing = k - scores.shape[-1]
-    if missing:
-        scores, index = F.pad(scores, (0, missing), value=-torch.inf), F.pad(index, (0, missing))
-    return scores, index.masked_fill_(scores == -torch.inf, 0)

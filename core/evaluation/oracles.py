@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cpools_ext.corners import REJECTED, Corners, split_kinds
+
 from ..config.loading import Config
 from ..data.coco import CocoDetection
-from ..decode.corners import REJECTED, Corners, best_corners, center_scores, split_kinds
+from ..decode.corners import best_corners, center_scores
 from ..inference.corners import CornerSettings, View, detect_corners, lay_out
 from ..inference.requests import CanvasRequest, Inference
 from ..inference.saccade import SaccadeRound

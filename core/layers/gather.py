@@ -3,22 +3,7 @@
 import torch
 from torch import Tensor
 
-
-def gather_cells(maps: Tensor, index: Tensor) -> Tensor:
-    """Reads the vectors of some cells, without copying the map.
-
-    Args:
-        maps: [B, D, H, W]; or [B, M, D], if only those cells were computed.
-        index: int64 [B, M], number ``y * W + x`` of a cell.
-
-    Returns:
-        [B, M, D].
-    """
-    if maps.dim() == 3:
-        assert maps.shape[:2] == index.shape, (maps.shape, index.shape)
-        return maps
-    channels = index[:, None].expand(-1, maps.shape[1], -1)  # [B, D, M]
-    return maps.flatten(2).gather(2, channels).transpose(1, 2)
+from cpools_ext.corners import gather_cells as gather_cells
 
 
 def gather_windows(maps: Tensor, index: Tensor, side: int) -> Tensor:

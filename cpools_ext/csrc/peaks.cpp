@@ -1,4 +1,4 @@
-// The operator of peaks, which has native kernels on CUDA only; peaks.py has the rest of it.
+// The operators of peaks, which have native kernels on CUDA only; peaks.py has the rest of them.
 
 #ifdef CPOOLS_CUDA
 
@@ -10,6 +10,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "element.h"
 
@@ -53,8 +54,28 @@ at::Tensor peaks(at::TensorList heatmaps, int64_t kernel) {
   return output;
 }
 
+std::tuple<at::Tensor, at::Tensor, at::Tensor> top_peaks(
+    at::TensorList heatmaps, int64_t k, int64_t kernel) {
+  const at::Tensor values = peaks(heatmaps, kernel);
+  const c10::cuda::CUDAGuard guard(values.device());
+  auto [scores, numbers] = values.topk(std::min(k, values.size(2)));
+  if (const int64_t missing = k - scores.size(2); missing > 0) {
+    scores = at::constant_pad_nd(scores, {0, missing}, -std::numeric_limits<double>::infinity());
+    numbers = at::constant_pad_nd(numbers, {0, missing});
+  }
+  const at::Tensor labels = at::empty_like(numbers), cells = at::empty_like(numbers);
+  if (numbers.numel() > 0) {
+    cuda::place_peaks(
+        numbers.numel(), heatmaps[0].size(2) * heatmaps[0].size(3), scores.const_data_ptr<float>(),
+        numbers.const_data_ptr<int64_t>(), labels.data_ptr<int64_t>(), cells.data_ptr<int64_t>(),
+        c10::cuda::getCurrentCUDAStream().stream());
+  }
+  return {scores, labels, cells};
+}
+
 TORCH_LIBRARY_IMPL(cpools_ext, CUDA, m) {
   m.impl("peaks", TORCH_FN(peaks));
+  m.impl("top_peaks", TORCH_FN(top_peaks));
 }
 
 }  // namespace

@@ -69,7 +69,7 @@ def test_results_of_the_full_pooling(kind, kernel, k):
 
 
 def test_most_images_never_need_the_full_pooling(monkeypatch):
-    monkeypatch.setattr(module, "_peaks_of_all_cells", None)
+    monkeypatch.setattr(module.operators, "top_peaks", None)
     check(maps("noise"), 20, 3)
     check(maps("smooth"), 20, 3)
 

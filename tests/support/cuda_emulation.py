@@ -27,7 +27,7 @@ def compile_emulated(name: str, entry: str, launches: int, folder: Path) -> ctyp
         pytest.skip("no C++ compiler")
     source = (_SOURCES / "cuda" / name).read_text()
     source, found = re.subn(
-        r"(\w+<[^<>;]*>)\s*<<<(.*?)>>>\(", r"emulate(\1, \2)(", source, flags=re.S
+        r"(\w+(?:<[^<>;]*>)?)\s*<<<(.*?)>>>\(", r"emulate(\1, \2)(", source, flags=re.S
     )
     assert found == launches
     (folder / "emulated.cpp").write_text(source.replace('"../', '"') + entry)

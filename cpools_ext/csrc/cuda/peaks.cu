@@ -1,4 +1,4 @@
-// The kernel of peaks: a thread a cell, each of which looks at its window.
+// The kernels of peaks: a thread a cell, each of which looks at its window, and a thread a peak.
 
 #include <c10/cuda/CUDAException.h>
 
@@ -70,6 +70,16 @@ void launch(const Heatmap& map, int reach, float* peaks, cudaStream_t stream) {
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
+__global__ void __launch_bounds__(kCells) place_each(
+    int64_t count, int64_t area, const float* scores, const int64_t* numbers, int64_t* labels,
+    int64_t* cells) {
+  const int64_t peak = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (peak >= count) return;
+  const int64_t number = scores[peak] > lowest<float>() ? numbers[peak] : 0;
+  labels[peak] = number / area;
+  cells[peak] = number % area;
+}
+
 }  // namespace
 
 void peaks(const Heatmap& heatmap, int reach, float* peaks, void* on) {
@@ -80,6 +90,15 @@ void peaks(const Heatmap& heatmap, int reach, float* peaks, void* on) {
     case Element::kBFloat16: return launch<__nv_bfloat16>(heatmap, reach, peaks, stream);
     case Element::kFloat16: return launch<__half>(heatmap, reach, peaks, stream);
   }
+}
+
+void place_peaks(
+    int64_t count, int64_t area, const float* scores, const int64_t* numbers, int64_t* labels,
+    int64_t* cells, void* on) {
+  const auto blocks = static_cast<unsigned>((count + kCells - 1) / kCells);
+  place_each<<<blocks, kCells, 0, static_cast<cudaStream_t>(on)>>>(
+      count, area, scores, numbers, labels, cells);
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 }  // namespace cpools::cuda
