@@ -43,6 +43,10 @@ def peaks(heatmaps: Sequence[Tensor], kernel: int) -> Tensor:
 def top_peaks(heatmaps: Sequence[Tensor], k: int, kernel: int) -> tuple[Tensor, Tensor, Tensor]:
     """Finds the k highest :func:`peaks` of each heatmap of each image, over all classes and cells.
 
+    Args:
+        heatmaps, kernel: as for :func:`peaks`.
+        k: number of peaks, which may be more than there are.
+
     Returns:
         Scores float32 [n, B, k], highest first, and int64 [n, B, k] classes and cells, each
         ``y * W + x``. Where an image has fewer peaks, the score is -inf, the others are 0.
