@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-CLASSES = 80
-
 
 @dataclass(frozen=True)
 class Case:
@@ -13,11 +11,13 @@ class Case:
         name: its name in the rows.
         config: name of its config.
         settings: what is changed in it.
+        classes: number of classes.
     """
 
     name: str
     config: str
     settings: tuple[str, ...] = ()
+    classes: int = 80
 
 
 def batch_of(images: int) -> tuple[str, ...]:
@@ -37,12 +37,12 @@ SMALL_SQUEEZE = (
 )
 CASES = [  # the most valuable first
     Case("CornerNet 511, batch 16", "CornerNet", batch_of(16)),
-    Case("CornerNet-bccd, chunks of 2 and 2", "CornerNet-bccd"),
+    Case("CornerNet-bccd, chunks of 2 and 2", "CornerNet-bccd", classes=3),
     Case("small Squeeze 383, batch 16", "CornerNet_Squeeze", (*batch_of(16), *SMALL_SQUEEZE)),
     Case("CornerNet_Saccade 255, batch 12", "CornerNet_Saccade", batch_of(12)),
     Case("CornerNet_Squeeze 511, batch 16", "CornerNet_Squeeze", batch_of(16)),
     Case("CenterNet 512, batch 16", "CenterNet", batch_of(16)),
-    Case("CornerNet_Lite0, chunks of 2 and 2", "CornerNet_Lite0"),
+    Case("CornerNet_Lite0, chunks of 2 and 2", "CornerNet_Lite0", classes=3),
     Case("FasterRCNN, batch 4", "FasterRCNN", (*batch_of(4), "model.backbone_weights=null")),
 ]
 TINY = [

@@ -15,7 +15,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu_cases import CLASSES, Case
+from benchmarks.gpu_cases import Case
 from benchmarks.gpu_process import Setting, file_name
 from benchmarks.gpu_rows import Row, Value, attempt, failure
 from benchmarks.timing import mean_seconds, median_seconds, product_rate, release, seconds
@@ -67,12 +67,12 @@ class Steps:
         changes = [*settings_of(case), "system.precision=bfloat16", *MODES[mode]]
         config = load_config(case.config, overrides=changes)
         self.system = config.system
-        self.run = build_for_training(config, CLASSES, device)
+        self.run = build_for_training(config, case.classes, device)
         if config.system.ema is not None:
             self.run.average = start_average(self.run.detector.network, config.system.ema, None)
         self.run.wrap_(1)
         self.run.network.train()
-        batch = noise_batch(self.run.detector.sample, config.system.batch_size, CLASSES)
+        batch = noise_batch(self.run.detector.sample, config.system.batch_size, case.classes)
         self.batch = batch.pin_memory() if device.type == "cuda" else batch
         self._step, self._done = choose_step(self.run), 0
 

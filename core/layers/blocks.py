@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .norm import Layers, norm
+from .subsample import every_cell
 
 
 class Block(Protocol):
@@ -83,9 +84,7 @@ class Residual(nn.Module):
         """[B, in_channels, H, W] -> [B, out_channels, H/stride, W/stride]."""
         y = self.conv2(norm(self.bn1, self.conv1(x), ceiling=math.inf))
         if self.stride > 1:
-            # Every second cell, for a strided 1x1 convolution has a slow gradient. That of a slice
-            # would not lie in channels_last.
-            x = F.avg_pool2d(x, 1, self.stride)
+            x = every_cell(x, self.stride)
         return norm(self.bn2, y, self.skip(x), math.inf)
 
 

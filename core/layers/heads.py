@@ -80,8 +80,11 @@ class Head(nn.Sequential):
         """
         if cells is None:
             return super().forward(features)
-        vectors = self.in_windows(gather_windows(features, cells, self.kernel))
-        return vectors.flatten(1).unflatten(0, cells.shape)  # [B, M, out_channels]
+        return self.at_cells(gather_windows(features, cells, self.kernel), cells)
+
+    def at_cells(self, windows: Tensor, cells: Tensor) -> Tensor:
+        """Computes the vectors [B, M, out_channels] of cells [B, M] from the windows about them."""
+        return self.in_windows(windows).flatten(1).unflatten(0, cells.shape)
 
     @property
     def kernel(self) -> int:
@@ -101,6 +104,21 @@ class Head(nn.Sequential):
         conv = cast(ConvRelu, hidden).conv
         vectors: Tensor = output(F.relu_(F.conv2d(windows, conv.weight, conv.bias)))
         return vectors
+
+
+def read_heads(features: Tensor, cells: Tensor | None, *heads: nn.Module) -> list[Tensor]:
+    """Computes heads of one kernel size, which share the windows about the cells.
+
+    Args:
+        features, cells: as for :meth:`Head.forward`.
+        heads: modules of the class :class:`Head`.
+    """
+    if cells is None:
+        return [head(features) for head in heads]
+    alike = [cast(Head, head) for head in heads]
+    (kernel,) = {head.kernel for head in alike}
+    windows = gather_windows(features, cells, kernel)
+    return [head.at_cells(windows, cells) for head in alike]
 
 
 def where_to_read(

@@ -19,7 +19,7 @@ from ..data.samples.fit import choose_sample
 from ..decode.centers import decode_images, read_centers
 from ..inference.centers import CenterSettings, Geometry, detect_centers
 from ..layers.backbones import Backbone
-from ..layers.heads import HEATMAP_BIAS, Head, Search, where_to_read, with_peaks
+from ..layers.heads import HEATMAP_BIAS, Head, Search, read_heads, where_to_read, with_peaks
 from ..layers.hourglass import StackedHourglass
 from ..layers.pyramid import PyramidFeatures, pyramid_maps
 from ..layers.resnet import UpsampledResNet18
@@ -194,7 +194,7 @@ def center_maps(
     """Computes the maps of a stack from its features [B, channels, H, W]."""
     heatmap = network.hm[stack](features)
     (cells,), peaks = where_to_read((heatmap,), (cells,), search)
-    size, offset = (head[stack](features, cells) for head in (network.wh, network.reg))
+    size, offset = read_heads(features, cells, network.wh[stack], network.reg[stack])
     return with_peaks(CenterMaps(heatmap, size, offset), peaks)
 
 

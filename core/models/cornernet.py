@@ -10,7 +10,7 @@ from ..layers.backbones import Backbone
 from ..layers.blocks import Block, Residual
 from ..layers.corner_pooling import BOTTOM_RIGHT, TOP_LEFT, Corner, CornerPooling
 from ..layers.distribution import VALUES
-from ..layers.heads import HEATMAP_BIAS, Head, Search, where_to_read, with_peaks
+from ..layers.heads import HEATMAP_BIAS, Head, Search, read_heads, where_to_read, with_peaks
 from ..layers.hourglass import StackedHourglass, StackMaps, Upsample, nearest_upsample
 from ..layers.pyramid import PyramidFeatures, pyramid_maps
 from ..structures import CentripetalMaps, CornerMaps, SearchedMaps
@@ -101,22 +101,30 @@ class CornerHeads(nn.Module, ABC):
         tl_heatmap, br_heatmap = self.tl_heats[stack](top_left), self.br_heats[stack](bottom_right)
         (tl_cells, br_cells), peaks = where_to_read((tl_heatmap, br_heatmap), cells, search)
         if self.pairing == "embedding":
+            tl_heads = self.tl_tags[stack], self.tl_offs[stack]
+            br_heads = self.br_tags[stack], self.br_offs[stack]
+            tl_embedding, tl_offset = read_heads(top_left, tl_cells, *tl_heads)
+            br_embedding, br_offset = read_heads(bottom_right, br_cells, *br_heads)
             embedded = CornerMaps(
                 tl_heatmap=tl_heatmap,
                 br_heatmap=br_heatmap,
-                tl_embedding=self.tl_tags[stack](top_left, tl_cells),
-                br_embedding=self.br_tags[stack](bottom_right, br_cells),
-                tl_offset=self.tl_offs[stack](top_left, tl_cells),
-                br_offset=self.br_offs[stack](bottom_right, br_cells),
+                tl_embedding=tl_embedding,
+                br_embedding=br_embedding,
+                tl_offset=tl_offset,
+                br_offset=br_offset,
             )
             return with_peaks(embedded, peaks)
+        tl_heads = self.tl_shifts[stack], self.tl_offset_bins[stack]
+        br_heads = self.br_shifts[stack], self.br_offset_bins[stack]
+        tl_shift, tl_offset_bins = read_heads(top_left, tl_cells, *tl_heads)
+        br_shift, br_offset_bins = read_heads(bottom_right, br_cells, *br_heads)
         maps = CentripetalMaps(
             tl_heatmap=tl_heatmap,
             br_heatmap=br_heatmap,
-            tl_shift=self.tl_shifts[stack](top_left, tl_cells),
-            br_shift=self.br_shifts[stack](bottom_right, br_cells),
-            tl_offset_bins=self.tl_offset_bins[stack](top_left, tl_cells),
-            br_offset_bins=self.br_offset_bins[stack](bottom_right, br_cells),
+            tl_shift=tl_shift,
+            br_shift=br_shift,
+            tl_offset_bins=tl_offset_bins,
+            br_offset_bins=br_offset_bins,
             center_heatmap=self.center_heats[stack](features),
         )
         return with_peaks(maps, peaks)

@@ -173,7 +173,7 @@ def test_the_parts_on_a_gpu():
             config = load_config(case.config, overrides=changes)
             assert config.system.compile == ("compile" in mode)
         with torch.device("meta"):
-            models.build(config, gpu_training.CLASSES)
+            models.build(config, case.classes)
 
 
 def test_what_was_warned_of_is_in_the_row():

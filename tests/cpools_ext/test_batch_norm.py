@@ -45,8 +45,8 @@ extern "C" void backward(
 }
 """
 ELEMENTS = {torch.float32: 0, torch.bfloat16: 2, torch.float16: 3}
-# Shapes [B, C, H, W]: a tile of vectors that does not divide, one vector, many slabs, two rows.
-SHAPES = [(2, 24, 5, 7), (1, 8, 3, 3), (1, 72, 12, 30), (1, 16, 2, 1)]
+# Shapes [B, C, H, W]: a tile of vectors that does not divide, one vector, many slabs, four rows.
+SHAPES = [(2, 24, 5, 7), (1, 8, 3, 3), (1, 72, 12, 30), (1, 16, 2, 2)]
 MOMENTUM, EPS = 0.3, 1e-5
 KINDS = [
     (False, None),
@@ -200,7 +200,9 @@ def test_on_a_gpu(dtype: torch.dtype, added: bool, ceiling: float | None) -> Non
     for shape in (*SHAPES, (4, 256, 64, 64), (2, 136, 33, 17)):
         case = Case(shape, dtype, added, "cuda")
         assert module.is_native(case.x, case.added)
-        assert_equal(case.computed(ceiling), case.expected(ceiling), dtype)
+        found = tuple(each.cpu() for each in case.computed(ceiling))
+        # Not PyTorch in float64: halves that are rounded to the ceiling have no gradient.
+        assert_equal(found, Case(shape, dtype, added).computed(ceiling), dtype)
 
 
 @pytest.mark.cuda

@@ -103,7 +103,7 @@ def run(maps: tuple[Tensor, Tensor, Tensor | None], upstream: float) -> tuple[Te
 def assert_close(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
     """Up to rounding in float32, and that of the result."""
     torch.testing.assert_close(found[0].cpu().double(), expected[0].double(), rtol=5e-6, atol=1e-9)
-    rounding = 1e-5 if found[1].dtype == torch.float32 else torch.finfo(found[1].dtype).eps
+    rounding = max(1e-5, torch.finfo(found[1].dtype).eps)
     wanted = expected[1].double()
     torch.testing.assert_close(found[1].cpu().double(), wanted, rtol=rounding, atol=2e-7)
 

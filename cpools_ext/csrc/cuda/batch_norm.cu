@@ -18,7 +18,7 @@ namespace batch_norm {  // which their names show in a profile
 namespace {
 
 constexpr int kBlock = 256;  // threads in a block
-constexpr int kColumns = 32;  // of the channels that a block combines, and ...
+constexpr int kColumns = 8;  // channels that a block combines: 32 bytes of a row; and ...
 constexpr int kLanes = kBlock / kColumns;  // ... the threads a channel
 
 template <typename T>
