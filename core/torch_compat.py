@@ -80,6 +80,25 @@ def shared_bytes(size: int) -> Tensor:
     return torch.empty(0, dtype=torch.uint8).set_(storage)
 
 
+def end_recording(device: int, pool: Any) -> None:
+    """Lets all have the GPU memory of a CUDA graph whose recording failed.
+
+    ``torch._C._cuda_endAllocateToPool`` and ``_cuda_releasePool``, in all versions for CUDA. Before
+    PyTorch 2.12, where a capture that became invalid cannot end, the allocator goes on as if it
+    were under way: it keeps the graph's memory, and gives back no cached memory that another size
+    needs (pytorch/pytorch #180395). Later versions end it, and some keep the memory (#190348).
+
+    Args:
+        device: index of the GPU.
+        pool: pool of the graph's memory, of ``torch.cuda.graph_pool_handle``.
+    """
+    try:
+        torch._C._cuda_endAllocateToPool(device, pool)
+    except RuntimeError:  # it has ended
+        return
+    torch._C._cuda_releasePool(device, pool)
+
+
 def compile_backward_ahead() -> bool:
     """Makes the compiler compile a backward pass before its forward pass runs, if it can.
 

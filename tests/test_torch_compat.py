@@ -120,6 +120,24 @@ def test_shared_bytes_without_such_files(monkeypatch):
     assert torch_compat.shared_bytes(10).is_shared()
 
 
+@pytest.mark.parametrize("ended", [True, False])
+def test_memory_is_released_if_a_recording_did_not_end(ended, monkeypatch):
+    """And on a GPU tests/training/test_graphs.py measures it."""
+    released = []
+
+    def end(device, pool):
+        if ended:
+            raise RuntimeError("not currently recording to mempool_id")
+
+    for name, stand_in in (
+        ("_cuda_endAllocateToPool", end),
+        ("_cuda_releasePool", lambda *given: released.append(given)),
+    ):
+        monkeypatch.setattr(torch._C, name, stand_in, raising=torch.version.cuda is not None)
+    torch_compat.end_recording(1, (0, 3))
+    assert released == ([] if ended else [(1, (0, 3))])
+
+
 @pytest.fixture
 def nothing_compiled():
     torch._dynamo.reset()

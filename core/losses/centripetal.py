@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import sigmoid_focal_loss
 
 from ..layers.distribution import distribution_loss, mean_offset
 from ..layers.gather import gather_cells
@@ -19,6 +19,7 @@ _BETA = 0.1
 
 _DISTRIBUTION_WEIGHT = 0.25  # of the cross entropies, beside the loss of their means
 
+_LEAST_AREA = 1e-7  # added to what is divided by
 _LEAST_SIDE = 1e-3  # of a box, in cells, where a bottom-right corner is left of or above the other
 
 
@@ -140,8 +141,29 @@ def box_loss(maps: CentripetalMaps, targets: CentripetalTargets) -> Tensor:
     wanted = torch.cat((tl_cells + targets.tl_offset, br_cells + targets.br_offset), 2)
     unit = (torch.arange(4, device=found.device) > 1).to(found.dtype)  # in the place of padding
     found, wanted = (torch.where(mask[..., None], boxes, unit) for boxes in (found, wanted))
-    cost: Tensor = generalized_box_iou_loss(found, wanted)  # [B, N]
+    cost = generalized_iou_loss(found, wanted)  # [B, N]
     return cost.masked_fill(~mask, 0).sum() / (mask.sum() + EPSILON)
+
+
+def generalized_iou_loss(boxes: Tensor, others: Tensor) -> Tensor:
+    """Computes 1 - GIoU of pairs of boxes (Rezatofighi et al. 2019, arXiv:1902.09630, algorithm 2).
+
+    Values and gradients are those of torchvision's ``generalized_box_iou_loss``, which selects the
+    boxes that overlap by a mask, for whose sum a GPU waits for the host.
+
+    Args:
+        boxes: float32 or float64 [..., 4], xyxy with x0 < x1 and y0 < y1.
+        others: [..., 4], the same.
+
+    Returns:
+        The costs, [...], from 0 to 2.
+    """
+    (start, end), (other_start, other_end) = boxes.split(2, -1), others.split(2, -1)
+    sides = torch.minimum(end, other_end) - torch.maximum(start, other_start)
+    overlap = _area(sides.relu())  # without a gradient where boxes only touch
+    hull = _area(torch.maximum(end, other_end) - torch.minimum(start, other_start))
+    union = _area(end - start) + _area(other_end - other_start) - overlap
+    return 1 - (overlap / (union + _LEAST_AREA) - (hull - union) / (hull + _LEAST_AREA))
 
 
 def center_loss(heatmap: Tensor, centers: CenterRegions) -> Tensor:
@@ -157,6 +179,12 @@ def center_loss(heatmap: Tensor, centers: CenterRegions) -> Tensor:
     """
     cost: Tensor = sigmoid_focal_loss(heatmap.float(), centers.inside.float())
     return (cost * centers.counted).sum() / centers.inside.sum().clamp(min=1)
+
+
+def _area(sides: Tensor) -> Tensor:
+    """Areas [...] of boxes with sides [..., 2]; PyTorch waits for a GPU in the gradient of prod."""
+    width, height = sides.unbind(-1)
+    return width * height
 
 
 def _points(index: Tensor, width: int) -> Tensor:

@@ -19,6 +19,7 @@ from ..config.errors import UserError
 from ..distributed import Ranks
 from ..models.detector import Detector
 from ..structures import Batch
+from ..torch_compat import end_recording
 from .build import TrainingState
 from .freezing import thaws_at
 from .step import train_step
@@ -107,8 +108,13 @@ class CudaGraphs:
         return result
 
     def record(self, function: Callable[[], Result]) -> tuple[Callable[[], Any], Result]:
-        """Records a function; memory that PyTorch kept for later is given back before."""
+        """Records a function; memory that PyTorch kept for later is given back before.
+
+        A recording that fails leaves no trace: random numbers go on as if there had been none.
+        """
         graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        generator = torch.cuda.default_generators[current.device_index]
+        random_numbers = generator.clone_state()
         # Other threads, as that which pins batches, may use the GPU meanwhile.
         capture = torch.cuda.graph(
             graph, self._pool, self._stream, capture_error_mode="thread_local"
@@ -116,8 +122,12 @@ class CudaGraphs:
         try:
             with capture:
                 result = function()
-        finally:
-            torch.cuda.set_stream(current)  # which a capture that failed leaves as it was in it
+        except BaseException:  # PyTorch leaves all of this as it was in the recording
+            torch.cuda.set_stream(current)
+            generator.graphsafe_set_state(random_numbers)
+            end_recording(current.device_index, self._pool)
+            self._pool = torch.cuda.graph_pool_handle()
+            raise
         return graph.replay, result
 
 
@@ -181,14 +191,16 @@ class StepGraphs:
             try:
                 self._graphs[key] = self._record(batch, iteration)
             except RuntimeError as error:  # of memory, too
-                reason = " ".join(str(error).split("\n")[0].split())
+                # What became of the recording hides what it could not record.
+                reason = " ".join(str(error.__context__ or error).split("\n")[0].split())
                 logger.warning(
                     "system.cuda_graph: training goes on without it, as recording failed: %s",
                     reason,
                 )
                 self._failed = True
                 self._graphs.clear()
-                return self._train(batch, iteration)
+        if self._failed:  # now that no traceback keeps the tensors of the step that was recorded
+            return self._train(batch, iteration)
         recorded = self._graphs[key]
         _copy_(recorded.batch, batch)
         recorded.replay()

@@ -5,10 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import generalized_box_iou_loss
 
 from core.layers.distribution import distribution_loss
 from core.layers.gather import gather_cells
-from core.losses.centripetal import box_loss, centripetal_losses, shift_loss
+from core.losses.centripetal import (
+    box_loss,
+    centripetal_losses,
+    generalized_iou_loss,
+    shift_loss,
+)
 from core.losses.corners import offset_loss
 from core.losses.focal import focal_loss
 from core.structures import CentripetalMaps
@@ -188,3 +194,31 @@ def test_perfect_boxes_cost_nothing_and_padding_has_no_gradient():
     (gradient,) = torch.autograd.grad(cost, perfect.tl_offset_bins)
     assert gradient.isfinite().all()
     assert not gradient[~(targets.tl_mask & targets.br_mask)].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_overlap_costs_what_it_costs_in_torchvision(dtype):
+    """For random boxes, and one beside each kind of place."""
+    g = torch.Generator().manual_seed(0)
+    corners = torch.rand(2, 500, 2, 2, generator=g, dtype=dtype).mul(10).sort(2).values
+    boxes, others = corners.flatten(2)
+    box = [1.0, 2.0, 4.0, 3.0]
+    places = {
+        "equal": box,
+        "inside": [2, 2.25, 3, 2.5],
+        "right": [5, 2, 6, 3],
+        "diagonal": [5, 4, 6, 7],
+        "touching a side": [4, 2, 6, 3],
+        "touching a corner": [4, 3, 6, 7],
+        "unit": [0, 0, 1, 1],
+    }
+    boxes = torch.cat((boxes, torch.tensor([box] * len(places), dtype=dtype)))
+    others = torch.cat((others, torch.tensor(list(places.values()), dtype=dtype)))
+    costs, gradients = [], []
+    for loss in (generalized_iou_loss, generalized_box_iou_loss):
+        pair = [tensor.clone().requires_grad_() for tensor in (boxes, others)]
+        costs.append(loss(*pair))
+        gradients.append(torch.autograd.grad(costs[-1].square().sum(), pair))
+    assert (costs[1][:500] > 1).any() and (costs[1][:500] < 0.9).any()
+    torch.testing.assert_close(*costs)
+    torch.testing.assert_close(*gradients)

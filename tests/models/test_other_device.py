@@ -10,8 +10,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import generalized_box_iou_loss
 
 from core.config.loading import System
+from core.losses.centripetal import generalized_iou_loss
 from core.models.device import move_to_device_
 from core.tools.plan import noise_batch
 from core.torch_compat import in_float64
@@ -98,6 +100,49 @@ def test_the_stand_in_does_not_mix_devices():
             there.numpy()
         assert there.cpu().numpy().tolist() == torch.tensor([1.0, 1, 1], device=OTHER).tolist()
     assert len(other.waits) == 3
+
+
+def waits_in(function):
+    """Number of waits in a function of six numbers on the other device, and where they are > 3."""
+    with OtherDevice() as other:
+        numbers = torch.arange(6.0).to(OTHER)
+        mask = numbers > 3
+        function(numbers, mask)
+    return len(other.waits)
+
+
+def fill(numbers, mask, value):
+    numbers[mask] = value
+
+
+@pytest.mark.parametrize(
+    ("function", "waits"),
+    [
+        (lambda numbers, mask: numbers[mask], 1),
+        (lambda numbers, mask: numbers.requires_grad_()[mask].sum().backward(), 2),
+        (lambda numbers, mask: fill(numbers, mask, numbers[1:3].clone()), 1),
+        (lambda numbers, mask: fill(numbers, mask, numbers[1]), 1),
+        (lambda numbers, mask: fill(numbers, mask, 7), 0),
+        (lambda numbers, mask: fill(numbers.view(2, 3), mask.view(2, 3), 7), 0),
+        (lambda numbers, mask: fill(numbers.view(2, 3), (mask[:2], mask[:3]), 7), 1),
+        (lambda numbers, mask: numbers[numbers.long()], 0),
+        (lambda numbers, mask: numbers.masked_fill(mask, 0).where(mask, 1), 0),
+        (lambda numbers, mask: torch.repeat_interleave(mask.long()), 1),
+        (lambda numbers, mask: torch.repeat_interleave(mask.long(), output_size=2), 0),
+        (lambda numbers, mask: numbers.requires_grad_().prod(0).backward(), 1),
+    ],
+)
+def test_the_stand_in_counts_what_a_gpu_waits_for(function, waits):
+    """A mask as an index is a wait for its sum, unless a number of Python is written there."""
+    assert waits_in(function) == waits
+
+
+def test_torchvisions_overlap_waits_and_ours_does_not():
+    def step(loss, numbers):
+        loss(numbers[None, :4].requires_grad_(), numbers[None, 1:5] + 1).sum().backward()
+
+    assert waits_in(lambda numbers, _: step(generalized_box_iou_loss, numbers)) > 1
+    assert waits_in(lambda numbers, _: step(generalized_iou_loss, numbers)) == 0
 
 
 def test_the_stand_in_may_have_no_float64():

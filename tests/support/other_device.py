@@ -16,7 +16,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 OTHER = torch.device("meta")
 _COPIES = {torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default}
 _INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
-_WAITING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"}
+_INDEXED |= {"aten::_unsafe_index", "aten::_unsafe_index_put"}
+# PyTorch asks how many there are; or, in the gradient of a product, whether a factor is 0.
+_WAITING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal"}
+_WAITING |= {"aten::_unique2", "aten::unique_consecutive", "aten::unique_dim", "aten::bincount"}
+_WAITING |= {"aten::prod", "torchvision::nms"}
 
 
 class _There(torch.Tensor):
@@ -29,6 +33,7 @@ class _There(torch.Tensor):
             cls, numbers.shape, **layout, dtype=numbers.dtype, device=OTHER
         )
         made.numbers = numbers
+        made.of_number = False  # it holds a number of Python, which a GPU's operators take as such
         return made
 
     @classmethod
@@ -45,7 +50,7 @@ def _computed(operator, args, kwargs, float64=True):
 
     Without ``float64``, a result on the other device in that precision is a TypeError.
     """
-    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    tensors = _tensors(args, kwargs)
     there = [x for x in tensors if isinstance(x, _There)]
     name = operator._schema.name
     if there and operator not in _COPIES and name not in _INDEXED:
@@ -69,7 +74,10 @@ def _computed(operator, args, kwargs, float64=True):
             raise TypeError(f"{name}: this device has no float64")
         return same[id(value)] if id(value) in same else _There(value)
 
-    return tree_map(placed, given)
+    result = tree_map(placed, given)
+    if isinstance(result, _There):
+        result.of_number = operator is torch.ops.aten.scalar_tensor.default
+    return result
 
 
 class OtherDevice(TorchDispatchMode):
@@ -100,12 +108,33 @@ class OtherDevice(TorchDispatchMode):
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = operator._schema.name
-        comes_back = name == "aten::_to_copy" and kwargs.get("device") == torch.device("cpu")
-        if (comes_back or name in _WAITING) and isinstance(args[0], _There):
+        if _waits(operator, args, kwargs):
             self.waits.append((name, _lines_of_core()))
         if _uploads(operator, args, kwargs):
             self.uploads.append((name, _lines_of_core()))
         return _computed(operator, args, kwargs, self._float64)
+
+
+def _waits(operator, args, kwargs):
+    """True for a copy to the CPU, and for what has as many elements as the numbers say."""
+    name = operator._schema.name
+    if not args or not isinstance(args[0], _There):
+        return False
+    if name == "aten::_to_copy":
+        return kwargs.get("device") == torch.device("cpu")
+    if name == "aten::repeat_interleave":
+        return kwargs.get("output_size") is None
+    if name not in _INDEXED:
+        return name in _WAITING
+    masks = [x for x in args[1] if x is not None and x.dtype in (torch.bool, torch.uint8)]
+    # A number of Python where one mask is true: PyTorch makes it masked_fill, but not of a tensor.
+    filled = len(args) > 2 and len(_tensors(args[1], {})) == 1
+    filled = filled and getattr(args[2], "of_number", True)  # False for others of the device
+    return bool(masks) and not filled
+
+
+def _tensors(args, kwargs):
+    return [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
 
 
 def _uploads(operator, args, kwargs):
@@ -115,8 +144,7 @@ def _uploads(operator, args, kwargs):
     if operator is torch.ops.aten._to_copy.default:
         return kwargs.get("device") == OTHER and not isinstance(args[0], _There)
     if operator._schema.name in _INDEXED and isinstance(args[0], _There):
-        here = [x for x in tree_leaves(args) if isinstance(x, torch.Tensor)]
-        return not all(isinstance(x, _There) or not x.dim() for x in here)
+        return not all(isinstance(x, _There) or not x.dim() for x in _tensors(args, {}))
     return False
 
 
