@@ -16,6 +16,8 @@ from cpools_ext.corners import best_pairs, read_corners, score_pairs
 from cpools_ext.focal import focal_loss
 from cpools_ext.peaks import peaks
 from cpools_ext.soft_nms import METHODS
+from cpools_ext.windows import DTYPES as WINDOW_DTYPES
+from cpools_ext.windows import gather_windows
 
 logger = logging.getLogger("cpools_ext")
 
@@ -83,8 +85,8 @@ def compare(device: str) -> Iterator[tuple[str, bool]]:
         device: ``"cpu"`` or ``"cuda"``, on which the native operators run.
 
     Yields:
-        The name of a comparison, and True if the results agree: poolings and peaks bit for
-        bit, focal losses to rounding, soft-NMS in the rows that it keeps and to 1e-4.
+        The name of a comparison, and True if the results agree: poolings, peaks and windows bit
+        for bit, focal losses to rounding, soft-NMS in the rows that it keeps and to 1e-4.
     """
     generator = torch.Generator().manual_seed(0)
     for dtype in DTYPES:
@@ -106,6 +108,7 @@ def compare(device: str) -> Iterator[tuple[str, bool]]:
         yield from _compare_soft_nms(generator)
     else:
         yield from _compare_corners(device)
+        yield from _compare_windows(device)
 
 
 def _compare_pooling(name: str, x: Tensor, grad: Tensor, device: str) -> Iterator[tuple[str, bool]]:
@@ -175,6 +178,26 @@ def _compare_corners(device: str) -> Iterator[tuple[str, bool]]:
     for dtype in DTYPES:
         same = torch.allclose(decode(device, dtype), decode("cpu", dtype), rtol=0, atol=1e-6)
         yield f"pairs of corners, {dtype}".replace("torch.", ""), same
+
+
+def _compare_windows(device: str) -> Iterator[tuple[str, bool]]:
+    """Compares windows of integers, whose sums no type rounds."""
+    generator = torch.Generator().manual_seed(0)
+    for dtype in WINDOW_DTYPES:
+        for channels in (5, 64):
+            maps = torch.randint(-2, 3, (2, channels, 13, 11), generator=generator).to(dtype)
+            maps = maps.contiguous(memory_format=torch.channels_last)
+            index = torch.randint(0, 143, (2, 50), generator=generator)
+            index[1, 20:] = 0  # as objects that only pad a batch
+            grad = torch.randint(-1, 2, (100, channels, 3, 3), generator=generator).to(dtype)
+            results = []
+            for place in (device, "cpu"):
+                there = maps.to(place, copy=True).requires_grad_()
+                windows = gather_windows(there, index.to(place), 3)
+                (gradient,) = torch.autograd.grad(windows, there, grad.to(place))
+                results.append((windows.detach(), gradient))
+            name = f"windows, {channels} channels, {dtype}".replace("torch.", "")
+            yield name, _equal(*results)
 
 
 def _compare_soft_nms(generator: torch.Generator) -> Iterator[tuple[str, bool]]:

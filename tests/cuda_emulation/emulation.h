@@ -94,6 +94,16 @@ T __shfl_xor_sync(unsigned, T value, int mask, int width) {
   return exchange(value, from >= width ? lane_number : lane_number / width * width + from);
 }
 
+inline unsigned __ballot_sync(unsigned, bool mine) {
+  warp->values[lane_number][0] = mine;
+  __syncwarp();
+  unsigned votes = 0;
+  for (int lane = 0; lane < 32; ++lane) votes |= unsigned{warp->values[lane][0]} << lane;
+  __syncwarp();
+  return votes;
+}
+inline int __ffs(unsigned bits) { return __builtin_ffs(static_cast<int>(bits)); }
+
 inline void run_blocks(unsigned blocks, unsigned threads, const std::function<void()>& kernel) {
   for (unsigned block = 0; block < blocks; ++block) {
     std::vector<std::unique_ptr<Warp>> warps(threads / 32);
