@@ -17,10 +17,10 @@ OTHER = torch.device("meta")
 _COPIES = {torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default}
 _INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
 _INDEXED |= {"aten::_unsafe_index", "aten::_unsafe_index_put"}
-# PyTorch asks how many there are; or, in the gradient of a product, whether a factor is 0.
+# PyTorch asks how many there are.
 _WAITING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal"}
 _WAITING |= {"aten::_unique2", "aten::unique_consecutive", "aten::unique_dim", "aten::bincount"}
-_WAITING |= {"aten::prod", "torchvision::nms"}
+_WAITING |= {"torchvision::nms"}
 
 
 class _There(torch.Tensor):
@@ -124,6 +124,8 @@ def _waits(operator, args, kwargs):
         return kwargs.get("device") == torch.device("cpu")
     if name == "aten::repeat_interleave":
         return kwargs.get("output_size") is None
+    if name == "aten::prod":
+        return torch.is_grad_enabled()  # its gradient asks whether a factor is 0
     if name not in _INDEXED:
         return name in _WAITING
     masks = [x for x in args[1] if x is not None and x.dtype in (torch.bool, torch.uint8)]
