@@ -32,14 +32,13 @@ def parts_of(device: str) -> list[Part]:
         Part("build", "operators", f"{checks}:build", limit=120),
         Part("machine", "machine", f"{operators}:describe", limit=20),
         *eager,
-        compiled[0],
         Part("checks", "tests", f"{checks}:check", limit=75, least=20),
         Part("pooling", "pooling", f"{operators}:pool", limit=20),
         Part("batch norm", "batch norm", f"{operators}:normalize", limit=20),
         Part("decoding", "decoding", f"{operators}:decode", limit=15),
         Part("memory", "memory", f"{detectors}:remember", limit=60, least=10),
         Part("detection", "detection", f"{detectors}:detect", limit=40, least=10),
-        *compiled[1:],
+        *compiled,
     ]
 
 
