@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from cpools_ext import CORNERS, DIRECTIONS, native, reference, soft_nms_reference
+from cpools_ext import CORNERS, DIRECTIONS, batch_norm, native, reference, soft_nms_reference
 from cpools_ext.corners import best_pairs, read_corners, score_pairs
 from cpools_ext.focal import focal_loss
 from cpools_ext.peaks import peaks
@@ -109,6 +109,7 @@ def compare(device: str) -> Iterator[tuple[str, bool]]:
     else:
         yield from _compare_corners(device)
         yield from _compare_windows(device)
+        yield from _compare_batch_norm(device)
 
 
 def _compare_pooling(name: str, x: Tensor, grad: Tensor, device: str) -> Iterator[tuple[str, bool]]:
@@ -198,6 +199,35 @@ def _compare_windows(device: str) -> Iterator[tuple[str, bool]]:
                 results.append((windows.detach(), gradient))
             name = f"windows, {channels} channels, {dtype}".replace("torch.", "")
             yield name, _equal(*results)
+
+
+def _compare_batch_norm(device: str) -> Iterator[tuple[str, bool]]:
+    """Compares outputs to the rounding of their type, and statistics to that of float32."""
+    generator = torch.Generator().manual_seed(0)
+    values = [torch.randn(2, 16, 9, 7, generator=generator) for _ in range(2)]
+    weight, bias = torch.rand(2, 16, generator=generator)
+    for dtype in batch_norm.DTYPES:
+        x, added = (each.to(dtype).contiguous(memory_format=torch.channels_last) for each in values)
+        found, expected = (
+            torch.ops.cpools_ext.batch_norm(
+                x.to(place),
+                added.to(place),
+                weight.to(place),
+                bias.to(place),
+                *[None] * 3,
+                0.1,
+                1e-5,
+                True,
+                torch.inf,
+            )
+            for place in (device, "cpu")
+        )
+        rounding = torch.finfo(dtype).eps + 1e-5
+        same = all(
+            torch.allclose(a.cpu(), b, rtol=rounding, atol=rounding)
+            for a, b in zip(found, expected, strict=True)
+        )
+        yield f"batch norm, {dtype}".replace("torch.", ""), same
 
 
 def _compare_soft_nms(generator: torch.Generator) -> Iterator[tuple[str, bool]]:

@@ -61,11 +61,15 @@ class Layers(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Computes all layers."""
-        layers = [*self, None]
-        for before, layer, after in zip([None, *layers], layers, layers[1:], strict=False):
-            if isinstance(layer, nn.BatchNorm2d):
-                x = norm(layer, x, ceiling=ceiling_of(after))
-            elif not (isinstance(before, nn.BatchNorm2d) and ceiling_of(layer) is not None):
+        layers, computed = list(self), None
+        for layer, after in zip(layers, [*layers[1:], None], strict=True):
+            if layer is computed:
+                computed = None
+            elif isinstance(layer, nn.BatchNorm2d):
+                ceiling = ceiling_of(after)
+                x = norm(layer, x, ceiling=ceiling)
+                computed = None if ceiling is None else after
+            else:
                 x = layer(x)
         return x
 

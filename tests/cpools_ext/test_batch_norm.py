@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cpools_ext import __main__
 from cpools_ext import batch_norm as module
 from cpools_ext.batch_norm import batch_norm
 from tests.support.cpools_devices import skip_without_kernel
@@ -190,6 +191,14 @@ def test_a_variance_far_from_zero_is_not_lost(emulated: ctypes.CDLL) -> None:
     wanted = case.expected()
     for found in (case.computed(), by_emulation(emulated, case)):
         torch.testing.assert_close(found[0].double(), wanted[0], rtol=0, atol=2e-3)
+
+
+def test_the_self_check_compares_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all(same for _, same in __main__._compare_batch_norm("cpu"))
+    results = iter(range(100))
+    differing = lambda *_: (torch.tensor(float(next(results))),) * 3  # noqa: E731
+    monkeypatch.setattr(torch.ops.cpools_ext, "batch_norm", differing)
+    assert not any(same for _, same in __main__._compare_batch_norm("cpu"))
 
 
 def test_what_has_kernels() -> None:
