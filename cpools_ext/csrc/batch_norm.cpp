@@ -4,23 +4,21 @@
 
 #include "batch_norm.h"
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
 #include <tuple>
 
+#include "cuda_tensors.h"
 #include "element.h"
 
 namespace cpools {
 namespace {
 
 using Optional = std::optional<at::Tensor>;
-
-constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
-
-void* stream() { return c10::cuda::getCurrentCUDAStream().stream(); }
 
 void check_values(const at::Tensor& x, const at::Tensor& like) {
   TORCH_CHECK_VALUE(
@@ -89,10 +87,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm(
       running_values(running_mean, x), running_values(running_var, x),
       batches ? batches->data_ptr<int64_t>() : nullptr, static_cast<float>(momentum)};
   const at::Tensor scratch = floats(x, cuda::batch_norm_scratch(norm));
-  cuda::batch_norm_statistics(norm, running, eps, scratch.data_ptr<float>(), stream());
+  cuda::batch_norm_statistics(norm, running, eps, scratch.data_ptr<float>(), current_stream());
   const at::Tensor y = at::empty_like(x);
   cuda::batch_norm_apply(
-      norm, added ? added->const_data_ptr() : nullptr, y.mutable_data_ptr(), stream());
+      norm, added ? added->const_data_ptr() : nullptr, y.mutable_data_ptr(), current_stream());
   return {y, mean, inverse_deviation};
 }
 
@@ -116,11 +114,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> batch_norm_backward(
   cuda::batch_norm_sums(
       norm, from.const_data_ptr(), masks ? y->const_data_ptr() : nullptr,
       masks ? masked.mutable_data_ptr() : nullptr, scratch.data_ptr<float>(),
-      bias_grad.data_ptr<float>(), weight_grad.data_ptr<float>(), stream());
+      bias_grad.data_ptr<float>(), weight_grad.data_ptr<float>(), current_stream());
   const at::Tensor x_grad = at::empty_like(x);
   cuda::batch_norm_gradient(
       norm, masked.const_data_ptr(), masks, bias_grad.const_data_ptr<float>(),
-      weight_grad.const_data_ptr<float>(), x_grad.mutable_data_ptr(), stream());
+      weight_grad.const_data_ptr<float>(), x_grad.mutable_data_ptr(), current_stream());
   return {x_grad, masked, weight_grad, bias_grad};
 }
 

@@ -2,7 +2,8 @@
 //
 // ops.py defines the schemas, the fake kernels and autograd. Nothing here needs Python.
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <torch/library.h>
 #include <torch/version.h>
 
@@ -13,7 +14,8 @@
 
 #ifdef CPOOLS_CUDA
 #include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
+
+#include "cuda_tensors.h"
 #endif
 
 #ifdef __linux__
@@ -67,10 +69,6 @@ at::Tensor make_output(const at::Tensor& like, at::MemoryFormat layout) {
 }
 
 uint8_t* bytes_of(const at::Tensor& record) { return static_cast<uint8_t*>(record.data_ptr()); }
-
-#ifdef CPOOLS_CUDA
-void* current_stream() { return c10::cuda::getCurrentCUDAStream().stream(); }
-#endif
 
 void forward(
     const Scan& scan, const at::Tensor& input, const at::Tensor& output,

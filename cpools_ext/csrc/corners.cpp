@@ -4,17 +4,16 @@
 
 #include "corners.h"
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
+#include "cuda_tensors.h"
 #include "element.h"
 
 namespace cpools {
 namespace {
-
-void* current_stream() { return c10::cuda::getCurrentCUDAStream().stream(); }
 
 // Checks a tensor of `numbers` values for each corner of `like` [2, B, K], and makes it contiguous.
 at::Tensor of_corners(

@@ -1,7 +1,7 @@
 // The type of a tensor's elements, for kernels that know no tensors.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 
 #include "scan.h"
 

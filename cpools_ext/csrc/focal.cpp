@@ -4,15 +4,19 @@
 
 #include "focal.h"
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <optional>
 #include <tuple>
 
+#include "cuda_tensors.h"
 #include "element.h"
 
 namespace cpools {
@@ -57,8 +61,6 @@ Inputs inputs_of(
   }
   return inputs;
 }
-
-void* current_stream() { return c10::cuda::getCurrentCUDAStream().stream(); }
 
 std::tuple<at::Tensor, at::Tensor> focal_loss(
     const at::Tensor& logits, const at::Tensor& target, const std::optional<at::Tensor>& valid) {

@@ -4,14 +4,17 @@
 
 #include "peaks.h"
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <limits>
 
+#include "cuda_tensors.h"
 #include "element.h"
 
 namespace cpools {
@@ -49,7 +52,7 @@ at::Tensor peaks(at::TensorList heatmaps, int64_t kernel) {
   for (int64_t i = 0; i < count; ++i) {
     cuda::peaks(
         heatmap_of(heatmaps[i]), static_cast<int>(reach), output.data_ptr<float>() + i * cells,
-        c10::cuda::getCurrentCUDAStream().stream());
+        current_stream());
   }
   return output;
 }
@@ -68,7 +71,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> top_peaks(
     cuda::place_peaks(
         numbers.numel(), heatmaps[0].size(2) * heatmaps[0].size(3), scores.const_data_ptr<float>(),
         numbers.const_data_ptr<int64_t>(), labels.data_ptr<int64_t>(), cells.data_ptr<int64_t>(),
-        c10::cuda::getCurrentCUDAStream().stream());
+        current_stream());
   }
   return {scores, labels, cells};
 }

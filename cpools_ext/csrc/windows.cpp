@@ -4,21 +4,18 @@
 
 #include "windows.h"
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
 #include <limits>
 
+#include "cuda_tensors.h"
 #include "element.h"
 
 namespace cpools {
 namespace {
-
-constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
-
-void* current_stream() { return c10::cuda::getCurrentCUDAStream().stream(); }
 
 // `x` has the type and channels of the maps; `middles` are contiguous.
 Windows windows_of(

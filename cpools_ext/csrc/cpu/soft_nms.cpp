@@ -2,7 +2,8 @@
 //
 // soft_nms.py defines the schema and documents the operator; soft_nms_reference.py is its twin.
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <algorithm>
