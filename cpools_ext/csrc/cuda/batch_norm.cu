@@ -45,8 +45,6 @@ __global__ void __launch_bounds__(kBlock) sum_values(
   write(second, cells + norm.channels);
 }
 
-// These two are the same for all types, but the emulation finds a launch by its <>.
-template <typename T>
 __global__ void __launch_bounds__(kBlock) combine_statistics(
     Normalization norm, Division division, const float* sums, Running running, float epsilon) {
   const int channel = static_cast<int>(blockIdx.x) * kColumns + static_cast<int>(threadIdx.x) % kColumns;
@@ -144,7 +142,6 @@ __global__ void __launch_bounds__(kBlock) sum_gradients(
   write(second, cells + norm.channels);
 }
 
-template <typename T>
 __global__ void __launch_bounds__(kBlock) combine_gradients(
     Normalization norm, Division division, const float* sums, float* bias_grad,
     float* weight_grad) {
@@ -234,7 +231,7 @@ void batch_norm_statistics(
     const Division division = for_sums<T>(norm);
     sum_values<T><<<blocks_of(division), kBlock, kSumBytes<T>, stream>>>(norm, division, scratch);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
-    combine_statistics<T><<<columns_of(norm), kBlock, kCombineBytes, stream>>>(
+    combine_statistics<<<columns_of(norm), kBlock, kCombineBytes, stream>>>(
         norm, division, scratch, running, static_cast<float>(epsilon));
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
@@ -263,7 +260,7 @@ void batch_norm_sums(
         norm, division, static_cast<const T*>(norm.x), static_cast<const T*>(grad),
         static_cast<const T*>(y), static_cast<T*>(masked), scratch);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
-    combine_gradients<T><<<columns_of(norm), kBlock, kCombineBytes, stream>>>(
+    combine_gradients<<<columns_of(norm), kBlock, kCombineBytes, stream>>>(
         norm, division, scratch, bias_grad, weight_grad);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
