@@ -26,9 +26,9 @@ from core.decode.central_region import decode_central_region
 from core.decode.corners import decode_centripetal, decode_corners
 from core.decode.soft_nms import keep_best, suppress
 from core.layers.distribution import VALUES
-from core.layers.gather import gather_cells
 from core.structures import CenterMaps, CentripetalMaps, CornerMaps, GuidedMaps
 from cpools_ext import native, soft_nms_reference
+from cpools_ext.corners import gather_cells
 from cpools_ext.soft_nms import METHODS
 
 CLASSES, CELLS, TOP_K, BOXES, BEST = 80, 128, 100, 25, 100

@@ -55,7 +55,7 @@ def batch_norm(
     Returns:
         [B, C, H, W] of the dtype and layout of ``x``.
     """
-    return _BatchNorm.apply(x, added, *parameters, *running, momentum, eps, ceiling)
+    return _BatchNorm.apply(x, added, *parameters, (*running, momentum, eps), ceiling)
 
 
 def is_native(x: Tensor, added: Tensor | None = None) -> bool:
@@ -96,21 +96,16 @@ class _BatchNorm(torch.autograd.Function):
         added: Tensor | None,
         weight: Tensor,
         bias: Tensor,
-        mean: Tensor | None,
-        variance: Tensor | None,
-        batches: Tensor | None,
-        momentum: float,
-        eps: float,
+        statistics: tuple[Any, ...],
         ceiling: float | None,
     ) -> Tensor:
         ctx.relu, ctx.ceiling = ceiling is not None, math.inf if ceiling is None else ceiling
-        running = (mean, variance, batches, momentum)
-        y, *statistics = torch.ops.cpools_ext.batch_norm(
-            x, added, weight, bias, *running, eps, ctx.relu, ctx.ceiling
+        y, *of_batch = torch.ops.cpools_ext.batch_norm(
+            x, added, weight, bias, *statistics, ctx.relu, ctx.ceiling
         )
         ctx.added = added is not None
         kept = y if ctx.relu and ctx.added else None  # otherwise x tells where the ReLU passes
-        ctx.save_for_backward(x, kept, weight, bias, *statistics)
+        ctx.save_for_backward(x, kept, weight, bias, *of_batch)
         return y
 
     @staticmethod
@@ -119,8 +114,7 @@ class _BatchNorm(torch.autograd.Function):
         x_grad, added_grad, weight_grad, bias_grad = torch.ops.cpools_ext.batch_norm_backward(
             grad, *ctx.saved_tensors, ctx.relu, ctx.ceiling
         )
-        grads = (x_grad, added_grad if ctx.added else None, weight_grad, bias_grad)
-        return *grads, None, None, None, None, None, None
+        return x_grad, added_grad if ctx.added else None, weight_grad, bias_grad, None, None
 
 
 _ROWS = (0, 2, 3)

@@ -6,7 +6,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ..layers.gather import gather_cells
+from cpools_ext.corners import gather_cells
+
 from ..layers.heads import Read
 from ..structures import CenterMaps, SearchedMaps
 from .peaks import peaks_of, top_peaks

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-from .gather import gather_windows
+from cpools_ext.windows import gather_windows
+
 from .heads import Head
 
 

@@ -6,6 +6,8 @@ from typing import NamedTuple, TypeVar, cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cpools_ext.windows import gather_windows
+
 from ..structures import (
     CenterMaps,
     CentripetalMaps,
@@ -15,7 +17,6 @@ from ..structures import (
     SearchedMaps,
 )
 from .blocks import ConvRelu
-from .gather import gather_windows
 
 
 class Read(NamedTuple):

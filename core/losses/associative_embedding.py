@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..layers.gather import gather_cells
+from cpools_ext.corners import gather_cells
 
 EPSILON = 1e-4  # from the reference: it is the divisor if n = 0, and it changes the values
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..layers.gather import gather_cells
+from cpools_ext.corners import gather_cells
+
 from ..structures import CenterMaps
 from ..targets.centers import CenterTargets
 from .focal import FocalLoss, focal_loss

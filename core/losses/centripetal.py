@@ -5,8 +5,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
+from cpools_ext.corners import gather_cells
+
 from ..layers.distribution import distribution_loss, mean_offset
-from ..layers.gather import gather_cells
 from ..structures import CentripetalMaps, GuidedMaps
 from ..targets.center_regions import CenterRegions
 from ..targets.centripetal import CentripetalTargets

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..layers.gather import gather_cells
+from cpools_ext.corners import gather_cells
+
 from ..structures import CentripetalMaps, CornerMaps, GuidedMaps
 from ..targets.centripetal import CentripetalTargets
 from ..targets.corners import CornerTargets

@@ -10,8 +10,8 @@ from core.decode.centers import (
     decode_images,
     read_centers,
 )
-from core.layers.gather import gather_cells
 from core.structures import CenterMaps, SearchedMaps
+from cpools_ext.corners import gather_cells
 from tests.support.centers_golden import DATA, meta, tensor
 
 CASES = meta("dec_meta")

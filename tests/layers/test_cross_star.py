@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from core.layers.cross_star import CrossStarConv, GuidedShift
-from core.layers.gather import gather_cells, gather_windows
+from cpools_ext.corners import gather_cells
+from cpools_ext.windows import gather_windows
 
 CORNERS = [0, 8, 54, 62]  # of a map of 7 x 9 cells
 EVERY = torch.arange(63).expand(2, -1)

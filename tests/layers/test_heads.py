@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from core.layers.gather import gather_cells
 from core.layers.heads import Head, Read, where_to_read
+from cpools_ext.corners import gather_cells
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -8,7 +8,6 @@ import torch
 from torchvision.ops import generalized_box_iou_loss
 
 from core.layers.distribution import distribution_loss
-from core.layers.gather import gather_cells
 from core.losses.centripetal import (
     box_loss,
     centripetal_losses,
@@ -19,6 +18,7 @@ from core.losses.corners import offset_loss
 from core.losses.focal import focal_loss
 from core.structures import CentripetalMaps
 from core.targets.centripetal import centripetal_targets
+from cpools_ext.corners import gather_cells
 from tests.support.offset_bins import bins_of, offsets_of
 from tests.targets.test_centripetal import OPTIONS, make_batch, random_objects
 
